@@ -1,0 +1,5 @@
+//! The relay: MQTT in, one picture of the fleet out.
+
+pub mod clock;
+pub mod metrics;
+pub mod store;
