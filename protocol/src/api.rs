@@ -1,0 +1,375 @@
+//! Bodies of the relay's HTTP interface, shared by the relay and its clients. Routes and their
+//! permissions are the relay's (`relay/src/http/routes.rs`).
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::id::{ConsumerName, RobotId};
+use crate::message::{
+    Activity, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
+    Teleoperation,
+};
+use crate::timestamp::Timestamp;
+
+/// `GET /api/v1/robots`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RobotList {
+    /// All robots, by id.
+    pub robots: Vec<RobotView>,
+    /// The event log's position that this answer includes.
+    pub position: u64,
+    /// The relay's time.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub now: Timestamp,
+}
+
+/// `GET /api/v1/robots/{id}`: the state model H2.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RobotView {
+    /// The robot.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: RobotId,
+    /// The hardware profile it was enrolled or reported under: `lekiwi`, `xle`, …
+    #[serde(rename = "type")]
+    pub robot_type: String,
+    /// Whether and when it was heard.
+    pub status: Status,
+    /// What it is; absent until it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factsheet: Option<Factsheet>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// What runs on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Deployment>,
+    /// What it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+    /// Who is in charge of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operating_mode: Option<OperatingMode>,
+    /// Who drives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teleoperation: Option<Teleoperation>,
+    /// Newest value of each metric.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, f64>))]
+    pub resources: Metrics,
+    /// When the relay received the newest of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub resources_at: Option<Timestamp>,
+}
+
+/// Presence, by the relay's receive time, never by the robot's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Status {
+    /// Connected, and heard of within 2.5 heartbeats.
+    pub online: bool,
+    /// Connected, but silent for longer.
+    pub stale: bool,
+    /// The last birth or death.
+    pub connection: ConnectionState,
+    /// When the relay last received anything from it; absent when it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub last_seen: Option<Timestamp>,
+    /// When it got its first certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub registered_at: Option<Timestamp>,
+    /// Seconds since the robot booted, as of `last_seen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_s: Option<u64>,
+}
+
+/// One entry of the event log (H3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EventRecord {
+    /// Place in the log; ascending, never reused.
+    pub position: u64,
+    /// `robot`, …
+    pub aggregate_type: String,
+    /// The robot's id.
+    pub aggregate_id: String,
+    /// Who numbered it: a robot's id, or `relay`.
+    pub source: String,
+    /// The stream its number counts in.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
+    pub stream: Uuid,
+    /// Number within the stream.
+    pub seq: u64,
+    /// What happened: see [`crate::message::kind`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When, by the source's clock.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub timestamp: Timestamp,
+    /// Details, by type.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub data: serde_json::Value,
+    /// `received_at`, and later user, correlation and causation ids.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub metadata: serde_json::Value,
+}
+
+/// `GET /api/v1/robots/{id}/events?after=&limit=`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EventPage {
+    /// Ascending by position.
+    pub events: Vec<EventRecord>,
+    /// Pass it as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_after: Option<u64>,
+}
+
+/// `GET /api/v1/robots/{id}/telemetry?metric=&from=&to=&limit=`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TelemetrySeries {
+    /// The metric.
+    pub metric: String,
+    /// `[milliseconds since the epoch, value]`, ascending; the newest `limit` of the range.
+    pub points: Vec<(u64, f64)>,
+}
+
+/// `POST /api/v1/session`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to a [`Login`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Session {
+    /// Goes into `Authorization: Bearer …`.
+    pub token: String,
+    /// When it stops being taken.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+/// `POST /api/v1/tokens`: an enrolment token, good for one key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Only for this hardware profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Only for the machine with this serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Only for this robot id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub robot_id: Option<RobotId>,
+    /// Seconds until it expires; the default is [`crate::limits::TOKEN_LIFETIME`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_s: Option<u64>,
+}
+
+/// The answer to a [`TokenRequest`]: the only time the secret is told.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenCreated {
+    /// The secret, `lkt_…`.
+    pub token: String,
+    /// What it is from now on.
+    pub info: TokenInfo,
+}
+
+/// `GET /api/v1/tokens`: an enrolment token without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenInfo {
+    /// Its handle.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
+    pub id: Uuid,
+    /// Only for this hardware profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Only for the machine with this serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Only for this robot id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub robot_id: Option<RobotId>,
+    /// When it was made.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub created_at: Timestamp,
+    /// When it stops being taken.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+    /// When the first key used it; absent while it is fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub used_at: Option<Timestamp>,
+    /// Which robot used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub used_by: Option<RobotId>,
+}
+
+/// `GET /api/v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenList {
+    /// Newest first.
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// `POST /api/v1/consumers`: a read-only broker certificate. The key stays with who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerRequest {
+    /// Its name; the certificate's CN is `consumer:<name>`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub name: ConsumerName,
+    /// PKCS#10 as PEM.
+    pub csr_pem: String,
+    /// Days until the certificate expires; 90 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_days: Option<u16>,
+}
+
+/// The answer to a [`ConsumerRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConsumerCreated {
+    /// The certificate as PEM.
+    pub certificate_pem: String,
+    /// The authority as PEM.
+    pub ca_pem: String,
+    /// The certificate's serial number, hex.
+    pub serial: String,
+    /// When it expires.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+    /// `host:port` of the broker.
+    pub mqtt: String,
+    /// A filter that this certificate may subscribe to.
+    pub filter: String,
+}
+
+/// `GET /api/v1/refused`: messages that were refused, kept for inspection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RefusedList {
+    /// Newest first.
+    pub refused: Vec<Refused>,
+}
+
+/// One refused message or connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Refused {
+    /// When the relay received it.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub received_at: Timestamp,
+    /// The certificate's common name, where there was one.
+    pub client: String,
+    /// The topic or filter; empty for a connection.
+    pub topic: String,
+    /// What was expected and what came.
+    pub reason: String,
+    /// The start of the payload, as text where it is text.
+    pub payload: String,
+    /// The payload's whole length in bytes.
+    pub payload_bytes: u64,
+}
+
+/// `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Health {
+    /// `ok`, or `degraded` with HTTP 503.
+    pub status: HealthStatus,
+    /// What is wrong, a sentence each.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// The relay's version.
+    pub version: String,
+    /// Seconds since the relay started.
+    pub uptime_s: u64,
+}
+
+/// Whether the relay does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// All of it.
+    Ok,
+    /// Some of it.
+    Degraded,
+}
+
+/// An RFC 9457 problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// Stable name, `urn:lekiwi:problem:…`.
+    #[serde(rename = "type")]
+    pub problem_type: String,
+    /// The same for people.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This occurrence: what was expected and what came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// A message of the live stream (`GET /api/v1/stream`, `GET /api/v1/ws`): the envelope of H4.
+/// `type` is `heartbeat`, `telemetry`, `state`, `factsheet`, `connection`, or an event's type such as
+/// `robot.connected`; `payload` is the robot's own, or an [`EventRecord`] for events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Live {
+    /// What it is.
+    #[serde(rename = "type")]
+    pub message_type: String,
+    /// Whose it is.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub robot_id: RobotId,
+    /// When the relay received it.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub timestamp: Timestamp,
+    /// The sender's count, or the log position of an event.
+    pub sequence: u64,
+    /// The message.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub payload: serde_json::Value,
+}
+
+/// Told to a live client that was too slow: so many messages were left out for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Lagged {
+    /// How many.
+    pub dropped: u64,
+}

@@ -1,0 +1,28 @@
+//! The contract's numbers, with the reason for each.
+
+use std::time::Duration;
+
+/// Largest MQTT payload, in bytes, that a relay takes or a robot sends. Larger things go over HTTPS.
+pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+/// Time between two heartbeats of a robot.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Silence after which a robot that never said goodbye is shown as stale: 2.5 heartbeats.
+pub const STALE_AFTER: Duration = Duration::from_millis(75_000);
+/// MQTT keep-alive. A broker notices a dead link after 1.5 times this.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Cap of the reconnect backoff (full jitter below it).
+pub const MAX_BACKOFF: Duration = Duration::from_secs(15);
+/// Most metrics in one telemetry message.
+pub const MAX_METRICS: usize = 256;
+/// Most events in one message.
+pub const MAX_EVENTS_PER_MESSAGE: usize = 100;
+/// Most ranges in one acknowledgement; the rest follows in the next one.
+pub const MAX_ACK_RANGES: usize = 500;
+/// Longest robot id: an RFC 1123 host label.
+pub const MAX_ROBOT_ID_BYTES: usize = 63;
+/// Longest metric name.
+pub const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Life of an enrolment token when its maker names none.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Life of a robot's certificate (H9).
+pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);

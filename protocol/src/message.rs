@@ -1,0 +1,18 @@
+//! The payloads of the contract, one type a message. Each has a JSON schema, checked in below
+//! `protocol/schemas/` for consumers in other languages.
+
+mod ack;
+mod connection;
+mod event;
+mod factsheet;
+mod relay;
+mod state;
+mod telemetry;
+
+pub use ack::{Ack, SeqRange, ranges};
+pub use connection::{Connection, ConnectionState, Heartbeat};
+pub use event::{Dropped, Event, EventBatch, kind};
+pub use factsheet::{Factsheet, Hardware};
+pub use relay::RelayBirth;
+pub use state::{Activity, Deployment, Network, OperatingMode, State, Teleoperation};
+pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};

@@ -1,0 +1,74 @@
+//! What must not be lost: numbered, kept by the robot until acknowledged.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::timestamp::Timestamp;
+
+/// `from/events`, QoS 1: events of one stream in ascending `seq`, at most
+/// [`crate::limits::MAX_EVENTS_PER_MESSAGE`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct EventBatch {
+    /// The stream that the numbers count in. New whenever durable numbering cannot be trusted (lost
+    /// database, memory mode).
+    pub stream: Uuid,
+    /// Which stream of this robot it is, counted from 1: streams sort by it.
+    pub ordinal: u32,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Event {
+    /// Number within the stream, from 1, without holes.
+    pub seq: u64,
+    /// What happened, dotted: see [`kind`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When, by the robot's clock.
+    pub timestamp: Timestamp,
+    /// Details, by type.
+    #[serde(default)]
+    pub data: serde_json::Value,
+}
+
+/// Data of an [`kind::DROPPED`] event: the robot had to give these up. Kept as a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Dropped {
+    /// The stream they were of.
+    pub stream: Uuid,
+    /// First dropped number.
+    pub from: u64,
+    /// Last dropped number.
+    pub to: u64,
+}
+
+/// The event types, as the wire spells them.
+pub mod kind {
+    /// The robot got its certificate. By the relay.
+    pub const REGISTERED: &str = "robot.registered";
+    /// The robot came online. By the relay.
+    pub const CONNECTED: &str = "robot.connected";
+    /// The robot went, with or without goodbye. By the relay.
+    pub const DISCONNECTED: &str = "robot.disconnected";
+    /// Silent for longer than [`crate::limits::STALE_AFTER`], yet connected. By the relay.
+    pub const STALE: &str = "robot.stale";
+    /// The machine was restarted. By the robot.
+    pub const REBOOTED: &str = "robot.rebooted";
+    /// The agent started. By the robot.
+    pub const AGENT_STARTED: &str = "agent.started";
+    /// The agent was asked to stop. By the robot.
+    pub const AGENT_STOPPED: &str = "agent.stopped";
+    /// A metric crossed its alert threshold. By the robot.
+    pub const RESOURCE_ALERT: &str = "health.resource_alert";
+    /// A metric came back below its alert threshold. By the robot.
+    pub const RESOURCE_RECOVERED: &str = "health.resource_recovered";
+    /// The temperature crossed its alert threshold. By the robot.
+    pub const TEMPERATURE_WARNING: &str = "health.temperature_warning";
+    /// Events were given up: see [`super::Dropped`]. By the robot.
+    pub const DROPPED: &str = "events.dropped";
+}
