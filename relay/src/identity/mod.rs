@@ -4,9 +4,7 @@
 //! * [`authority`] holds the root and signs; [`server`] is the relay's own certificate.
 //! * [`csr`] reads what robots and consumers send; [`pkcs7`] writes what they get.
 //! * [`tokens`] are the one-time secrets; [`enrolment`] spends them.
-//! * [`consumers`] get read-only certificates; [`admission`] answers the broker.
 
-pub mod admission;
 pub mod authority;
 pub mod consumers;
 pub mod csr;

@@ -23,9 +23,9 @@ pub fn certs_only<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> Resul
         version: CmsVersion::V1,
         digest_algorithms: SetOfVec::new(),
         encap_content_info: EncapsulatedContentInfo { econtent_type: ID_DATA, econtent: None },
-        certificates: Some(CertificateSet::try_from(certificates)?),
+        certificates: Some(CertificateSet(SetOfVec::try_from(certificates)?)),
         crls: None,
-        signer_infos: SignerInfos::try_from(Vec::new())?,
+        signer_infos: SignerInfos(SetOfVec::new()),
     };
     let info = ContentInfo { content_type: ID_SIGNED_DATA, content: Any::encode_from(&signed)? };
     Ok(super::wrapped(&STANDARD.encode(info.to_der()?)))
