@@ -12,12 +12,13 @@ use bytes::Bytes;
 use lekiwi_protocol::access::{Principal, Refusal};
 use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
 use lekiwi_protocol::{ConsumerName, RobotId, Root};
+use lekiwi_relay_core::Link;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType};
 use rmqtt::types::{AuthResult, ConnectInfo, FromType, Id, LastWill, PublishAclResult, SubscribeAclResult};
 
 use super::authority::{Authority, ClientCert};
-use super::{Clients, Input, Link, Tap};
+use super::{Clients, Input, Tap};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::store::records::Refused;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lekiwi_protocol::{FromRobot, RobotId, Root, Topic};
+use lekiwi_relay_core::Link;
 use rmqtt::codec::types::{Publish as CodecPublish, QoS};
 use rmqtt::context::ServerContext;
 use rmqtt::hook::Type;
@@ -84,15 +85,6 @@ fn problem(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "permission denied",
         _ => "the system refused",
     }
-}
-
-/// One connection of a client, to tell it from the next one of the same client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Link {
-    /// When it began.
-    pub since_ms: u64,
-    /// The client's port.
-    pub port: u16,
 }
 
 /// What the broker tells ingest.
