@@ -1,5 +1,6 @@
 //! The relay: MQTT in, one picture of the fleet out.
 
+pub mod broker;
 pub mod clock;
 pub mod files;
 pub mod identity;

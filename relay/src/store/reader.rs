@@ -209,6 +209,7 @@ impl Store {
                             kind: row.get("kind")?,
                             reason: row.get("reason")?,
                             payload: row.get("payload")?,
+                            payload_bytes: row.get::<_, i64>("bytes")? as u64,
                         })
                     })?
                     .collect()

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use lekiwi_protocol::message::SeqRange;
 use uuid::Uuid;
 
 /// An event on its way into the log.
@@ -39,9 +40,6 @@ pub struct StoredEvent {
     pub event: NewEvent,
 }
 
-/// Sequence numbers `first..=last`.
-pub type Range = (u64, u64);
-
 /// Numbers of one stream that are safe on disk, whether new or seen before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
@@ -50,7 +48,7 @@ pub struct Ack {
     /// The stream.
     pub stream: Uuid,
     /// Sorted, disjoint, not adjacent.
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<SeqRange>,
 }
 
 /// What one commit made durable. Sent once the transaction is on disk, never before.
@@ -112,6 +110,8 @@ pub struct Refused {
     pub reason: String,
     /// The start of the payload, cut.
     pub payload: Vec<u8>,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
 }
 
 /// A [`Refused`] that was read back.
@@ -131,6 +131,8 @@ pub struct RefusedRow {
     pub reason: String,
     /// The start of the payload, cut.
     pub payload: Vec<u8>,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
 }
 
 /// An enrolment token. The secret itself is never stored.

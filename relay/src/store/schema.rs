@@ -55,7 +55,8 @@ CREATE TABLE refused (
     topic   TEXT    NOT NULL,
     kind    TEXT    NOT NULL,
     reason  TEXT    NOT NULL,
-    payload BLOB    NOT NULL
+    payload BLOB    NOT NULL,
+    bytes   INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE tokens (

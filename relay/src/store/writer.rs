@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use lekiwi_protocol::message::ranges;
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::records::{Ack, Commit, NewEvent, NewSample, Range, Refused, Snapshot, StoredEvent};
+use super::records::{Ack, Commit, NewEvent, NewSample, Refused, Snapshot, StoredEvent};
 use super::{Health, StoreError};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -344,19 +345,6 @@ fn write(
     Ok(commit)
 }
 
-/// The fewest sorted ranges that hold exactly `seqs`.
-fn ranges(mut seqs: Vec<u64>) -> Vec<Range> {
-    seqs.sort_unstable();
-    let mut ranges: Vec<Range> = Vec::new();
-    for seq in seqs {
-        match ranges.last_mut() {
-            Some((_, last)) if seq <= last.saturating_add(1) => *last = seq,
-            _ => ranges.push((seq, seq)),
-        }
-    }
-    ranges
-}
-
 fn insert_events(
     connection: &Connection,
     events: &[NewEvent],
@@ -436,7 +424,7 @@ fn insert_refused(connection: &Connection, refused: &[Refused]) -> rusqlite::Res
         return Ok(());
     }
     let mut insert = connection.prepare_cached(
-        "INSERT INTO refused (at, client, topic, kind, reason, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO refused (at, client, topic, kind, reason, payload, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     for message in refused {
         insert.execute(params![
@@ -446,6 +434,7 @@ fn insert_refused(connection: &Connection, refused: &[Refused]) -> rusqlite::Res
             message.kind,
             message.reason,
             message.payload,
+            message.payload_bytes as i64,
         ])?;
     }
     let newest = connection.last_insert_rowid();
