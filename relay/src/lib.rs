@@ -2,5 +2,7 @@
 
 pub mod broker;
 pub mod clock;
+pub mod ingest;
+pub mod live;
 pub mod metrics;
 pub mod store;
