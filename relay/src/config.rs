@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
@@ -22,7 +21,7 @@ pub const PREFIX: &str = "LEKIWI_RELAY_";
 const VERSION: u32 = 1;
 const HTTPS: &str = "0.0.0.0:8443";
 const MQTT: &str = "0.0.0.0:8883";
-const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+const TELEMETRY_DAYS: u32 = 30;
 /// Variables that something else than this module reads.
 const OTHER_VARIABLES: [&str; 3] = ["DATA", "CONFIG", "LOG"];
 
@@ -44,12 +43,12 @@ pub struct Raw {
     pub org: Option<String>,
     /// Lowest TLS version of HTTPS: `1.3` or `1.2`.
     pub https_tls: Option<String>,
-    /// How long telemetry is kept, such as `30d`.
-    pub telemetry_retention: Option<String>,
+    /// How many days telemetry is kept.
+    pub telemetry_days: Option<String>,
 }
 
 const KEYS: [&str; 8] = [
-    "version", "https", "mqtt", "server_names", "relay_id", "org", "https_tls", "telemetry_retention",
+    "version", "https", "mqtt", "server_names", "relay_id", "org", "https_tls", "telemetry_days",
 ];
 
 /// The checked configuration.
@@ -67,8 +66,8 @@ pub struct Config {
     pub org: Org,
     /// Whether HTTPS takes TLS 1.2.
     pub allow_tls12: bool,
-    /// How long telemetry is kept.
-    pub telemetry_retention: Duration,
+    /// How many days telemetry is kept.
+    pub telemetry_days: u32,
 }
 
 /// Why the configuration cannot be used.
@@ -206,7 +205,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "RELAY_ID" => raw.relay_id = Some(value),
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
-            "TELEMETRY_RETENTION" => raw.telemetry_retention = Some(value),
+            "TELEMETRY_DAYS" => raw.telemetry_days = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
                 let hint = near(&other.to_ascii_lowercase(), &KEYS)
@@ -230,7 +229,7 @@ impl Raw {
             relay_id: self.relay_id.or(below.relay_id),
             org: self.org.or(below.org),
             https_tls: self.https_tls.or(below.https_tls),
-            telemetry_retention: self.telemetry_retention.or(below.telemetry_retention),
+            telemetry_days: self.telemetry_days.or(below.telemetry_days),
         }
     }
 
@@ -272,13 +271,18 @@ impl Raw {
                 });
             }
         };
-        let telemetry_retention = match self.telemetry_retention {
-            None => RETENTION,
-            Some(text) => humantime::parse_duration(&text).map_err(|_| ConfigError::Value {
-                key: "telemetry_retention",
-                expected: "a duration such as 30d or 12h",
-                actual: text,
-            })?,
+        let telemetry_days = match self.telemetry_days {
+            None => TELEMETRY_DAYS,
+            Some(text) => match text.parse() {
+                Ok(days @ 1..=36_500) => days,
+                _ => {
+                    return Err(ConfigError::Value {
+                        key: "telemetry_days",
+                        expected: "a number of days of 1 to 36500",
+                        actual: text,
+                    });
+                }
+            },
         };
         Ok(Config {
             https: address("https", self.https, HTTPS)?,
@@ -287,7 +291,7 @@ impl Raw {
             relay_id,
             org,
             allow_tls12,
-            telemetry_retention,
+            telemetry_days,
         })
     }
 }
@@ -306,7 +310,7 @@ mod tests {
     fn file_environment_and_command_line_in_ascending_order() {
         let file = parse(
             Path::new("relay.yml"),
-            "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_retention: 7d\n",
+            "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_days: 7\n",
         )
         .unwrap();
         let (environment, warnings) = environment(
@@ -319,7 +323,7 @@ mod tests {
         assert_eq!(config.https.port(), 1);
         assert_eq!(config.mqtt.port(), 3);
         assert_eq!(config.org.as_str(), "gamma");
-        assert_eq!(config.telemetry_retention, Duration::from_secs(7 * 24 * 3600));
+        assert_eq!(config.telemetry_days, 7);
         assert_eq!(
             config.server_names,
             [ServerName::Dns("relay.example".into()), ServerName::Address("10.0.0.7".parse().unwrap())]
@@ -347,8 +351,8 @@ mod tests {
         );
         assert_eq!(refusal("https_tls: \"1.1\"\n").0, "expected https_tls to be \"1.3\" or \"1.2\", got \"1.1\"");
         assert_eq!(
-            refusal("telemetry_retention: long\n").0,
-            "expected telemetry_retention to be a duration such as 30d or 12h, got \"long\""
+            refusal("telemetry_days: 0\n").0,
+            "expected telemetry_days to be a number of days of 1 to 36500, got \"0\""
         );
         assert_eq!(refusal("server_names: [\"a b\"]\n").0, "server_names: expected a host name or an IP address, got \"a b\"");
         assert_eq!(

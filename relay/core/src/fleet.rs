@@ -43,6 +43,8 @@ pub enum Input {
     Heartbeat(Envelope<Heartbeat>),
     /// Metrics that moved.
     Telemetry(Envelope<Telemetry>),
+    /// Something that changes nothing yet, such as events on their way to the log.
+    Heard(RobotId),
     /// An event of the robot that is in the log.
     Event {
         /// Whose.
@@ -54,6 +56,8 @@ pub enum Input {
         /// When, by its maker's clock.
         at: Timestamp,
     },
+    /// An event of something else than a robot is in the log at this place.
+    Position(u64),
     /// It got its first certificate.
     Registered {
         /// Who.
@@ -167,7 +171,11 @@ impl Fleet {
                 self.freshen(&envelope.robot_id);
                 self.live(envelope.robot_id, envelope.sequence, LivePayload::Telemetry(envelope.payload.metrics));
             }
+            Input::Heard(id) => {
+                self.heard(now, &id);
+            }
             Input::Event { robot, position, kind, at } => self.fold(&robot, position, &kind, at),
+            Input::Position(position) => self.position = self.position.max(position),
             Input::Registered { robot: id, profile } => {
                 let robot = self.robot(&id);
                 if let Some(profile) = profile {

@@ -2,8 +2,7 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::api::{self, EventPage, EventRecord};
+use lekiwi_protocol::api::{self, EventPage};
 
 use super::App;
 use super::extract::{Query, Robot};
@@ -38,7 +37,7 @@ pub(super) async fn of_robot(
     query.finish()?;
     super::robots::known(&app, &robot)?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut stored, more) = match after {
+    let (stored, more) = match after {
         Some(after) => {
             // One more than asked for tells whether there is another page.
             let mut stored = app.store.events_of_robot(robot.as_str(), after, limit + 1).await?;
@@ -53,27 +52,6 @@ pub(super) async fn of_robot(
         }
     };
     let next_after = stored.last().filter(|_| more).map(|event| event.position);
-    let events = stored.drain(..).map(record).collect();
+    let events = stored.iter().map(StoredEvent::record).collect();
     Ok(Answer(EventPage { events, next_after }))
-}
-
-fn record(stored: StoredEvent) -> EventRecord {
-    let event = stored.event;
-    let json = |text: &str| serde_json::from_str(text).unwrap_or(serde_json::Value::Null);
-    let mut metadata: serde_json::Value = json(&event.metadata);
-    if let Some(fields) = metadata.as_object_mut() {
-        fields.insert("received_at".into(), Timestamp::from_ms(event.received_ms).to_string().into());
-    }
-    EventRecord {
-        position: stored.position,
-        aggregate_type: event.aggregate_type.to_owned(),
-        aggregate_id: event.aggregate_id.to_string(),
-        source: event.source.to_string(),
-        stream: event.stream,
-        seq: event.seq,
-        kind: event.kind.to_string(),
-        timestamp: Timestamp::from_ms(event.ts_ms),
-        data: json(&event.data),
-        metadata,
-    }
 }

@@ -32,9 +32,11 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::{Method, Uri};
 use lekiwi_protocol::topic::Root;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::authority::Authority;
+use crate::ingest::Handle;
 use crate::metrics::Metrics;
 use crate::people::sessions::Sessions;
 use crate::store::Store;
@@ -48,6 +50,8 @@ pub type App = Arc<Parts>;
 pub struct Parts {
     /// The store.
     pub store: Store,
+    /// The picture of the fleet, and what changes in it.
+    pub fleet: Handle,
     /// The certificate authority.
     pub authority: Arc<Authority>,
     /// Logins.
@@ -62,9 +66,14 @@ pub struct Parts {
     pub certificate_ends_ms: u64,
     /// When the relay started.
     pub started: Instant,
+    /// Places for live streams; [`MAX_STREAMS`] at first.
+    pub streams: Arc<Semaphore>,
     /// Cancelled when the relay goes down: streams end.
     pub stopping: CancellationToken,
 }
+
+/// Live streams at once.
+pub const MAX_STREAMS: usize = 1_000;
 
 /// The whole interface.
 #[must_use]

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::SeqRange;
 use uuid::Uuid;
 
@@ -38,6 +40,32 @@ pub struct StoredEvent {
     pub position: u64,
     /// The event.
     pub event: NewEvent,
+}
+
+impl StoredEvent {
+    /// The event as the HTTP interface and the live stream show it.
+    #[must_use]
+    pub fn record(&self) -> EventRecord {
+        // Both texts were JSON when they were stored; what is not any more is shown as null.
+        let json = |text: &str| serde_json::from_str(text).unwrap_or(serde_json::Value::Null);
+        let mut metadata: serde_json::Value = json(&self.event.metadata);
+        if let Some(fields) = metadata.as_object_mut() {
+            let received_at = Timestamp::from_ms(self.event.received_ms).to_string();
+            fields.insert("received_at".to_owned(), received_at.into());
+        }
+        EventRecord {
+            position: self.position,
+            aggregate_type: self.event.aggregate_type.to_owned(),
+            aggregate_id: self.event.aggregate_id.to_string(),
+            source: self.event.source.to_string(),
+            stream: self.event.stream,
+            seq: self.event.seq,
+            kind: self.event.kind.to_string(),
+            timestamp: Timestamp::from_ms(self.event.ts_ms),
+            data: json(&self.event.data),
+            metadata,
+        }
+    }
 }
 
 /// Numbers of one stream that are safe on disk, whether new or seen before.

@@ -36,7 +36,7 @@ pub struct Batch {
     pub samples: Vec<NewSample>,
     /// Refused messages; dropped when the disk refuses.
     pub refused: Vec<Refused>,
-    /// Pictures; dropped when the disk refuses (a later one replaces them).
+    /// Pictures of all robots that changed since the last ones; kept like events.
     pub snapshots: Vec<Snapshot>,
 }
 
@@ -231,14 +231,13 @@ impl Writer {
         }
     }
 
-    /// Lets go of everything but events, which nobody else could bring again in time.
+    /// Lets go of samples and refused messages; events and pictures stay.
     fn shed(&self, pending: &mut Vec<Batch>) {
         let mut samples = 0;
         for batch in pending.iter_mut() {
             samples += batch.samples.len();
             batch.samples = Vec::new();
             batch.refused = Vec::new();
-            batch.snapshots = Vec::new();
         }
         pending.retain(|batch| !batch.is_empty());
         self.backlog.samples.fetch_sub(samples, Ordering::Relaxed);
