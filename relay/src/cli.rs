@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use lekiwi_protocol::{RobotId, limits};
+use lekiwi_protocol::RobotId;
 
 use crate::config::Raw;
 use crate::logging::Format;
@@ -117,15 +117,11 @@ pub struct TokenCreate {
     #[arg(long, value_name = "ID")]
     pub robot: Option<RobotId>,
     /// How long it is good for.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = default_lifetime())]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h")]
     pub lifetime: Duration,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-fn default_lifetime() -> String {
-    format!("{}h", limits::TOKEN_LIFETIME.as_secs() / 3600)
 }
 
 /// `ca`.

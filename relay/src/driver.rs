@@ -165,7 +165,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
     let (broker, inputs) = Broker::start(broker_config, admission, metrics.clone()).await?;
-    let (broker, mqtt) = (Arc::new(broker), broker.address());
+    let (mqtt, broker) = (broker.address(), Arc::new(broker));
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
 

@@ -24,6 +24,8 @@ pub struct LiveMessage {
     pub kind: Arc<str>,
     /// Whose.
     pub robot: RobotId,
+    /// The sender's count, or the log position of an event.
+    pub sequence: u64,
     /// The whole [`lekiwi_protocol::api::Live`], JSON.
     pub json: Arc<str>,
 }
@@ -166,7 +168,7 @@ impl Collector {
         let wire = Wire { message_type: kind, robot_id: &robot, timestamp, sequence, payload };
         // Messages of the contract have string keys only, so this never fails.
         if let Ok(json) = serde_json::to_string(&wire) {
-            self.messages.push(LiveMessage { kind: kind.into(), robot, json: json.into() });
+            self.messages.push(LiveMessage { kind: kind.into(), robot, sequence, json: json.into() });
         }
     }
 

@@ -152,11 +152,7 @@ fn sse_events(listener: Listener) -> impl Stream<Item = Result<Event, Infallible
         let received = listener.next().await?;
         let told = lagged(received.dropped).map(|json| Event::default().event("lagged").data(json));
         let messages = listener.wanted(&received).map(|message| {
-            let event = Event::default().event(&message.kind).data(&message.json);
-            match message.sequence {
-                Some(sequence) => event.id(sequence.to_string()),
-                None => event,
-            }
+            Event::default().event(&message.kind).id(message.sequence.to_string()).data(&message.json)
         });
         let events: Vec<_> = told.into_iter().chain(messages).map(Ok).collect();
         Some((stream::iter(events), listener))
