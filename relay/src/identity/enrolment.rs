@@ -17,6 +17,9 @@ use super::tokens::Secret;
 use crate::store::records::{Certificate, CertificateKind, NewEvent, Redemption, Token};
 use crate::store::{Batch, Store, StoreError};
 
+/// The source of the relay's own events, and its own client id on the broker.
+const RESERVED: &str = "relay";
+
 /// Why there was no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
@@ -26,6 +29,9 @@ pub enum EnrolError {
     /// The user name is no robot id.
     #[error(transparent)]
     RobotId(#[from] NameError),
+    /// The id is the relay's own name in the log and on the broker.
+    #[error("expected a robot id other than {RESERVED:?}, which the relay uses itself")]
+    Reserved,
     /// The request is none.
     #[error(transparent)]
     Csr(#[from] CsrError),
@@ -109,6 +115,9 @@ pub async fn enrol(
     // The token first: strangers get no opinion on anything else.
     let token = store.token_by_hash(secret.digest()).await?.ok_or(EnrolError::UnknownToken)?;
     let robot = RobotId::new(user)?;
+    if robot.as_str() == RESERVED {
+        return Err(EnrolError::Reserved);
+    }
     let csr = Csr::from_est(body)?;
     if csr.common_name != robot.as_str() {
         return Err(EnrolError::WrongSubject {
@@ -221,7 +230,7 @@ fn registered(robot: &RobotId, certificate: &Certificate, token: &Token, csr: &C
     NewEvent {
         aggregate_type: "robot",
         aggregate_id: robot.as_str().into(),
-        source: "relay".into(),
+        source: RESERVED.into(),
         stream: Uuid::from_bytes(serial),
         seq: 1,
         kind: kind::REGISTERED.into(),
@@ -370,6 +379,10 @@ mod tests {
         assert_eq!(
             setup.enrol("Kiwi_1", &any, &plain, NOW).await.unwrap_err(),
             "expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi_1\""
+        );
+        assert_eq!(
+            setup.enrol("relay", &any, &csr(&mine, "relay"), NOW).await.unwrap_err(),
+            "expected a robot id other than \"relay\", which the relay uses itself"
         );
         // None of the refusals spent it.
         setup.enrol("kiwi-01", &any, &plain, NOW).await.unwrap();
