@@ -355,22 +355,8 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;
-        let own = self.stream;
-        for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
-            let Ok(robot) = RobotId::new(&acks[0].source) else { continue };
-            let mut ack = Ack::default();
-            let mut ranges = 0;
-            for (stream, range) in acks.iter().filter(|a| a.stream != own).flat_map(|a| a.ranges.iter().map(|r| (a.stream, *r))) {
-                ack.acks.entry(stream).or_default().push(range);
-                ranges += 1;
-                if ranges == MAX_ACK_RANGES {
-                    self.acknowledge(broker, &robot, std::mem::take(&mut ack)).await;
-                    ranges = 0;
-                }
-            }
-            if ranges > 0 {
-                self.acknowledge(broker, &robot, ack).await;
-            }
+        for (robot, ack) in acknowledgements(&commit, self.stream) {
+            self.acknowledge(broker, &robot, ack).await;
         }
     }
 
@@ -463,6 +449,29 @@ fn envelope<P: DeserializeOwned>(expected: MessageType, robot: &RobotId, payload
         };
         (kind, reason)
     })
+}
+
+/// What to tell each robot; nothing for the relay's `own` stream. A robot with many ranges gets several.
+fn acknowledgements(commit: &Commit, own: Uuid) -> Vec<(RobotId, Ack)> {
+    let mut messages = Vec::new();
+    for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
+        let Ok(robot) = RobotId::new(&acks[0].source) else { continue };
+        let (mut ack, mut ranges) = (Ack::default(), 0);
+        for stream in acks.iter().filter(|ack| ack.stream != own) {
+            for range in &stream.ranges {
+                if ranges == MAX_ACK_RANGES {
+                    messages.push((robot.clone(), std::mem::take(&mut ack)));
+                    ranges = 0;
+                }
+                ack.acks.entry(stream.stream).or_default().push(*range);
+                ranges += 1;
+            }
+        }
+        if ranges > 0 {
+            messages.push((robot, ack));
+        }
+    }
+    messages
 }
 
 /// What the types of an event batch cannot say.
