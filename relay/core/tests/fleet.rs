@@ -147,12 +147,12 @@ fn silence_is_stale_once_and_any_word_ends_it() {
         vec![(0, online(1)), (30, heartbeat(1)), (200, telemetry(1, &[("cpu_percent", 1.0)]))],
         1_000,
         expect![[r#"
-               0s event robot.connected
-               0s live Online of session 1
-              30s live Heartbeat
-             105s event robot.stale
-             200s live Telemetry
-             275s event robot.stale
+            0s event robot.connected
+            0s live Online of session 1
+            30s live Heartbeat
+            105s event robot.stale
+            200s live Telemetry
+            275s event robot.stale
         "#]],
     );
 }
