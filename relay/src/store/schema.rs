@@ -99,16 +99,18 @@ CREATE TABLE credentials (
 
 /// Opens the one writing connection, creating or migrating the file.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
-    let mut connection = Connection::open(path).map_err(|source| StoreError::open(path, source))?;
-    prepare(&mut connection).map_err(|source| StoreError::open(path, source))?;
-    let version = migrate(&mut connection).map_err(|source| StoreError::open(path, source))?;
-    if version > MIGRATIONS.len() {
+    let fail = |source| StoreError::open(path, source);
+    let mut connection = Connection::open(path).map_err(fail)?;
+    let found = version(&connection).map_err(fail)?;
+    if found > MIGRATIONS.len() {
         return Err(StoreError::Newer {
             path: path.to_owned(),
-            found: version,
+            found,
             known: MIGRATIONS.len(),
         });
     }
+    prepare(&connection).map_err(fail)?;
+    migrate(&mut connection, found).map_err(fail)?;
     Ok(connection)
 }
 
@@ -122,7 +124,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(5))?;
     // FULL: in WAL mode the log is synced at every commit, which is what an acknowledgement promises.
     connection.execute_batch(
@@ -131,18 +133,16 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Runs the missing steps in one transaction and returns the file's version.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<usize> {
-    let version = |c: &Connection| c.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0).map(|v| v as usize));
-    let found = version(connection)?;
-    if found >= MIGRATIONS.len() {
-        return Ok(found);
-    }
+fn version(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0).map(|v| v as usize))
+}
+
+/// Runs the steps that a file of version `found` has not seen, in one transaction.
+fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for step in &MIGRATIONS[found..] {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
-    transaction.commit()?;
-    version(connection)
+    transaction.commit()
 }
