@@ -28,6 +28,8 @@ use crate::live::{LiveMessage, Received, Subscription};
 
 /// Comment after so much silence, so that proxies and clients know that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a quiet stream asks whether its session still counts.
+const SESSION_CHECK: Duration = Duration::from_secs(3);
 /// Longest time that a WebSocket client may refuse to take a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest message that a WebSocket client may send; nothing it says is used.
@@ -100,9 +102,9 @@ impl Listener {
     async fn next(&mut self) -> Option<Received> {
         loop {
             let now = Timestamp::from_ms(clock::now_ms());
-            // A logout ends the stream too, at the latest after a keep-alive's time.
+            // A logout ends the stream too, in a while.
             self.app.store.session(&self.session, now.as_ms())?;
-            let left = self.session_ends.since(now).min(KEEP_ALIVE);
+            let left = self.session_ends.since(now).min(SESSION_CHECK);
             tokio::select! {
                 () = self.app.stopping.cancelled() => return None,
                 received = self.subscription.next() => return received,

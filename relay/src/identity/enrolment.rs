@@ -17,8 +17,8 @@ use super::tokens::Secret;
 use crate::store::records::{Certificate, CertificateKind, NewEvent, Redemption, Token};
 use crate::store::{Batch, Store, StoreError};
 
-/// The source of the relay's own events, and its own client id on the broker.
-const RESERVED: &str = "relay";
+/// The relay's own name: source of its events, and its client id on the broker.
+const RESERVED: &str = crate::ingest::OWN_SOURCE;
 
 /// Why there was no certificate.
 #[derive(Debug, thiserror::Error)]

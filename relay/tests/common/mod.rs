@@ -1,8 +1,7 @@
 //! Starts the real relay as a child on free ports, with a data folder of its own, and stops it with the
 //! test. HTTP goes through `curl`, as it would for a person.
 
-#![allow(clippy::allow_attributes, reason = "each test file uses a part of this module")]
-#![allow(dead_code, reason = "each test file uses a part of this module")]
+#![allow(clippy::allow_attributes, dead_code, reason = "each test file uses a part of this module")]
 
 use std::fs;
 use std::io::Read;
@@ -17,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks `check` until it answers, or fails the test with `what`.
-pub fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
         if let Some(value) = check() {
             return value;
@@ -27,12 +26,12 @@ pub fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     panic!("waited {DEADLINE:?} for {what}");
 }
 
-pub struct Relay {
+pub(crate) struct Relay {
     child: Child,
-    pub data: tempfile::TempDir,
-    pub https: String,
-    pub mqtt: String,
-    pub fingerprint: String,
+    pub(crate) data: tempfile::TempDir,
+    pub(crate) https: String,
+    pub(crate) mqtt: String,
+    pub(crate) fingerprint: String,
 }
 
 impl Drop for Relay {
@@ -43,7 +42,7 @@ impl Drop for Relay {
     }
 }
 
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lekiwi-relay"));
     for (name, _) in std::env::vars() {
         if name.starts_with("LEKIWI_") {
@@ -54,11 +53,11 @@ pub fn command() -> Command {
 }
 
 impl Relay {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    pub fn start_in(data: tempfile::TempDir) -> Self {
+    pub(crate) fn start_in(data: tempfile::TempDir) -> Self {
         let ready = data.path().join("ready.json");
         let _ = fs::remove_file(&ready);
         let log = fs::File::options()
@@ -89,38 +88,38 @@ impl Relay {
         Self { https: text("https"), mqtt: text("mqtt"), fingerprint: text("ca_fingerprint"), child, data }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.data.path().join("log")).expect("the log")
     }
 
-    pub fn data_folder(&self) -> PathBuf {
+    pub(crate) fn data_folder(&self) -> PathBuf {
         self.data.path().join("data")
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.data_folder().join("ca/ca.pem")
     }
 
-    pub fn password(&self) -> String {
+    pub(crate) fn password(&self) -> String {
         fs::read_to_string(self.data.path().join("password")).expect("the password file").trim().to_owned()
     }
 
     /// Sends SIGTERM and waits for the end; gives back the data folder for the next start.
-    pub fn stop(mut self) -> (std::process::ExitStatus, tempfile::TempDir) {
+    pub(crate) fn stop(mut self) -> (std::process::ExitStatus, tempfile::TempDir) {
         let ended = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
         assert!(ended.success());
         let status = wait_for("the relay's end", || self.child.try_wait().expect("a child"));
         (status, std::mem::replace(&mut self.data, tempfile::tempdir().expect("a temporary folder")))
     }
 
-    pub fn kill(mut self) -> tempfile::TempDir {
+    pub(crate) fn kill(mut self) -> tempfile::TempDir {
         self.child.kill().expect("a child");
         self.child.wait().expect("a child");
         std::mem::replace(&mut self.data, tempfile::tempdir().expect("a temporary folder"))
     }
 
     /// `lekiwi-relay token create` beside the running relay.
-    pub fn token(&self, options: &[&str]) -> String {
+    pub(crate) fn token(&self, options: &[&str]) -> String {
         let output = command()
             .args(["token", "create", "--data"])
             .arg(self.data_folder())
@@ -134,7 +133,7 @@ impl Relay {
     }
 
     /// Runs curl against `path`.
-    pub fn curl(&self, path: &str, options: &[&str]) -> Answer {
+    pub(crate) fn curl(&self, path: &str, options: &[&str]) -> Answer {
         let output = curl_command(&self.ca(), &format!("https://{}{path}", self.https), options)
             .output()
             .expect("curl is installed (apt-get install curl)");
@@ -142,14 +141,14 @@ impl Relay {
     }
 
     /// Logs in as the administrator; the answer is the session's token.
-    pub fn log_in(&self) -> String {
+    pub(crate) fn log_in(&self) -> String {
         let body = serde_json::json!({ "user": "admin", "password": self.password() }).to_string();
         let answer = self.curl("/api/v1/session", &["-H", "content-type: application/json", "-d", &body]);
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()["token"].as_str().expect("a token").to_owned()
     }
 
-    pub fn curl_as(&self, session: &str, path: &str, options: &[&str]) -> Answer {
+    pub(crate) fn curl_as(&self, session: &str, path: &str, options: &[&str]) -> Answer {
         let bearer = format!("authorization: Bearer {session}");
         let mut all = vec!["-H", &bearer];
         all.extend(options);
@@ -157,7 +156,7 @@ impl Relay {
     }
 
     /// Enrols with a CSR file (base64 of DER).
-    pub fn enrol(&self, robot: &str, token: &str, csr: &Path) -> Answer {
+    pub(crate) fn enrol(&self, robot: &str, token: &str, csr: &Path) -> Answer {
         let user = format!("{robot}:{token}");
         let body = format!("@{}", csr.display());
         self.curl(
@@ -167,7 +166,7 @@ impl Relay {
     }
 }
 
-pub fn curl_command(ca: &Path, url: &str, options: &[&str]) -> Command {
+pub(crate) fn curl_command(ca: &Path, url: &str, options: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--max-time", "20", "--cacert"]).arg(ca).args(options).arg(url);
     command
@@ -175,14 +174,14 @@ pub fn curl_command(ca: &Path, url: &str, options: &[&str]) -> Command {
 
 /// What curl printed with `-i`.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn read(output: Output) -> Self {
+    pub(crate) fn read(output: Output) -> Self {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         let mut text = String::from_utf8(output.stdout).expect("text");
         assert!(output.status.success(), "curl failed: {error}");
@@ -200,16 +199,16 @@ impl Answer {
         Self { status, headers, body: body.to_owned() }
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
     /// Status, problem type and detail of an error; checks that it is a problem.
-    pub fn problem(&self) -> (u16, String, String) {
+    pub(crate) fn problem(&self) -> (u16, String, String) {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.body);
         let problem = self.json();
         assert_eq!(problem["status"], self.status);
@@ -219,7 +218,7 @@ impl Answer {
 }
 
 /// Runs openssl and gives back what it printed.
-pub fn openssl(arguments: &[&str], input: &str) -> String {
+pub(crate) fn openssl(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("openssl")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -234,7 +233,7 @@ pub fn openssl(arguments: &[&str], input: &str) -> String {
 }
 
 /// Key and EST request of a robot, made by openssl: `(key file, request file)`.
-pub fn request(folder: &Path, name: &str, subject: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn request(folder: &Path, name: &str, subject: &str) -> (PathBuf, PathBuf) {
     let (key, csr) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.b64")));
     let shown = key.to_str().expect("text");
     openssl(&["ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", shown], "");
@@ -245,7 +244,7 @@ pub fn request(folder: &Path, name: &str, subject: &str) -> (PathBuf, PathBuf) {
 }
 
 /// The first certificate in an EST answer, PEM.
-pub fn certificate(est: &str) -> String {
+pub(crate) fn certificate(est: &str) -> String {
     let pem = format!("-----BEGIN PKCS7-----\n{}\n-----END PKCS7-----\n", est.trim_end());
     let printed = openssl(&["pkcs7", "-print_certs"], &pem);
     let start = printed.find("-----BEGIN").expect("a certificate");
@@ -253,7 +252,7 @@ pub fn certificate(est: &str) -> String {
 }
 
 /// Reads what a child has printed so far, in the background, into `lines`.
-pub fn read_all(mut stream: impl Read + Send + 'static) -> std::sync::Arc<std::sync::Mutex<String>> {
+pub(crate) fn read_all(mut stream: impl Read + Send + 'static) -> std::sync::Arc<std::sync::Mutex<String>> {
     let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let shared = text.clone();
     std::thread::spawn(move || {
