@@ -11,7 +11,12 @@ use crate::logging::Format;
 
 /// The relay of a Lekiwi Heartbeat fleet: takes what robots say, and shows it to people and programs.
 #[derive(Debug, Parser)]
-#[command(name = "lekiwi-relay", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "lekiwi-relay",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -43,7 +48,12 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Data {
     /// The folder with the store, the authority's keys and `relay.yml`.
-    #[arg(long = "data", value_name = "DIR", env = "LEKIWI_RELAY_DATA", default_value = "/var/lib/lekiwi-relay")]
+    #[arg(
+        long = "data",
+        value_name = "DIR",
+        env = "LEKIWI_RELAY_DATA",
+        default_value = "/var/lib/lekiwi-relay"
+    )]
     pub folder: PathBuf,
 }
 

@@ -48,7 +48,14 @@ pub struct Raw {
 }
 
 const KEYS: [&str; 8] = [
-    "version", "https", "mqtt", "server_names", "relay_id", "org", "https_tls", "telemetry_days",
+    "version",
+    "https",
+    "mqtt",
+    "server_names",
+    "relay_id",
+    "org",
+    "https_tls",
+    "telemetry_days",
 ];
 
 /// The checked configuration.
@@ -121,16 +128,17 @@ pub enum ConfigError {
         actual: String,
     },
     /// A name is wrong.
-    #[error("{key}: {source}")]
+    #[error("cannot use {key}")]
     Name {
         /// The key.
         key: &'static str,
         /// Why.
+        #[source]
         source: NameError,
     },
     /// A server name is wrong.
-    #[error("server_names: {0}")]
-    ServerName(ServerNameError),
+    #[error("cannot use server_names")]
+    ServerName(#[source] ServerNameError),
 }
 
 fn at(line: Option<u64>) -> String {
@@ -146,7 +154,9 @@ impl ConfigError {
                 Some(key) => format!("did you mean {key:?}?"),
                 None => format!("the keys are {}", KEYS.join(", ")),
             }),
-            Self::Version { .. } => Some(format!("this relay reads version {VERSION}; see the changelog")),
+            Self::Version { .. } => Some(format!(
+                "this relay reads version {VERSION}; see the changelog"
+            )),
             _ => None,
         }
     }
@@ -167,21 +177,33 @@ fn near<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 /// # Errors
 /// When it is no YAML, or has keys or types that mean nothing.
 pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+    if text
+        .lines()
+        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    {
         return Ok(Raw::default());
     }
     let raw: Raw = serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map(|location| location.line());
         let path = path.to_owned();
         match error.without_snippet() {
-            serde_saphyr::Error::SerdeUnknownField { field, .. } => {
-                ConfigError::UnknownKey { path, line, key: field.clone() }
-            }
-            other => ConfigError::Syntax { path, line, message: other.to_string() },
+            serde_saphyr::Error::SerdeUnknownField { field, .. } => ConfigError::UnknownKey {
+                path,
+                line,
+                key: field.clone(),
+            },
+            other => ConfigError::Syntax {
+                path,
+                line,
+                message: other.to_string(),
+            },
         }
     })?;
     match raw.version {
-        Some(actual) if actual != VERSION => Err(ConfigError::Version { path: path.to_owned(), actual }),
+        Some(actual) if actual != VERSION => Err(ConfigError::Version {
+            path: path.to_owned(),
+            actual,
+        }),
         _ => Ok(raw),
     }
 }
@@ -199,8 +221,14 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "HTTPS" => raw.https = Some(value),
             "MQTT" => raw.mqtt = Some(value),
             "SERVER_NAMES" => {
-                raw.server_names =
-                    Some(value.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect());
+                raw.server_names = Some(
+                    value
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|n| !n.is_empty())
+                        .map(str::to_owned)
+                        .collect(),
+                );
             }
             "RELAY_ID" => raw.relay_id = Some(value),
             "ORG" => raw.org = Some(value),
@@ -209,8 +237,12 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
                 let hint = near(&other.to_ascii_lowercase(), &KEYS)
-                    .map_or_else(String::new, |key| format!(", did you mean {PREFIX}{}?", key.to_ascii_uppercase()));
-                warnings.push(format!("the variable {name} means nothing to this relay{hint}"));
+                    .map_or_else(String::new, |key| {
+                        format!(", did you mean {PREFIX}{}?", key.to_ascii_uppercase())
+                    });
+                warnings.push(format!(
+                    "the variable {name} means nothing to this relay{hint}"
+                ));
             }
         }
     }
@@ -248,11 +280,18 @@ impl Raw {
         };
         let org = match self.org {
             None => Org::default(),
-            Some(text) => Org::new(&text).map_err(|source| ConfigError::Name { key: "org", source })?,
+            Some(text) => {
+                Org::new(&text).map_err(|source| ConfigError::Name { key: "org", source })?
+            }
         };
         let relay_id = self
             .relay_id
-            .map(|text| RelayId::new(&text).map_err(|source| ConfigError::Name { key: "relay_id", source }))
+            .map(|text| {
+                RelayId::new(&text).map_err(|source| ConfigError::Name {
+                    key: "relay_id",
+                    source,
+                })
+            })
             .transpose()?;
         let server_names = self
             .server_names
@@ -302,8 +341,12 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> (String, Option<String>) {
-        let error = parse(Path::new("relay.yml"), text).and_then(Raw::check).unwrap_err();
-        (error.to_string(), error.hint())
+        let error = parse(Path::new("relay.yml"), text)
+            .and_then(Raw::check)
+            .unwrap_err();
+        let cause = std::error::Error::source(&error)
+            .map_or_else(String::new, |cause| format!(": {cause}"));
+        (format!("{error}{cause}"), error.hint())
     }
 
     #[test]
@@ -314,11 +357,18 @@ mod tests {
         )
         .unwrap();
         let (environment, warnings) = environment(
-            [("LEKIWI_RELAY_MQTT", "127.0.0.1:3"), ("LEKIWI_RELAY_ORG", "beta"), ("PATH", "/bin")]
-                .map(|(n, v)| (n.to_owned(), v.to_owned())),
+            [
+                ("LEKIWI_RELAY_MQTT", "127.0.0.1:3"),
+                ("LEKIWI_RELAY_ORG", "beta"),
+                ("PATH", "/bin"),
+            ]
+            .map(|(n, v)| (n.to_owned(), v.to_owned())),
         );
         assert_eq!(warnings, Vec::<String>::new());
-        let flags = Raw { org: Some("gamma".into()), ..Raw::default() };
+        let flags = Raw {
+            org: Some("gamma".into()),
+            ..Raw::default()
+        };
         let config = flags.over(environment).over(file).check().unwrap();
         assert_eq!(config.https.port(), 1);
         assert_eq!(config.mqtt.port(), 3);
@@ -326,10 +376,19 @@ mod tests {
         assert_eq!(config.telemetry_days, 7);
         assert_eq!(
             config.server_names,
-            [ServerName::Dns("relay.example".into()), ServerName::Address("10.0.0.7".parse().unwrap())]
+            [
+                ServerName::Dns("relay.example".into()),
+                ServerName::Address("10.0.0.7".parse().unwrap())
+            ]
         );
-        let usual = parse(Path::new("relay.yml"), "# nothing\n\n").unwrap().check().unwrap();
-        assert_eq!((usual.https.port(), usual.mqtt.port(), usual.allow_tls12), (8443, 8883, false));
+        let usual = parse(Path::new("relay.yml"), "# nothing\n\n")
+            .unwrap()
+            .check()
+            .unwrap();
+        assert_eq!(
+            (usual.https.port(), usual.mqtt.port(), usual.allow_tls12),
+            (8443, 8883, false)
+        );
     }
 
     #[test]
@@ -342,35 +401,56 @@ mod tests {
             )
         );
         let (message, hint) = refusal("colour: blue\n");
-        assert_eq!(message, "expected a key of the configuration in relay.yml line 1, got \"colour\"");
-        assert!(hint.unwrap().starts_with("the keys are version, https, mqtt, "));
-        assert_eq!(refusal("version: 2\n").0, "expected version 1 in relay.yml, got 2");
+        assert_eq!(
+            message,
+            "expected a key of the configuration in relay.yml line 1, got \"colour\""
+        );
+        assert!(
+            hint.unwrap()
+                .starts_with("the keys are version, https, mqtt, ")
+        );
+        assert_eq!(
+            refusal("version: 2\n").0,
+            "expected version 1 in relay.yml, got 2"
+        );
         assert_eq!(
             refusal("https: 8443\n").0,
             "expected https to be an address and port such as 0.0.0.0:8443, got \"8443\""
         );
-        assert_eq!(refusal("https_tls: \"1.1\"\n").0, "expected https_tls to be \"1.3\" or \"1.2\", got \"1.1\"");
+        assert_eq!(
+            refusal("https_tls: \"1.1\"\n").0,
+            "expected https_tls to be \"1.3\" or \"1.2\", got \"1.1\""
+        );
         assert_eq!(
             refusal("telemetry_days: 0\n").0,
             "expected telemetry_days to be a number of days of 1 to 36500, got \"0\""
         );
-        assert_eq!(refusal("server_names: [\"a b\"]\n").0, "server_names: expected a host name or an IP address, got \"a b\"");
+        assert_eq!(
+            refusal("server_names: [\"a b\"]\n").0,
+            "cannot use server_names: expected a host name or an IP address, got \"a b\""
+        );
         assert_eq!(
             refusal("org: ACME\n").0,
-            "org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\""
+            "cannot use org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\""
         );
         let (message, _) = refusal("version: 1\nserver_names: relay\n  x: [\n");
-        assert!(message.starts_with("cannot understand relay.yml line "), "{message}");
+        assert!(
+            message.starts_with("cannot understand relay.yml line "),
+            "{message}"
+        );
     }
 
     #[test]
     fn an_unknown_variable_warns() {
         let (_, warnings) = environment(
-            [("LEKIWI_RELAY_HTPS", "x"), ("LEKIWI_RELAY_LOG", "debug")].map(|(n, v)| (n.to_owned(), v.to_owned())),
+            [("LEKIWI_RELAY_HTPS", "x"), ("LEKIWI_RELAY_LOG", "debug")]
+                .map(|(n, v)| (n.to_owned(), v.to_owned())),
         );
         assert_eq!(
             warnings,
-            ["the variable LEKIWI_RELAY_HTPS means nothing to this relay, did you mean LEKIWI_RELAY_HTTPS?"]
+            [
+                "the variable LEKIWI_RELAY_HTPS means nothing to this relay, did you mean LEKIWI_RELAY_HTTPS?"
+            ]
         );
     }
 }

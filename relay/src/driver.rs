@@ -51,17 +51,19 @@ pub enum RunError {
     /// No password can be hashed.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The HTTPS address cannot be had.
-    #[error("cannot listen on {address}: {}", reason(source))]
+    /// An address cannot be had.
+    #[error("cannot listen on {address}: {}", in_words(reason))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
+        /// The option that chooses it.
+        option: &'static str,
+        /// Why, as the system says it; already in the message.
+        reason: std::io::Error,
     },
     /// The broker cannot start.
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Broker(BrokerError),
     /// The server certificate cannot be used.
     #[error("cannot use the server certificate")]
     Tls(#[from] rustls::Error),
@@ -79,7 +81,7 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
 }
 
-fn reason(error: &std::io::Error) -> String {
+fn in_words(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
@@ -92,18 +94,16 @@ impl RunError {
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        let listen = |address: &SocketAddr, source: &std::io::Error, option: &str| match source.kind() {
-            std::io::ErrorKind::AddrInUse => Some(format!(
-                "stop the program that has it (`ss -ltnp 'sport = :{}'` names it), or choose another with {option}",
-                address.port()
-            )),
-            std::io::ErrorKind::PermissionDenied => Some(format!("choose a port above 1023 with {option}")),
-            std::io::ErrorKind::AddrNotAvailable => Some(format!("choose an address of this machine with {option}")),
-            _ => None,
-        };
         match self {
-            Self::Listen { address, source } => listen(address, source, "--https"),
-            Self::Broker(BrokerError::Listen { address, source }) => listen(address, source, "--mqtt"),
+            Self::Listen { address, option, reason } => match reason.kind() {
+                std::io::ErrorKind::AddrInUse => Some(format!(
+                    "stop the program that has it (`ss -ltnp 'sport = :{}'` names it), or choose another with {option}",
+                    address.port()
+                )),
+                std::io::ErrorKind::PermissionDenied => Some(format!("choose a port above 1023 with {option}")),
+                std::io::ErrorKind::AddrNotAvailable => Some(format!("choose an address of this machine with {option}")),
+                _ => None,
+            },
             Self::Data(DataError::Locked { .. }) => Some("each relay has a data folder of its own: see --data".to_owned()),
             Self::Authority(error) => error.hint().map(str::to_owned),
             _ => None,
@@ -114,10 +114,18 @@ impl RunError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Listen { .. } | Self::Broker(BrokerError::Listen { .. }) | Self::Data(DataError::Locked { .. }) => {
-                Exit::Unavailable
-            }
+            Self::Listen { .. } | Self::Data(DataError::Locked { .. }) => Exit::Unavailable,
             _ => Exit::Failure,
+        }
+    }
+}
+
+impl From<BrokerError> for RunError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            // In the same words as for HTTPS.
+            BrokerError::Listen { address, source } => Self::Listen { address, option: "--mqtt", reason: source },
+            other => Self::Broker(other),
         }
     }
 }
@@ -145,10 +153,9 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (store, commits) = Store::open(&folder.store(), metrics.clone())?;
     let authority = Arc::new(Authority::open_or_create(&folder.authority(), &config.org, clock::now_ms())?);
-    let listener = TcpListener::bind(config.https)
-        .await
-        .map_err(|source| RunError::Listen { address: config.https, source })?;
-    let https = listener.local_addr().map_err(|source| RunError::Listen { address: config.https, source })?;
+    let cannot_listen = |reason| RunError::Listen { address: config.https, option: "--https", reason };
+    let listener = TcpListener::bind(config.https).await.map_err(cannot_listen)?;
+    let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
     let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
 

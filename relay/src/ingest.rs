@@ -277,7 +277,7 @@ impl Ingest {
             }
             MessageType::Heartbeat => Heard::Heartbeat(envelope(expected, robot, payload)?),
             MessageType::Connection => Heard::Connection(envelope(expected, robot, payload)?),
-            MessageType::Factsheet => Heard::Factsheet(envelope(expected, robot, payload)?),
+            MessageType::Factsheet => Heard::Factsheet(Box::new(envelope(expected, robot, payload)?)),
             MessageType::State => {
                 let envelope: Envelope<State> = envelope(expected, robot, payload)?;
                 if envelope.payload.resources.len() > MAX_METRICS {

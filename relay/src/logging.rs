@@ -23,10 +23,14 @@ const FILTER: &str = "info,rmqtt=error,rmqtt_net=error,rmqtt_codec=error";
 
 /// Begins logging. Call it once.
 pub fn init(format: Format) {
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let filter =
+        EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(FILTER));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        Format::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .init(),
         Format::Json => builder.json().flatten_event(true).init(),
     }
 }

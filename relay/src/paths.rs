@@ -82,9 +82,17 @@ impl DataFolder {
     pub fn lock(&self) -> Result<Lock, DataError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| DataError::Io { action, path, source }
+            move |source| DataError::Io {
+                action,
+                path,
+                source,
+            }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(io("create", &self.0))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(io("create", &self.0))?;
         let path = self.0.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -100,7 +108,10 @@ impl DataFolder {
                 let mut text = String::new();
                 // Only for the message.
                 let _ = file.read_to_string(&mut text);
-                return Err(DataError::Locked { folder: self.0.clone(), pid: text.trim().parse().ok() });
+                return Err(DataError::Locked {
+                    folder: self.0.clone(),
+                    pid: text.trim().parse().ok(),
+                });
             }
             Err(TryLockError::Error(error)) => return Err(io("lock", &path)(error)),
         }
@@ -135,7 +146,11 @@ mod tests {
         let lock = folder.lock().unwrap();
         assert_eq!(
             folder.lock().unwrap_err().to_string(),
-            format!("another relay (process {}) runs on {}", std::process::id(), folder.path().display())
+            format!(
+                "another relay (process {}) runs on {}",
+                std::process::id(),
+                folder.path().display()
+            )
         );
         drop(lock);
         folder.lock().unwrap();

@@ -12,20 +12,38 @@ use common::{Relay, command, wait_for};
 
 /// Runs the program to its end.
 fn ended(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } =
-        command.stdin(Stdio::null()).output().expect("the program runs");
-    (status.code(), String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs");
+    (
+        status.code(),
+        String::from_utf8_lossy(&stdout).into_owned(),
+        String::from_utf8_lossy(&stderr).into_owned(),
+    )
 }
 
 fn run(data: &Path) -> Command {
+    run_at(data, "127.0.0.1:0", "127.0.0.1:0")
+}
+
+fn run_at(data: &Path, https: &str, mqtt: &str) -> Command {
     let mut command = command();
-    command.args(["run", "--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--data"]).arg(data);
+    command
+        .args(["run", "--https", https, "--mqtt", mqtt, "--data"])
+        .arg(data);
     command
 }
 
 /// The error alone, without the log before it.
 fn error(stderr: &str) -> &str {
-    &stderr[stderr.find("error: ").unwrap_or_else(|| panic!("no error in {stderr}"))..]
+    &stderr[stderr
+        .find("error: ")
+        .unwrap_or_else(|| panic!("no error in {stderr}"))..]
 }
 
 #[test]
@@ -35,12 +53,21 @@ fn sigterm_ends_it_well_and_the_next_start_goes_on() {
     let session = relay.log_in();
     let (status, data) = relay.stop();
     assert_eq!(status.code(), Some(0));
-    assert!(fs::read_to_string(data.path().join("log")).expect("the log").trim_end().ends_with("stopped"));
+    assert!(
+        fs::read_to_string(data.path().join("log"))
+            .expect("the log")
+            .trim_end()
+            .ends_with("stopped")
+    );
 
     let relay = Relay::start_in(data);
     assert_eq!(relay.fingerprint, fingerprint);
     assert_eq!(relay.password(), password, "shown only once");
-    assert_eq!(relay.curl_as(&session, "/api/v1/robots", &[]).status, 200, "sessions outlive a restart");
+    assert_eq!(
+        relay.curl_as(&session, "/api/v1/robots", &[]).status,
+        200,
+        "sessions outlive a restart"
+    );
     // The log did not get the password.
     assert!(!relay.log().contains(&password));
 }
@@ -50,15 +77,32 @@ fn without_a_terminal_the_password_goes_into_a_file_of_its_owner() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     let ready = folder.path().join("ready");
-    let mut child = run(&data).arg("--ready-file").arg(&ready).stderr(Stdio::piped()).spawn().expect("the relay starts");
+    let mut child = run(&data)
+        .arg("--ready-file")
+        .arg(&ready)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the relay starts");
     wait_for("the ready file", || ready.exists().then_some(()));
     let file = data.join("admin-password");
     let password = fs::read_to_string(&file).expect("the password");
     assert_eq!(password.trim().len(), 24);
     for path in [&file, &data.join("ca/ca.key"), &data.join("ca/server.key")] {
-        assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, 0o600, "{}", path.display());
+        assert_eq!(
+            fs::metadata(path).expect("a file").permissions().mode() & 0o777,
+            0o600,
+            "{}",
+            path.display()
+        );
     }
-    assert_eq!(fs::metadata(&data).expect("the folder").permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(&data)
+            .expect("the folder")
+            .permissions()
+            .mode()
+            & 0o777,
+        0o700
+    );
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     let status = child.wait().expect("a child");
     assert_eq!(status.code(), Some(0));
@@ -69,7 +113,11 @@ fn a_taken_port_is_named_with_a_way_out() {
     let folder = tempfile::tempdir().expect("a folder");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    let (code, _, stderr) = ended(run(folder.path()).args(["--https", &address.to_string()]));
+    let (code, _, stderr) = ended(&mut run_at(
+        folder.path(),
+        &address.to_string(),
+        "127.0.0.1:0",
+    ));
     assert_eq!(code, Some(69));
     assert_eq!(
         error(&stderr),
@@ -78,9 +126,18 @@ fn a_taken_port_is_named_with_a_way_out() {
             address.port()
         )
     );
-    let (code, _, stderr) = ended(run(folder.path()).args(["--mqtt", &address.to_string()]));
+    let (code, _, stderr) = ended(&mut run_at(
+        folder.path(),
+        "127.0.0.1:0",
+        &address.to_string(),
+    ));
     assert_eq!(code, Some(69));
-    assert!(error(&stderr).starts_with(&format!("error: cannot listen on {address}: address already in use\n")), "{stderr}");
+    assert!(
+        error(&stderr).starts_with(&format!(
+            "error: cannot listen on {address}: address already in use\n"
+        )),
+        "{stderr}"
+    );
     assert!(stderr.contains("choose another with --mqtt"), "{stderr}");
 }
 
@@ -90,7 +147,10 @@ fn a_second_relay_on_the_same_data_is_refused() {
     let data = relay.data_folder();
     let (code, _, stderr) = ended(&mut run(&data));
     assert_eq!(code, Some(69));
-    assert!(error(&stderr).starts_with("error: another relay (process "), "{stderr}");
+    assert!(
+        error(&stderr).starts_with("error: another relay (process "),
+        "{stderr}"
+    );
     assert!(error(&stderr).ends_with(&format!(
         ") runs on {}\n  (hint: each relay has a data folder of its own: see --data)\n",
         data.display()
@@ -117,9 +177,13 @@ fn a_broken_configuration_ends_with_78() {
     assert_eq!(code, Some(78));
     assert_eq!(
         stderr,
-        "error: org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\"\n"
+        "error: cannot use org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\"\n"
     );
-    let (code, _, stderr) = ended(run(folder.path()).arg("--config").arg(folder.path().join("none.yml")));
+    let (code, _, stderr) = ended(
+        run(folder.path())
+            .arg("--config")
+            .arg(folder.path().join("none.yml")),
+    );
     assert_eq!(code, Some(78));
     assert_eq!(
         stderr,
@@ -158,29 +222,65 @@ fn small_commands() {
     let data = data.to_str().expect("text");
     let (code, stdout, _) = ended(command().args(["ca", "show", "--data", data]));
     assert_eq!(code, Some(0));
-    assert!(stdout.starts_with(&format!("{}\n-----BEGIN CERTIFICATE-----\n", relay.fingerprint)));
+    assert!(stdout.starts_with(&format!(
+        "{}\n-----BEGIN CERTIFICATE-----\n",
+        relay.fingerprint
+    )));
     let (_, stdout, _) = ended(command().args(["ca", "show", "--json", "--data", data]));
     let shown: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(shown["fingerprint"], relay.fingerprint.as_str());
 
-    let (_, stdout, _) = ended(command().args(["token", "create", "--json", "--robot", "kiwi-01", "--lifetime", "2h", "--data", data]));
+    let (_, stdout, _) = ended(command().args([
+        "token",
+        "create",
+        "--json",
+        "--robot",
+        "kiwi-01",
+        "--lifetime",
+        "2h",
+        "--data",
+        data,
+    ]));
     let made: lekiwi_protocol::api::TokenCreated = serde_json::from_str(&stdout).expect("JSON");
-    assert_eq!(made.info.robot_id.as_ref().map(|r| r.as_str()), Some("kiwi-01"));
-    assert_eq!(made.info.expires_at.since(made.info.created_at).as_secs(), 2 * 3600);
-    let (code, _, stderr) = ended(command().args(["token", "create", "--lifetime", "400d", "--data", data]));
-    assert_eq!((code, stderr.as_str()), (Some(1), "error: expected a lifetime of 1 to 31622400 seconds, got 34560000\n"));
-    let (code, _, stderr) = ended(command().args(["token", "create", "--robot", "K", "--data", data]));
+    assert_eq!(
+        made.info.robot_id.as_ref().map(|r| r.as_str()),
+        Some("kiwi-01")
+    );
+    assert_eq!(
+        made.info.expires_at.since(made.info.created_at).as_secs(),
+        2 * 3600
+    );
+    let (code, _, stderr) =
+        ended(command().args(["token", "create", "--lifetime", "400d", "--data", data]));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (
+            Some(1),
+            "error: expected a lifetime of 1 to 31622400 seconds, got 34560000\n"
+        )
+    );
+    let (code, _, stderr) =
+        ended(command().args(["token", "create", "--robot", "K", "--data", data]));
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("expected a robot id: 1 to 63 of a-z"), "{stderr}");
+    assert!(
+        stderr.contains("expected a robot id: 1 to 63 of a-z"),
+        "{stderr}"
+    );
 
     let empty = tempfile::tempdir().expect("a folder");
     let shown = empty.path().display();
-    let (code, _, stderr) = ended(command().args(["token", "create", "--data"]).arg(empty.path()));
+    let (code, _, stderr) = ended(
+        command()
+            .args(["token", "create", "--data"])
+            .arg(empty.path()),
+    );
     assert_eq!(
         (code, stderr),
         (
             Some(1),
-            format!("error: expected a relay's data in {shown}, found none\n  (hint: start the relay once, or name its folder with --data)\n")
+            format!(
+                "error: expected a relay's data in {shown}, found none\n  (hint: start the relay once, or name its folder with --data)\n"
+            )
         )
     );
     let (code, _, stderr) = ended(command().args(["ca", "show", "--data"]).arg(empty.path()));
@@ -188,12 +288,14 @@ fn small_commands() {
         (code, stderr),
         (
             Some(1),
-            format!("error: expected a certificate authority in {shown}/ca, found none\n  (hint: start the relay once with `lekiwi-relay run`; it makes one)\n")
+            format!(
+                "error: expected a certificate authority in {shown}/ca, found none\n  (hint: start the relay once with `lekiwi-relay run`; it makes one)\n"
+            )
         )
     );
     let (code, stdout, _) = ended(command().args(["completions", "bash"]));
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("_lekiwi-relay()"));
+    assert!(stdout.contains("complete -F _lekiwi__relay"));
 }
 
 #[test]
@@ -202,9 +304,12 @@ fn logs_are_json_where_asked_for() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let (_, _, stderr) = ended(
-        run(folder.path()).args(["--mqtt", &address, "--log-format", "json"]).env("LEKIWI_RELAY_HTPS", "x"),
+        run_at(folder.path(), "127.0.0.1:0", &address)
+            .args(["--log-format", "json"])
+            .env("LEKIWI_RELAY_HTPS", "x"),
     );
-    let first: serde_json::Value = serde_json::from_str(stderr.lines().next().expect("a line")).expect("JSON");
+    let first: serde_json::Value =
+        serde_json::from_str(stderr.lines().next().expect("a line")).expect("JSON");
     assert_eq!(first["level"], "WARN");
     assert_eq!(
         first["message"],

@@ -36,7 +36,7 @@ pub enum Input {
     /// Birth, goodbye or will.
     Connection(Envelope<Connection>),
     /// What the robot is.
-    Factsheet(Envelope<Factsheet>),
+    Factsheet(Box<Envelope<Factsheet>>),
     /// How it is, whole.
     State(Box<Envelope<State>>),
     /// It lives.

@@ -20,7 +20,8 @@ pub const COOKIE: &str = "__Host-lekiwi";
 /// `Set-Cookie` that begins a session.
 #[must_use]
 pub fn cookie(token: &str, max_age_s: u64) -> HeaderValue {
-    let text = format!("{COOKIE}={token}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
+    let text =
+        format!("{COOKIE}={token}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
     // Tokens are base64url.
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
@@ -31,15 +32,24 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         .extensions()
         .get::<MatchedPath>()
         .and_then(|path| routes::permission(request.method(), path.as_str()));
-    let found = credential(request.headers())
-        .and_then(|credential| app.sessions.find(credential.token()).map(|session| (credential, session)));
+    let found = credential(request.headers()).and_then(|credential| {
+        app.sessions
+            .find(credential.token())
+            .map(|session| (credential, session))
+    });
     match (permission, found) {
         (Some(Permission::Public), None) => {}
         (Some(Permission::Page), None) => return Redirect::to("/login").into_response(),
         (_, None) => return login_required(request.headers()).into_response(),
         (_, Some((credential, session))) => {
             let by_cookie = matches!(credential, Credential::Cookie(_));
-            if by_cookie && let Err(failure) = same_origin(request.method(), request.uri().authority().map(|a| a.as_str()), request.headers()) {
+            if by_cookie
+                && let Err(failure) = same_origin(
+                    request.method(),
+                    request.uri().authority().map(|a| a.as_str()),
+                    request.headers(),
+                )
+            {
                 return failure.into_response();
             }
             request.extensions_mut().insert(session);
@@ -56,7 +66,10 @@ fn login_required(headers: &HeaderMap) -> Failure {
     };
     Failure::new(Kind::LoginRequired, detail)
         .hint("POST user and password to /api/v1/session, or run `lekiwi login`")
-        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"lekiwi\""))
+        .header(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"lekiwi\""),
+        )
 }
 
 /// What a request shows.
@@ -97,12 +110,23 @@ fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
 ///
 /// # Errors
 /// When the request comes from another site, or does not say where from.
-pub fn same_origin(method: &Method, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Failure> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+pub fn same_origin(
+    method: &Method,
+    authority: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(), Failure> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let host = authority.or_else(|| text(header::HOST));
     let reading = matches!(*method, Method::GET | Method::HEAD);
     let origin = text(header::ORIGIN);
-    let from_here = match (origin, text(header::HeaderName::from_static("sec-fetch-site"))) {
+    let from_here = match (
+        origin,
+        text(header::HeaderName::from_static("sec-fetch-site")),
+    ) {
         (Some(origin), _) => Some(origin.split_once("://").is_some_and(|(scheme, rest)| {
             scheme == "https" && host.is_some_and(|host| host.eq_ignore_ascii_case(rest))
         })),
@@ -114,7 +138,10 @@ pub fn same_origin(method: &Method, authority: Option<&str>, headers: &HeaderMap
         None if reading => Ok(()),
         _ => Err(Failure::new(
             Kind::CrossOrigin,
-            format!("expected a request of the relay's own pages, got one of {}", origin.unwrap_or("an unknown origin")),
+            format!(
+                "expected a request of the relay's own pages, got one of {}",
+                origin.unwrap_or("an unknown origin")
+            ),
         )
         .hint("programs send `Authorization: Bearer …` instead of the cookie")),
     }
@@ -122,8 +149,16 @@ pub fn same_origin(method: &Method, authority: Option<&str>, headers: &HeaderMap
 
 impl<S: Sync> axum::extract::FromRequestParts<S> for Who {
     type Rejection = Failure;
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Failure> {
-        parts.extensions.get().cloned().map(Self).ok_or_else(|| login_required(&parts.headers))
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        _: &S,
+    ) -> Result<Self, Failure> {
+        parts
+            .extensions
+            .get()
+            .cloned()
+            .map(Self)
+            .ok_or_else(|| login_required(&parts.headers))
     }
 }
 
@@ -141,13 +176,24 @@ mod tests {
         let check = |method: Method, headers: &[(&str, &str)]| {
             let headers: HeaderMap = headers
                 .iter()
-                .map(|(n, v)| (n.parse::<header::HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap()))
+                .map(|(n, v)| {
+                    (
+                        n.parse::<header::HeaderName>().unwrap(),
+                        v.parse::<HeaderValue>().unwrap(),
+                    )
+                })
                 .collect();
             same_origin(&method, None, &headers).map_err(|failure| failure.detail().to_owned())
         };
         let host = ("host", "relay:8443");
-        assert_eq!(check(Method::POST, &[host, ("origin", "https://relay:8443")]), Ok(()));
-        assert_eq!(check(Method::POST, &[host, ("sec-fetch-site", "same-origin")]), Ok(()));
+        assert_eq!(
+            check(Method::POST, &[host, ("origin", "https://relay:8443")]),
+            Ok(())
+        );
+        assert_eq!(
+            check(Method::POST, &[host, ("sec-fetch-site", "same-origin")]),
+            Ok(())
+        );
         assert_eq!(check(Method::GET, &[host]), Ok(()));
         assert_eq!(
             check(Method::POST, &[host]),
@@ -155,8 +201,18 @@ mod tests {
         );
         for method in [Method::POST, Method::GET] {
             assert_eq!(
-                check(method, &[host, ("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")]),
-                Err("expected a request of the relay's own pages, got one of https://evil.example".into())
+                check(
+                    method,
+                    &[
+                        host,
+                        ("origin", "https://evil.example"),
+                        ("sec-fetch-site", "cross-site")
+                    ]
+                ),
+                Err(
+                    "expected a request of the relay's own pages, got one of https://evil.example"
+                        .into()
+                )
             );
         }
         assert!(check(Method::POST, &[host, ("origin", "http://relay:8443")]).is_err());
@@ -171,9 +227,15 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             credential(&headers).map(|found| found.token().to_owned())
         };
-        assert_eq!(find("authorization", "bearer lks_a").as_deref(), Some("lks_a"));
+        assert_eq!(
+            find("authorization", "bearer lks_a").as_deref(),
+            Some("lks_a")
+        );
         assert_eq!(find("authorization", "Basic lks_a"), None);
-        assert_eq!(find("cookie", "a=b; __Host-lekiwi=lks_b; c=d").as_deref(), Some("lks_b"));
+        assert_eq!(
+            find("cookie", "a=b; __Host-lekiwi=lks_b; c=d").as_deref(),
+            Some("lks_b")
+        );
         assert_eq!(find("cookie", "lekiwi=lks_b"), None);
     }
 }

@@ -27,7 +27,14 @@ pub(super) async fn create(
     Json(request): Json<api::ConsumerRequest>,
 ) -> Result<(StatusCode, Answer<api::ConsumerCreated>), Failure> {
     let now = Timestamp::from_ms(clock::now_ms());
-    let created =
-        consumers::create(&app.store, &app.authority, &app.root, app.mqtt.clone(), &request, now).await?;
+    let created = consumers::create(
+        &app.store,
+        &app.authority,
+        &app.root,
+        app.mqtt.clone(),
+        &request,
+        now,
+    )
+    .await?;
     Ok((StatusCode::CREATED, Answer(created)))
 }

@@ -30,12 +30,16 @@ pub(super) async fn asset(Path(path): Path<String>) -> Result<Response, Failure>
     let path = format!("assets/{path}");
     let Some(file) = Files::get(&path) else {
         let shown: String = path.chars().take(120).collect();
-        return Err(Failure::new(Kind::NotFound, format!("there is no {shown:?}")));
+        return Err(Failure::new(
+            Kind::NotFound,
+            format!("there is no {shown:?}"),
+        ));
     };
     let mut response = with_type(&path, file.data.into_owned());
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, max-age=31536000, immutable"),
+    );
     Ok(response)
 }
 
@@ -51,5 +55,9 @@ fn with_type(path: &str, bytes: Vec<u8>) -> Response {
         "woff2" => "font/woff2",
         _ => "application/octet-stream",
     };
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], bytes).into_response()
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
+        bytes,
+    )
+        .into_response()
 }

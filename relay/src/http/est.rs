@@ -56,10 +56,21 @@ pub(super) async fn simpleenroll(
     expect_type(&headers, "application/pkcs10")?;
     let now = Timestamp::from_ms(clock::now_ms());
     let secret = Secret::shown(&password);
-    let certificate =
-        enrolment::enrol(&app.store, &app.authority, app.root.org(), &user, &secret, &body, now).await;
+    let certificate = enrolment::enrol(
+        &app.store,
+        &app.authority,
+        app.root.org(),
+        &user,
+        &secret,
+        &body,
+        now,
+    )
+    .await;
     match certificate {
-        Ok(certificate) => certificates(&certificate, "application/pkcs7-mime; smime-type=certs-only"),
+        Ok(certificate) => certificates(
+            &certificate,
+            "application/pkcs7-mime; smime-type=certs-only",
+        ),
         Err(error) => {
             let failure = Failure::from(error);
             tracing::warn!(
@@ -74,17 +85,28 @@ pub(super) async fn simpleenroll(
 }
 
 fn certificates(der: &[u8], content_type: &'static str) -> Result<Response, Failure> {
-    let body = pkcs7::certs_only([der])
-        .map_err(|error| Failure::new(Kind::Internal, format!("cannot encode the certificate: {error}")))?;
+    let body = pkcs7::certs_only([der]).map_err(|error| {
+        Failure::new(
+            Kind::Internal,
+            format!("cannot encode the certificate: {error}"),
+        )
+    })?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("base64")),
+        (
+            HeaderName::from_static("content-transfer-encoding"),
+            HeaderValue::from_static("base64"),
+        ),
     ];
     Ok((headers, body).into_response())
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let (scheme, encoded) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }

@@ -40,13 +40,19 @@ pub(super) async fn of_robot(
     let (stored, more) = match after {
         Some(after) => {
             // One more than asked for tells whether there is another page.
-            let mut stored = app.store.events_of_robot(robot.as_str(), after, limit + 1).await?;
+            let mut stored = app
+                .store
+                .events_of_robot(robot.as_str(), after, limit + 1)
+                .await?;
             let more = stored.len() > limit;
             stored.truncate(limit);
             (stored, more)
         }
         None => {
-            let mut newest = app.store.last_events_of_robot(robot.as_str(), limit).await?;
+            let mut newest = app
+                .store
+                .last_events_of_robot(robot.as_str(), limit)
+                .await?;
             newest.reverse();
             (newest, false)
         }

@@ -27,7 +27,11 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     type Rejection = Failure;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         // Only tests run without a connection.
-        Ok(parts.extensions.get().copied().unwrap_or(Self(IpAddr::from([127, 0, 0, 1]))))
+        Ok(parts
+            .extensions
+            .get()
+            .copied()
+            .unwrap_or(Self(IpAddr::from([127, 0, 0, 1]))))
     }
 }
 
@@ -41,13 +45,20 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let body = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
         match tokio::time::timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(error)) if is_length_limit(&error) => {
-                Err(Failure::new(Kind::TooLarge, format!("expected at most {MAX_BODY_BYTES} bytes")))
-            }
-            Ok(Err(_)) => Err(Failure::new(Kind::MalformedBody, "expected a whole body, got a part of one")),
+            Ok(Err(error)) if is_length_limit(&error) => Err(Failure::new(
+                Kind::TooLarge,
+                format!("expected at most {MAX_BODY_BYTES} bytes"),
+            )),
+            Ok(Err(_)) => Err(Failure::new(
+                Kind::MalformedBody,
+                "expected a whole body, got a part of one",
+            )),
             Err(_) => Err(Failure::new(
                 Kind::TooSlow,
-                format!("expected the whole body within {} s", BODY_TIMEOUT.as_secs()),
+                format!(
+                    "expected the whole body within {} s",
+                    BODY_TIMEOUT.as_secs()
+                ),
             )),
         }
     }
@@ -73,10 +84,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         expect_type(request.headers(), "application/json")?;
         let Body(bytes) = Body::from_request(request, state).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Failure::new(Kind::InvalidBody, error.to_string()),
-            _ => Failure::new(Kind::MalformedBody, format!("expected JSON: {error}")),
-        })
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => {
+                    Failure::new(Kind::InvalidBody, error.to_string())
+                }
+                _ => Failure::new(Kind::MalformedBody, format!("expected JSON: {error}")),
+            })
     }
 }
 
@@ -85,12 +100,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 /// # Errors
 /// When the request says another type, or none.
 pub fn expect_type(headers: &HeaderMap, expected: &str) -> Result<(), Failure> {
-    let actual = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+    let actual = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("none");
     let essence = actual.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(expected) {
         Ok(())
     } else {
-        Err(Failure::new(Kind::UnsupportedMediaType, format!("expected content type {expected}, got {actual}")))
+        Err(Failure::new(
+            Kind::UnsupportedMediaType,
+            format!("expected content type {expected}, got {actual}"),
+        ))
     }
 }
 
@@ -124,7 +145,12 @@ async fn path_id<S: Send + Sync>(parts: &mut Parts, state: &S) -> String {
     RawPathParams::from_request_parts(parts, state)
         .await
         .ok()
-        .and_then(|params| params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned()))
+        .and_then(|params| {
+            params
+                .iter()
+                .find(|(name, _)| *name == "id")
+                .map(|(_, value)| value.to_owned())
+        })
         .unwrap_or_default()
 }
 
@@ -145,10 +171,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let mut values = BTreeMap::new();
         for (name, value) in pairs {
             if values.insert(name.clone(), value).is_some() {
-                return Err(Failure::new(Kind::InvalidQuery, format!("expected {} once", cut(&name))));
+                return Err(Failure::new(
+                    Kind::InvalidQuery,
+                    format!("expected {} once", cut(&name)),
+                ));
             }
         }
-        Ok(Self { values, known: Vec::new() })
+        Ok(Self {
+            values,
+            known: Vec::new(),
+        })
     }
 }
 
@@ -168,7 +200,10 @@ impl Query {
             return Ok(None);
         };
         parse(&text).map(Some).ok_or_else(|| {
-            Failure::new(Kind::InvalidQuery, format!("expected {name} to be {}, got {}", expected(), cut(&text)))
+            Failure::new(
+                Kind::InvalidQuery,
+                format!("expected {name} to be {}, got {}", expected(), cut(&text)),
+            )
         })
     }
 
@@ -176,7 +211,11 @@ impl Query {
     ///
     /// # Errors
     /// When it is none, or outside.
-    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, Failure> {
         let expected = || {
             if *range.end() == i64::MAX as u64 {
                 "a whole number".to_owned()
@@ -184,7 +223,9 @@ impl Query {
                 format!("a whole number of {} to {}", range.start(), range.end())
             }
         };
-        self.take(name, expected, |text| text.parse().ok().filter(|n| range.contains(n)))
+        self.take(name, expected, |text| {
+            text.parse().ok().filter(|n| range.contains(n))
+        })
     }
 
     /// A time: ISO 8601, or milliseconds since the epoch.
@@ -195,7 +236,11 @@ impl Query {
         self.take(
             name,
             || "a UTC time such as 2026-11-21T03:52:00.000Z, or milliseconds since 1970".to_owned(),
-            |text| text.parse().ok().or_else(|| text.parse().ok().map(Timestamp::from_ms)),
+            |text| {
+                text.parse()
+                    .ok()
+                    .or_else(|| text.parse().ok().map(Timestamp::from_ms))
+            },
         )
     }
 
@@ -223,7 +268,11 @@ impl Query {
                 Kind::InvalidQuery,
                 match self.known.as_slice() {
                     [] => format!("expected no query, got {}", cut(&unknown)),
-                    known => format!("expected only {} in the query, got {}", known.join(", "), cut(&unknown)),
+                    known => format!(
+                        "expected only {} in the query, got {}",
+                        known.join(", "),
+                        cut(&unknown)
+                    ),
                 },
             )),
         }

@@ -23,7 +23,9 @@ use crate::store;
 pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health>) {
     let mut problems = Vec::new();
     if let store::Health::Failing { reason } = &*app.store.health().borrow() {
-        problems.push(format!("the store cannot write: {reason}; events stay with the robots until it can"));
+        problems.push(format!(
+            "the store cannot write: {reason}; events stay with the robots until it can"
+        ));
     }
     let mut degraded = !problems.is_empty();
     if app.stopping.is_cancelled() {
@@ -34,7 +36,9 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     let ends = Timestamp::from_ms(app.certificate_ends_ms);
     if ends.since(now) < RENEW_BEFORE / 2 {
         // Worth a word long before anything fails.
-        problems.push(format!("the server certificate ends at {ends}: restart the relay to renew it"));
+        problems.push(format!(
+            "the server certificate ends at {ends}: restart the relay to renew it"
+        ));
         degraded |= ends <= now;
     }
     let (status, code) = if degraded {
@@ -46,7 +50,9 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
         status,
         problems,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_s: clock::monotonic().saturating_duration_since(app.started).as_secs(),
+        uptime_s: clock::monotonic()
+            .saturating_duration_since(app.started)
+            .as_secs(),
     };
     (code, Answer(health))
 }
@@ -58,6 +64,7 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], app.metrics.encode())
 }

@@ -48,16 +48,31 @@ impl Filter {
         let robots = query.text("robot", "robot ids, separated by commas", |text| {
             names(text).map(|name| RobotId::new(name).ok()).collect()
         })?;
-        let types = query.text("type", "message types such as telemetry or robot.connected, separated by commas", |text| {
-            let usual = |name: &str| {
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'_')
-            };
-            names(text).map(|name| usual(name).then(|| name.to_owned())).collect()
-        })?;
+        let types = query.text(
+            "type",
+            "message types such as telemetry or robot.connected, separated by commas",
+            |text| {
+                let usual = |name: &str| {
+                    !name.is_empty()
+                        && name.bytes().all(|b| {
+                            b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'_'
+                        })
+                };
+                names(text)
+                    .map(|name| usual(name).then(|| name.to_owned()))
+                    .collect()
+            },
+        )?;
         query.finish()?;
-        let filter = Self { robots: robots.unwrap_or_default(), types: types.unwrap_or_default() };
+        let filter = Self {
+            robots: robots.unwrap_or_default(),
+            types: types.unwrap_or_default(),
+        };
         if filter.robots.len().max(filter.types.len()) > MAX_NAMES {
-            return Err(Failure::new(Kind::InvalidQuery, format!("expected at most {MAX_NAMES} robots and types")));
+            return Err(Failure::new(
+                Kind::InvalidQuery,
+                format!("expected at most {MAX_NAMES} robots and types"),
+            ));
         }
         Ok(filter)
     }
@@ -86,7 +101,11 @@ impl Listener {
     fn new(app: App, Who(session): Who, query: Query) -> Result<Self, Failure> {
         let filter = Filter::from_query(query)?;
         let place = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
-            Failure::new(Kind::TooManyStreams, "all places for live streams are taken").hint("close some; programs use the broker with a consumer certificate")
+            Failure::new(
+                Kind::TooManyStreams,
+                "all places for live streams are taken",
+            )
+            .hint("close some; programs use the broker with a consumer certificate")
         })?;
         Ok(Self {
             subscription: app.fleet.live().subscribe(),
@@ -114,7 +133,11 @@ impl Listener {
     }
 
     fn wanted<'a>(&'a self, received: &'a Received) -> impl Iterator<Item = &'a LiveMessage> {
-        received.batch.messages.iter().filter(|message| self.filter.wants(message))
+        received
+            .batch
+            .messages
+            .iter()
+            .filter(|message| self.filter.wants(message))
     }
 }
 
@@ -138,12 +161,20 @@ fn lagged(dropped: u64) -> Option<String> {
     ),
     security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn stream(State(app): State<App>, who: Who, query: Query) -> Result<Response, Failure> {
+pub(super) async fn stream(
+    State(app): State<App>,
+    who: Who,
+    query: Query,
+) -> Result<Response, Failure> {
     let listener = Listener::new(app, who, query)?;
     let events = sse_events(listener);
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    let mut response = Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response();
     // Proxies must not collect the stream before they pass it on.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
@@ -154,7 +185,10 @@ fn sse_events(listener: Listener) -> impl Stream<Item = Result<Event, Infallible
         let received = listener.next().await?;
         let told = lagged(received.dropped).map(|json| Event::default().event("lagged").data(json));
         let messages = listener.wanted(&received).map(|message| {
-            Event::default().event(&message.kind).id(message.sequence.to_string()).data(&message.json)
+            Event::default()
+                .event(&message.kind)
+                .id(message.sequence.to_string())
+                .data(&message.json)
         });
         let events: Vec<_> = told.into_iter().chain(messages).map(Ok).collect();
         Some((stream::iter(events), listener))
@@ -185,7 +219,10 @@ pub(super) async fn websocket(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
     let upgrade = upgrade.map_err(|rejection| {
-        Failure::new(Kind::UpgradeRequired, format!("expected a WebSocket upgrade: {}", rejection.body_text()))
+        Failure::new(
+            Kind::UpgradeRequired,
+            format!("expected a WebSocket upgrade: {}", rejection.body_text()),
+        )
     })?;
     let listener = Listener::new(app, who, query)?;
     Ok(upgrade
@@ -212,7 +249,11 @@ async fn serve(mut socket: WebSocket, mut listener: Listener) {
         let texts: Vec<Message> = told
             .map(|text| Message::Text(text.into()))
             .into_iter()
-            .chain(listener.wanted(&received).map(|message| Message::Text((*message.json).into())))
+            .chain(
+                listener
+                    .wanted(&received)
+                    .map(|message| Message::Text((*message.json).into())),
+            )
             .collect();
         for text in texts {
             match tokio::time::timeout(SEND_TIMEOUT, socket.send(text)).await {

@@ -30,7 +30,11 @@ fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
     let error = error.map_or_else(String::new, |text| {
         format!("<p class=\"error\" role=\"alert\">{}</p>", escaped(text))
     });
-    let (focus_user, focus_password) = if user.is_empty() { (" autofocus", "") } else { ("", " autofocus") };
+    let (focus_user, focus_password) = if user.is_empty() {
+        (" autofocus", "")
+    } else {
+        ("", " autofocus")
+    };
     let page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -49,12 +53,17 @@ fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
     );
     let mut response = (
         status,
-        [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))],
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/html; charset=utf-8"),
+        )],
         page,
     )
         .into_response();
     if let Ok(policy) = HeaderValue::from_str(&POLICY) {
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
 }
@@ -80,7 +89,11 @@ pub(super) async fn page() -> Response {
 }
 
 /// The form.
-pub(super) async fn submit(State(app): State<App>, Peer(address): Peer, request: Request) -> Response {
+pub(super) async fn submit(
+    State(app): State<App>,
+    Peer(address): Peer,
+    request: Request,
+) -> Response {
     match log_in(&app, address, request).await {
         Ok(response) => response,
         Err((user, failure)) => {
@@ -90,7 +103,8 @@ pub(super) async fn submit(State(app): State<App>, Peer(address): Peer, request:
             };
             let mut page = render(failure.kind().status(), &user, Some(text));
             if let Some(after) = failure.into_response().headers().get(header::RETRY_AFTER) {
-                page.headers_mut().insert(header::RETRY_AFTER, after.clone());
+                page.headers_mut()
+                    .insert(header::RETRY_AFTER, after.clone());
             }
             page
         }
@@ -106,26 +120,47 @@ async fn log_in(
     let headers = request.headers();
     // Another site must not log a browser in as somebody else.
     if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
-        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let authority = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str());
         auth::same_origin(&Method::POST, authority, headers).map_err(nobody)?;
     }
     let (parts, body) = request.into_parts();
-    let Body(bytes) =
-        Body::from_request(Request::from_parts(parts.clone(), body), &()).await.map_err(nobody)?;
+    let Body(bytes) = Body::from_request(Request::from_parts(parts.clone(), body), &())
+        .await
+        .map_err(nobody)?;
     let axum::Form(login) =
         axum::Form::<api::Login>::from_request(Request::from_parts(parts, bytes.into()), &())
             .await
-            .map_err(|_| nobody(Failure::new(Kind::InvalidBody, "Fill in both user and password.")))?;
+            .map_err(|_| {
+                nobody(Failure::new(
+                    Kind::InvalidBody,
+                    "Fill in both user and password.",
+                ))
+            })?;
     let user = login.user.chars().take(80).collect();
-    let session = app.sessions.login(login, address).await.map_err(|error| (user, error.into()))?;
+    let session = app
+        .sessions
+        .login(login, address)
+        .await
+        .map_err(|error| (user, error.into()))?;
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to("/")).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+        Redirect::to("/"),
+    )
+        .into_response())
 }
 
 /// Ends the browser's session.
 pub(super) async fn logout(State(app): State<App>, Who(session): Who) -> Result<Response, Failure> {
     app.sessions.end(&session).await?;
-    Ok((AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]), Redirect::to("/login")).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
+        Redirect::to("/login"),
+    )
+        .into_response())
 }
 
 #[cfg(test)]
@@ -134,6 +169,9 @@ mod tests {
 
     #[test]
     fn nothing_of_the_user_becomes_markup() {
-        assert_eq!(escaped("\"><script>'&"), "&quot;&gt;&lt;script&gt;&#39;&amp;");
+        assert_eq!(
+            escaped("\"><script>'&"),
+            "&quot;&gt;&lt;script&gt;&#39;&amp;"
+        );
     }
 }

@@ -76,7 +76,6 @@ pub struct Parts {
 pub const MAX_STREAMS: usize = 1_000;
 
 /// The whole interface.
-#[must_use]
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
     for route in routes::ROUTES {
@@ -84,13 +83,25 @@ pub fn router(app: App) -> Router {
     }
     router
         .fallback(async |uri: Uri| {
-            Failure::new(Kind::NotFound, format!("there is no {:?}", uri.path().chars().take(120).collect::<String>()))
-                .hint("every route is in /api/v1/openapi.json")
+            Failure::new(
+                Kind::NotFound,
+                format!(
+                    "there is no {:?}",
+                    uri.path().chars().take(120).collect::<String>()
+                ),
+            )
+            .hint("every route is in /api/v1/openapi.json")
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            Failure::new(Kind::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+            Failure::new(
+                Kind::MethodNotAllowed,
+                format!("{} does not take {method}", uri.path()),
+            )
         })
-        .layer(axum::middleware::from_fn_with_state(app.clone(), auth::guard))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            auth::guard,
+        ))
         .layer(axum::middleware::from_fn(headers::secure))
         .with_state(app)
 }

@@ -90,5 +90,11 @@ pub fn text() -> &'static str {
     security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn document() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text())
+    (
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        text(),
+    )
 }

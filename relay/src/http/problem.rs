@@ -122,7 +122,12 @@ impl Failure {
     /// A problem with its detail: what was expected and what came.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: Some(detail.into()), hint: None, headers: Vec::new() }
+        Self {
+            kind,
+            detail: Some(detail.into()),
+            hint: None,
+            headers: Vec::new(),
+        }
     }
 
     /// Adds what to do about it.
@@ -160,7 +165,12 @@ impl Failure {
             source = cause.source();
         }
         tracing::error!(error = %chain, "request failed");
-        Self { kind: Kind::Internal, detail: None, hint: Some("the relay's log says more".into()), headers: Vec::new() }
+        Self {
+            kind: Kind::Internal,
+            detail: None,
+            hint: Some("the relay's log says more".into()),
+            headers: Vec::new(),
+        }
     }
 }
 
@@ -177,7 +187,10 @@ impl IntoResponse for Failure {
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (
             self.kind.status(),
-            [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))],
+            [(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/problem+json"),
+            )],
             body,
         )
             .into_response();
@@ -268,7 +281,9 @@ impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
         let detail = error.to_string();
         match error {
-            TokenError::Lifetime { .. } | TokenError::Binding { .. } => Self::new(Kind::InvalidBody, detail),
+            TokenError::Lifetime { .. } | TokenError::Binding { .. } => {
+                Self::new(Kind::InvalidBody, detail)
+            }
             TokenError::Store(error) => error.into(),
             TokenError::Random(_) => Self::internal(&error),
         }
@@ -300,7 +315,10 @@ mod tests {
         slugs.dedup();
         assert_eq!(slugs.len(), Kind::ALL.len());
         for kind in Kind::ALL {
-            assert!(kind.status().is_client_error() || kind.status().is_server_error(), "{kind:?}");
+            assert!(
+                kind.status().is_client_error() || kind.status().is_server_error(),
+                "{kind:?}"
+            );
         }
     }
 }

@@ -22,10 +22,16 @@ const USUAL: u64 = 100;
     ),
     security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn list(State(app): State<App>, mut query: Query) -> Result<Answer<api::RefusedList>, Failure> {
+pub(super) async fn list(
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Answer<api::RefusedList>, Failure> {
     let limit = query.number("limit", 1..=MOST)?.unwrap_or(USUAL);
     query.finish()?;
-    let rows = app.store.refused(usize::try_from(limit).unwrap_or(usize::MAX)).await?;
+    let rows = app
+        .store
+        .refused(usize::try_from(limit).unwrap_or(usize::MAX))
+        .await?;
     let refused = rows
         .into_iter()
         .map(|row| api::Refused {

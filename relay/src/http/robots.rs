@@ -15,10 +15,17 @@ use crate::clock;
     get, path = "/api/v1/robots", tag = "fleet",
     responses((status = 200, body = RobotList)), security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Answer<RobotList>, Failure> {
+pub(super) async fn list(
+    State(app): State<App>,
+    query: Query,
+) -> Result<Answer<RobotList>, Failure> {
     query.finish()?;
     let (robots, position) = app.fleet.robots();
-    Ok(Answer(RobotList { robots, position, now: Timestamp::from_ms(clock::now_ms()) }))
+    Ok(Answer(RobotList {
+        robots,
+        position,
+        now: Timestamp::from_ms(clock::now_ms()),
+    }))
 }
 
 /// One robot.
@@ -42,6 +49,7 @@ pub(super) async fn one(
 /// The robot, if the relay knows it.
 pub(super) fn known(app: &App, robot: &RobotId) -> Result<RobotView, Failure> {
     app.fleet.robot(robot).ok_or_else(|| {
-        Failure::new(Kind::RobotUnknown, format!("there is no robot {robot}")).hint("GET /api/v1/robots lists them")
+        Failure::new(Kind::RobotUnknown, format!("there is no robot {robot}"))
+            .hint("GET /api/v1/robots lists them")
     })
 }

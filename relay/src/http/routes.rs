@@ -5,7 +5,10 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::App;
-use super::{consumers, dashboard, est, events, health, live, login, openapi, refused, robots, session, telemetry, tokens};
+use super::{
+    consumers, dashboard, est, events, health, live, login, openapi, refused, robots, session,
+    telemetry, tokens,
+};
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +42,12 @@ const fn route(
     permission: Permission,
     handler: fn() -> MethodRouter<App>,
 ) -> Route {
-    Route { method, path, permission, handler }
+    Route {
+        method,
+        path,
+        permission,
+        handler,
+    }
 }
 
 use Permission::{Admin, Page, Public, Read};
@@ -80,6 +88,13 @@ pub const ROUTES: &[Route] = &[
 /// Who may use `method` on the route that matched `path`; `None` where there is no such route.
 #[must_use]
 pub fn permission(method: &Method, path: &str) -> Option<Permission> {
-    let method = if *method == Method::HEAD { &Method::GET } else { method };
-    ROUTES.iter().find(|route| route.method == *method && route.path == path).map(|route| route.permission)
+    let method = if *method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    ROUTES
+        .iter()
+        .find(|route| route.method == *method && route.path == path)
+        .map(|route| route.permission)
 }

@@ -37,8 +37,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When key and certificate do not fit.
 pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig, rustls::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] =
-        if allow_tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
+    let versions: &[&rustls::SupportedProtocolVersion] = if allow_tls12 {
+        &[&TLS13, &TLS12]
+    } else {
+        &[&TLS13]
+    };
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)?
         .with_no_client_auth()
@@ -66,7 +69,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address, place)) => {
-                let (acceptor, router, stopping) = (acceptor.clone(), router.clone(), stopping.clone());
+                let (acceptor, router, stopping) =
+                    (acceptor.clone(), router.clone(), stopping.clone());
                 tasks.spawn(async move {
                     connection(stream, address, &acceptor, router, stopping).await;
                     drop(place);
@@ -81,7 +85,10 @@ pub async fn serve(
     drop(listener);
     tasks.close();
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
-        tracing::warn!(connections = tasks.len(), "cut connections that did not end in time");
+        tracing::warn!(
+            connections = tasks.len(),
+            "cut connections that did not end in time"
+        );
     }
 }
 
@@ -89,7 +96,10 @@ async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     Ok((stream, address, place))
 }
@@ -125,7 +135,8 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(20))
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_STREAMS);
-    let service = TowerToHyperService::new(router.layer(Extension(Peer(address.ip().to_canonical()))));
+    let service =
+        TowerToHyperService::new(router.layer(Extension(Peer(address.ip().to_canonical()))));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {

@@ -32,7 +32,11 @@ pub(super) async fn create(
     }
     let session = app.sessions.login(login, address).await?;
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), axum::Json(session)).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+        axum::Json(session),
+    )
+        .into_response())
 }
 
 /// Ends the session that the request shows.
@@ -42,5 +46,9 @@ pub(super) async fn create(
 )]
 pub(super) async fn end(State(app): State<App>, Who(session): Who) -> Result<Response, Failure> {
     app.sessions.end(&session).await?;
-    Ok((StatusCode::NO_CONTENT, AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))])).into_response())
+    Ok((
+        StatusCode::NO_CONTENT,
+        AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
+    )
+        .into_response())
 }

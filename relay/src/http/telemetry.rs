@@ -38,26 +38,54 @@ pub(super) async fn of_robot(
     Robot(robot): Robot,
     mut query: Query,
 ) -> Result<Answer<TelemetrySeries>, Failure> {
-    let metric = query.text("metric", MetricName::EXPECTED, |text| MetricName::new(text).ok())?;
+    let metric = query.text("metric", MetricName::EXPECTED, |text| {
+        MetricName::new(text).ok()
+    })?;
     let from = query.time("from")?;
-    let to = query.time("to")?.unwrap_or(Timestamp::from_ms(clock::now_ms() + 1));
+    let to = query
+        .time("to")?
+        .unwrap_or(Timestamp::from_ms(clock::now_ms() + 1));
     let limit = query.number("limit", 1..=MOST)?.unwrap_or(USUAL);
     query.finish()?;
     super::robots::known(&app, &robot)?;
     let Some(metric) = metric else {
         let known = app.store.metrics_of_robot(robot.as_str()).await?;
-        let failure = Failure::new(Kind::InvalidQuery, "expected a metric in the query, got none");
-        return Err(if known.is_empty() { failure } else { failure.hint(format!("{robot} has {}", known.join(", "))) });
+        let failure = Failure::new(
+            Kind::InvalidQuery,
+            "expected a metric in the query, got none",
+        );
+        return Err(if known.is_empty() {
+            failure
+        } else {
+            failure.hint(format!("{robot} has {}", known.join(", ")))
+        });
     };
     let from = from.unwrap_or_else(|| {
         Timestamp::from_ms(to.as_ms().saturating_sub(USUAL_SPAN.as_millis() as u64))
     });
     if from > to {
-        return Err(Failure::new(Kind::InvalidQuery, format!("expected from to be before to, got {from} and {to}")));
+        return Err(Failure::new(
+            Kind::InvalidQuery,
+            format!("expected from to be before to, got {from} and {to}"),
+        ));
     }
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let samples =
-        app.store.telemetry(robot.as_str(), metric.as_str(), from.as_ms(), to.as_ms(), limit).await?;
-    let points = samples.into_iter().map(|sample| (sample.ts_ms, sample.value)).collect();
-    Ok(Answer(TelemetrySeries { metric: metric.to_string(), points }))
+    let samples = app
+        .store
+        .telemetry(
+            robot.as_str(),
+            metric.as_str(),
+            from.as_ms(),
+            to.as_ms(),
+            limit,
+        )
+        .await?;
+    let points = samples
+        .into_iter()
+        .map(|sample| (sample.ts_ms, sample.value))
+        .collect();
+    Ok(Answer(TelemetrySeries {
+        metric: metric.to_string(),
+        points,
+    }))
 }

@@ -18,7 +18,10 @@ use crate::identity::tokens;
     get, path = "/api/v1/tokens", tag = "enrolment",
     responses((status = 200, body = api::TokenList)), security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Answer<api::TokenList>, Failure> {
+pub(super) async fn list(
+    State(app): State<App>,
+    query: Query,
+) -> Result<Answer<api::TokenList>, Failure> {
     query.finish()?;
     let tokens = app.store.tokens().await?.iter().map(tokens::info).collect();
     Ok(Answer(api::TokenList { tokens }))
@@ -59,7 +62,10 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Failure> {
     if !app.store.delete_token(&id).await? {
         let shown: String = id.chars().take(80).collect();
-        return Err(Failure::new(Kind::TokenNotFound, format!("there is no token {shown:?}")));
+        return Err(Failure::new(
+            Kind::TokenNotFound,
+            format!("there is no token {shown:?}"),
+        ));
     }
     tracing::info!(token = %id, user = %session.user, "enrolment token removed");
     Ok(StatusCode::NO_CONTENT)

@@ -139,7 +139,9 @@ pub struct Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,11 +171,17 @@ impl Authority {
         let read = |name: &'static str| match fs::read(folder.join(name)) {
             Ok(bytes) => Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(AuthorityError::Incomplete { folder: folder.to_owned(), missing: name })
+                Err(AuthorityError::Incomplete {
+                    folder: folder.to_owned(),
+                    missing: name,
+                })
             }
             Err(error) => Err(io_error("read", &folder.join(name))(error)),
         };
-        let damaged = |name: &str, expected| AuthorityError::Damaged { expected, path: folder.join(name) };
+        let damaged = |name: &str, expected| AuthorityError::Damaged {
+            expected,
+            path: folder.join(name),
+        };
         let (key, certificate) = (read(CA_KEY)?, read(CA_CERTIFICATE)?);
         let key = std::str::from_utf8(&key)
             .ok()
@@ -187,7 +195,11 @@ impl Authority {
             return Err(AuthorityError::Mismatch(folder.join(CA_KEY)));
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { folder: folder.to_owned(), certificate, issuer })
+        Ok(Self {
+            folder: folder.to_owned(),
+            certificate,
+            issuer,
+        })
     }
 
     /// Where the authority lives.
@@ -229,9 +241,15 @@ impl Authority {
         let key = SubjectPublicKeyInfo::from_der(spki)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, subject.common_name());
-        params.distinguished_name.push(DnType::OrganizationName, org.as_str());
-        params.distinguished_name.push(DnType::OrganizationalUnitName, subject.unit());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.common_name());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, org.as_str());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, subject.unit());
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -265,8 +283,12 @@ fn create(folder: &Path, org: &Org, now_ms: u64) -> Result<(), AuthorityError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Lekiwi Heartbeat authority");
-    params.distinguished_name.push(DnType::OrganizationName, org.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Lekiwi Heartbeat authority");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, org.as_str());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
@@ -286,7 +308,11 @@ fn create(folder: &Path, org: &Org, now_ms: u64) -> Result<(), AuthorityError> {
         files::create(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
     };
     write(CA_KEY, key.serialize_pem(), files::SECRET)?;
-    write(CA_CERTIFICATE, super::pem("CERTIFICATE", certificate.der()), files::PUBLIC)?;
+    write(
+        CA_CERTIFICATE,
+        super::pem("CERTIFICATE", certificate.der()),
+        files::PUBLIC,
+    )?;
     fs::rename(&beside, folder).map_err(io_error("create", folder))?;
     files::sync_parent(folder).map_err(io_error("sync", folder))
 }
@@ -307,7 +333,10 @@ fn validity(
     lifetime: Duration,
 ) -> (u64, u64) {
     let now_s = now_ms / 1000;
-    let (from_s, to_s) = (now_s.saturating_sub(backdated.as_secs()), now_s + lifetime.as_secs());
+    let (from_s, to_s) = (
+        now_s.saturating_sub(backdated.as_secs()),
+        now_s + lifetime.as_secs(),
+    );
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(from_s);
     params.not_after = epoch + Duration::from_secs(to_s);
@@ -318,7 +347,11 @@ pub(super) fn io_error<'a>(
     action: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> AuthorityError + 'a {
-    move |source| AuthorityError::Io { action, path: path.to_owned(), source }
+    move |source| AuthorityError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -343,7 +376,10 @@ mod tests {
         let again = Authority::open_or_create(&folder, &Org::default(), NOW).unwrap();
         assert_eq!(first.fingerprint(), again.fingerprint());
         assert_eq!(first.fingerprint().len(), "sha256:".len() + 64);
-        let mode = fs::metadata(folder.join(CA_KEY)).unwrap().permissions().mode();
+        let mode = fs::metadata(folder.join(CA_KEY))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -360,26 +396,43 @@ mod tests {
     #[test]
     fn damage_is_reported_and_never_replaced() {
         let open = |folder: &Path| {
-            Authority::open_or_create(folder, &Org::default(), NOW).unwrap_err().to_string()
+            Authority::open_or_create(folder, &Org::default(), NOW)
+                .unwrap_err()
+                .to_string()
         };
         let (_data, folder, _) = made();
         let shown = folder.display();
 
         let certificate = fs::read(folder.join(CA_CERTIFICATE)).unwrap();
         fs::write(folder.join(CA_CERTIFICATE), &certificate[..100]).unwrap();
-        assert_eq!(open(&folder), format!("expected a certificate as PEM in {shown}/ca.pem"));
+        assert_eq!(
+            open(&folder),
+            format!("expected a certificate as PEM in {shown}/ca.pem")
+        );
         fs::remove_file(folder.join(CA_CERTIFICATE)).unwrap();
-        assert_eq!(open(&folder), format!("expected both ca.key and ca.pem in {shown}, found no ca.pem"));
+        assert_eq!(
+            open(&folder),
+            format!("expected both ca.key and ca.pem in {shown}, found no ca.pem")
+        );
         fs::write(folder.join(CA_CERTIFICATE), &certificate).unwrap();
 
         let key = fs::read(folder.join(CA_KEY)).unwrap();
         fs::write(folder.join(CA_KEY), &key[..40]).unwrap();
-        assert_eq!(open(&folder), format!("expected a private key as PKCS#8 PEM in {shown}/ca.key"));
+        assert_eq!(
+            open(&folder),
+            format!("expected a private key as PKCS#8 PEM in {shown}/ca.key")
+        );
         let (_other_data, other, _) = made();
         fs::copy(other.join(CA_KEY), folder.join(CA_KEY)).unwrap();
-        assert_eq!(open(&folder), format!("expected the key of ca.pem in {shown}/ca.key, got another key"));
+        assert_eq!(
+            open(&folder),
+            format!("expected the key of ca.pem in {shown}/ca.key, got another key")
+        );
         fs::remove_file(folder.join(CA_KEY)).unwrap();
-        assert_eq!(open(&folder), format!("expected both ca.key and ca.pem in {shown}, found no ca.key"));
+        assert_eq!(
+            open(&folder),
+            format!("expected both ca.key and ca.pem in {shown}, found no ca.key")
+        );
     }
 
     #[test]
@@ -389,12 +442,23 @@ mod tests {
         let subject = Subject::Robot("kiwi-01".parse().unwrap());
         let day = Duration::from_secs(24 * 3600);
         let issued = authority
-            .issue(&subject, &Org::default(), &key.subject_public_key_info(), NOW, 90 * day)
+            .issue(
+                &subject,
+                &Org::default(),
+                &key.subject_public_key_info(),
+                NOW,
+                90 * day,
+            )
             .unwrap();
         let (_, certificate) = x509_parser::parse_x509_certificate(&issued.der).unwrap();
         let (_, root) = x509_parser::parse_x509_certificate(authority.certificate()).unwrap();
-        certificate.verify_signature(Some(root.public_key())).unwrap();
-        assert_eq!(certificate.subject().to_string(), "CN=kiwi-01, O=default, OU=robot");
+        certificate
+            .verify_signature(Some(root.public_key()))
+            .unwrap();
+        assert_eq!(
+            certificate.subject().to_string(),
+            "CN=kiwi-01, O=default, OU=robot"
+        );
         assert_eq!(certificate.serial.to_str_radix(16), issued.serial);
         assert_eq!(issued.serial.len(), 32);
         assert!(!certificate.is_ca());
@@ -402,6 +466,9 @@ mod tests {
         assert!(usage.client_auth && !usage.server_auth && !usage.any);
         let days = (issued.not_after_ms - NOW) / 1000 / day.as_secs();
         assert_eq!(days, 90);
-        assert_eq!(certificate.validity().not_after.timestamp() as u64 * 1000, issued.not_after_ms);
+        assert_eq!(
+            certificate.validity().not_after.timestamp() as u64 * 1000,
+            issued.not_after_ms
+        );
     }
 }

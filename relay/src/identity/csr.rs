@@ -6,8 +6,8 @@
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
@@ -78,7 +78,9 @@ impl CsrError {
             Self::KeyType(_) | Self::Signature => {
                 "make the key with `openssl ecparam -genkey -name prime256v1 -noout -out key.pem`"
             }
-            Self::Subject { .. } => "the subject is /CN=ROBOT, with /serialNumber=… and /OU=PROFILE as needed",
+            Self::Subject { .. } => {
+                "the subject is /CN=ROBOT, with /serialNumber=… and /OU=PROFILE as needed"
+            }
         }
     }
 }
@@ -92,8 +94,14 @@ impl Csr {
         if body.trim_ascii_start().starts_with(b"-----") {
             return Err(CsrError::Armoured);
         }
-        let base64: Vec<u8> = body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-        let der = BASE64.decode(&base64).map_err(|_| CsrError::Base64(body.len()))?;
+        let base64: Vec<u8> = body
+            .iter()
+            .copied()
+            .filter(|b| !b.is_ascii_whitespace())
+            .collect();
+        let der = BASE64
+            .decode(&base64)
+            .map_err(|_| CsrError::Base64(body.len()))?;
         Self::from_der(&der)
     }
 
@@ -102,7 +110,8 @@ impl Csr {
     /// # Errors
     /// When it is no request that this relay certifies.
     pub fn from_pem(pem: &str) -> Result<Self, CsrError> {
-        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| CsrError::Pem)?;
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| CsrError::Pem)?;
         Self::from_der(&der)
     }
 
@@ -117,22 +126,36 @@ impl Csr {
         if algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
             return Err(CsrError::KeyType(oid_name(&algorithm.algorithm)));
         }
-        let curve = algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).ok_or_else(malformed)?;
+        let curve = algorithm
+            .parameters
+            .as_ref()
+            .and_then(|p| p.as_oid().ok())
+            .ok_or_else(malformed)?;
         if curve != OID_EC_P256 {
             return Err(CsrError::KeyType(oid_name(&curve)));
         }
-        request.verify_signature().map_err(|_| CsrError::Signature)?;
+        request
+            .verify_signature()
+            .map_err(|_| CsrError::Signature)?;
         let field = |name, oid: &Oid<'_>| -> Result<Option<String>, CsrError> {
             let mut values = info.subject.iter_by_oid(oid);
             match (values.next(), values.count()) {
                 (None, _) => Ok(None),
-                (Some(value), 0) => value.as_str().map(|v| Some(v.to_owned())).map_err(|_| malformed()),
-                (Some(_), more) => Err(CsrError::Subject { field: name, found: more + 1 }),
+                (Some(value), 0) => value
+                    .as_str()
+                    .map(|v| Some(v.to_owned()))
+                    .map_err(|_| malformed()),
+                (Some(_), more) => Err(CsrError::Subject {
+                    field: name,
+                    found: more + 1,
+                }),
             }
         };
         Ok(Self {
-            common_name: field("CN", &OID_X509_COMMON_NAME)?
-                .ok_or(CsrError::Subject { field: "CN", found: 0 })?,
+            common_name: field("CN", &OID_X509_COMMON_NAME)?.ok_or(CsrError::Subject {
+                field: "CN",
+                found: 0,
+            })?,
             hardware_serial: field("serialNumber", &OID_X509_SERIALNUMBER)?,
             profile: field("OU", &OID_X509_ORGANIZATIONAL_UNIT)?,
             spki: info.subject_pki.raw.to_vec(),
@@ -192,7 +215,10 @@ pub(crate) mod tests {
         assert_eq!(csr.common_name, "kiwi-01");
         assert_eq!(csr.hardware_serial.as_deref(), Some("100000009a3f"));
         assert_eq!(csr.profile.as_deref(), Some("lekiwi"));
-        assert_eq!(csr.spki, rcgen::PublicKeyData::subject_public_key_info(&key));
+        assert_eq!(
+            csr.spki,
+            rcgen::PublicKeyData::subject_public_key_info(&key)
+        );
         let broken = crate::identity::wrapped(&PLAIN.encode(&der)).replace('\n', "\r\n");
         assert_eq!(Csr::from_est(broken.as_bytes()).unwrap(), csr);
         let pem = crate::identity::pem("CERTIFICATE REQUEST", &der);
@@ -206,22 +232,37 @@ pub(crate) mod tests {
         let encoded = |der: &[u8]| PLAIN.encode(der).into_bytes();
 
         let pem = crate::identity::pem("CERTIFICATE REQUEST", &good);
-        assert_eq!(refusal(pem.as_bytes()), "expected a PKCS#10 request as base64 of DER, got PEM");
+        assert_eq!(
+            refusal(pem.as_bytes()),
+            "expected a PKCS#10 request as base64 of DER, got PEM"
+        );
         assert_eq!(
             refusal(&good),
-            format!("expected a PKCS#10 request as base64 of DER, got {} bytes that are no base64", good.len())
+            format!(
+                "expected a PKCS#10 request as base64 of DER, got {} bytes that are no base64",
+                good.len()
+            )
         );
-        assert_eq!(refusal(b""), "expected a PKCS#10 request, got 0 bytes that are none");
+        assert_eq!(
+            refusal(b""),
+            "expected a PKCS#10 request, got 0 bytes that are none"
+        );
         let half = &good[..good.len() / 2];
         assert_eq!(
             refusal(&encoded(half)),
-            format!("expected a PKCS#10 request, got {} bytes that are none", half.len())
+            format!(
+                "expected a PKCS#10 request, got {} bytes that are none",
+                half.len()
+            )
         );
         let mut longer = good.clone();
         longer.push(0);
         assert_eq!(
             refusal(&encoded(&longer)),
-            format!("expected a PKCS#10 request, got {} bytes that are none", longer.len())
+            format!(
+                "expected a PKCS#10 request, got {} bytes that are none",
+                longer.len()
+            )
         );
 
         // Another name in a signed request: the signature no longer fits.
@@ -235,13 +276,22 @@ pub(crate) mod tests {
 
         let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
         let other = request(&p384, &[(DnType::CommonName, "kiwi-01")]);
-        assert_eq!(refusal(&encoded(&other)), "expected a P-256 key, got secp384r1");
+        assert_eq!(
+            refusal(&encoded(&other)),
+            "expected a P-256 key, got secp384r1"
+        );
         let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let other = request(&ed25519, &[(DnType::CommonName, "kiwi-01")]);
-        assert_eq!(refusal(&encoded(&other)), "expected a P-256 key, got ed25519");
+        assert_eq!(
+            refusal(&encoded(&other)),
+            "expected a P-256 key, got ed25519"
+        );
 
         let nameless = request(&p256(), &[(DnType::OrganizationalUnitName, "lekiwi")]);
-        assert_eq!(refusal(&encoded(&nameless)), "expected one CN in the request's subject, got 0");
+        assert_eq!(
+            refusal(&encoded(&nameless)),
+            "expected one CN in the request's subject, got 0"
+        );
         assert_eq!(
             Csr::from_pem("no pem").unwrap_err().to_string(),
             "expected a PKCS#10 request as PEM (-----BEGIN CERTIFICATE REQUEST-----)"

@@ -96,7 +96,10 @@ pub enum EnrolError {
 }
 
 fn shown(value: Option<&str>) -> String {
-    value.map_or_else(|| "none".to_owned(), |value| value.chars().take(80).collect())
+    value.map_or_else(
+        || "none".to_owned(),
+        |value| value.chars().take(80).collect(),
+    )
 }
 
 /// Enrols `robot`: checks the token and the request (EST's body), and answers the certificate (DER).
@@ -113,7 +116,10 @@ pub async fn enrol(
     now: Timestamp,
 ) -> Result<Vec<u8>, EnrolError> {
     // The token first: strangers get no opinion on anything else.
-    let token = store.token_by_hash(secret.digest()).await?.ok_or(EnrolError::UnknownToken)?;
+    let token = store
+        .token_by_hash(secret.digest())
+        .await?
+        .ok_or(EnrolError::UnknownToken)?;
     let robot = RobotId::new(user)?;
     if robot.as_str() == RESERVED {
         return Err(EnrolError::Reserved);
@@ -150,21 +156,29 @@ pub async fn enrol(
     let certificate = match store.redeem(&token.id, fresh.clone(), now.as_ms()).await? {
         Redemption::Issued => fresh,
         Redemption::Again(earlier) if earlier.common_name != robot.as_str() => {
-            return Err(EnrolError::WrongRobot { expected: earlier.common_name, actual: robot });
+            return Err(EnrolError::WrongRobot {
+                expected: earlier.common_name,
+                actual: robot,
+            });
         }
         Redemption::Again(earlier) => match earlier.revoked_ms {
             Some(at) => return Err(EnrolError::Revoked(Timestamp::from_ms(at))),
             None => earlier,
         },
         Redemption::OtherKey => {
-            return Err(EnrolError::OtherKey { at: token.used_ms.map(Timestamp::from_ms) });
+            return Err(EnrolError::OtherKey {
+                at: token.used_ms.map(Timestamp::from_ms),
+            });
         }
         Redemption::Unknown => return Err(EnrolError::UnknownToken),
     };
     tracing::info!(%robot, serial = %certificate.serial, token = %token.id, "robot enrolled");
     // Also on a repetition: should a crash have come between the two writes, this mends it, and the log
     // takes the event only once.
-    let batch = Batch { events: vec![registered(&robot, &certificate, &token, &csr, now)], ..Batch::default() };
+    let batch = Batch {
+        events: vec![registered(&robot, &certificate, &token, &csr, now)],
+        ..Batch::default()
+    };
     store.submit(batch);
     Ok(certificate.der)
 }
@@ -172,21 +186,29 @@ pub async fn enrol(
 fn check_bindings(token: &Token, robot: &RobotId, csr: &Csr) -> Result<(), EnrolError> {
     match &token.robot {
         Some(expected) if expected != robot.as_str() => {
-            return Err(EnrolError::WrongRobot { expected: expected.clone(), actual: robot.clone() });
+            return Err(EnrolError::WrongRobot {
+                expected: expected.clone(),
+                actual: robot.clone(),
+            });
         }
         _ => {}
     }
     match &token.profile {
         Some(expected) if csr.profile.as_ref() != Some(expected) => {
-            return Err(EnrolError::WrongProfile { expected: expected.clone(), actual: csr.profile.clone() });
+            return Err(EnrolError::WrongProfile {
+                expected: expected.clone(),
+                actual: csr.profile.clone(),
+            });
         }
         _ => {}
     }
     match &token.serial {
-        Some(expected) if csr.hardware_serial.as_ref() != Some(expected) => Err(EnrolError::WrongSerial {
-            expected: expected.clone(),
-            actual: csr.hardware_serial.clone(),
-        }),
+        Some(expected) if csr.hardware_serial.as_ref() != Some(expected) => {
+            Err(EnrolError::WrongSerial {
+                expected: expected.clone(),
+                actual: csr.hardware_serial.clone(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -202,12 +224,21 @@ async fn check_fresh(
     let expires = Timestamp::from_ms(token.expires_ms);
     if expires <= now {
         let ago = std::time::Duration::from_secs(now.since(expires).as_secs());
-        return Err(EnrolError::Expired { at: expires, ago: humantime::format_duration(ago) });
+        return Err(EnrolError::Expired {
+            at: expires,
+            ago: humantime::format_duration(ago),
+        });
     }
     if token.robot.is_none() {
-        let taken = store.certificates_of(robot.as_str()).await?.into_iter().any(|certificate| {
-            certificate.key != key && certificate.revoked_ms.is_none() && certificate.not_after_ms > now.as_ms()
-        });
+        let taken = store
+            .certificates_of(robot.as_str())
+            .await?
+            .into_iter()
+            .any(|certificate| {
+                certificate.key != key
+                    && certificate.revoked_ms.is_none()
+                    && certificate.not_after_ms > now.as_ms()
+            });
         if taken {
             return Err(EnrolError::RobotExists(robot.clone()));
         }
@@ -217,7 +248,13 @@ async fn check_fresh(
 
 /// The registration as the log keeps it. Its stream is the certificate's serial, which makes the event
 /// the same however often it is written.
-fn registered(robot: &RobotId, certificate: &Certificate, token: &Token, csr: &Csr, now: Timestamp) -> NewEvent {
+fn registered(
+    robot: &RobotId,
+    certificate: &Certificate,
+    token: &Token,
+    csr: &Csr,
+    now: Timestamp,
+) -> NewEvent {
     let mut serial = [0; 16];
     // Serials are made by the authority, of 16 bytes.
     let _ = hex::decode_to_slice(&certificate.serial, &mut serial);
@@ -272,19 +309,44 @@ mod tests {
             let (store, commits) =
                 Store::open(&data.path().join("relay.db"), Arc::new(Metrics::default())).unwrap();
             let authority =
-                Authority::open_or_create(&data.path().join("ca"), &Org::default(), NOW.as_ms()).unwrap();
-            Self { _data: data, store, commits, authority }
+                Authority::open_or_create(&data.path().join("ca"), &Org::default(), NOW.as_ms())
+                    .unwrap();
+            Self {
+                _data: data,
+                store,
+                commits,
+                authority,
+            }
         }
 
         async fn token(&self, request: TokenRequest) -> Secret {
-            Secret::shown(&tokens::create(&self.store, &request, NOW).await.unwrap().token)
+            Secret::shown(
+                &tokens::create(&self.store, &request, NOW)
+                    .await
+                    .unwrap()
+                    .token,
+            )
         }
 
-        async fn enrol(&self, user: &str, secret: &Secret, csr: &[u8], now: Timestamp) -> Result<Vec<u8>, String> {
+        async fn enrol(
+            &self,
+            user: &str,
+            secret: &Secret,
+            csr: &[u8],
+            now: Timestamp,
+        ) -> Result<Vec<u8>, String> {
             let body = STANDARD.encode(csr);
-            enrol(&self.store, &self.authority, &Org::default(), user, secret, body.as_bytes(), now)
-                .await
-                .map_err(|error| error.to_string())
+            enrol(
+                &self.store,
+                &self.authority,
+                &Org::default(),
+                user,
+                secret,
+                body.as_bytes(),
+                now,
+            )
+            .await
+            .map_err(|error| error.to_string())
         }
     }
 
@@ -301,24 +363,42 @@ mod tests {
         let mut setup = Setup::new();
         let secret = setup.token(TokenRequest::default()).await;
         let (mine, other) = (key(), key());
-        let first = setup.enrol("kiwi-01", &secret, &csr(&mine, "kiwi-01"), NOW).await.unwrap();
+        let first = setup
+            .enrol("kiwi-01", &secret, &csr(&mine, "kiwi-01"), NOW)
+            .await
+            .unwrap();
         let later = NOW.plus(Duration::from_secs(48 * 3600));
-        let again = setup.enrol("kiwi-01", &secret, &csr(&mine, "kiwi-01"), later).await.unwrap();
+        let again = setup
+            .enrol("kiwi-01", &secret, &csr(&mine, "kiwi-01"), later)
+            .await
+            .unwrap();
         assert_eq!(first, again, "even after the token's time");
         assert_eq!(
-            setup.enrol("kiwi-01", &secret, &csr(&other, "kiwi-01"), NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &secret, &csr(&other, "kiwi-01"), NOW)
+                .await
+                .unwrap_err(),
             "the token was used at 2026-11-21T03:52:00.000Z by another key"
         );
         assert_eq!(
-            setup.enrol("kiwi-02", &secret, &csr(&mine, "kiwi-02"), NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-02", &secret, &csr(&mine, "kiwi-02"), NOW)
+                .await
+                .unwrap_err(),
             "the token is for robot kiwi-01, the request for kiwi-02"
         );
         let listed = setup.store.tokens().await.unwrap();
-        assert_eq!(tokens::info(&listed[0]).used_by, Some("kiwi-01".parse().unwrap()));
+        assert_eq!(
+            tokens::info(&listed[0]).used_by,
+            Some("kiwi-01".parse().unwrap())
+        );
 
         let event = &setup.commits.recv().await.unwrap().events[0].event;
         assert_eq!(&*event.kind, "robot.registered");
-        assert_eq!((&*event.source, &*event.aggregate_id, event.seq), ("relay", "kiwi-01", 1));
+        assert_eq!(
+            (&*event.source, &*event.aggregate_id, event.seq),
+            ("relay", "kiwi-01", 1)
+        );
         setup.store.close();
         let mut more = 0;
         while let Some(commit) = setup.commits.recv().await {
@@ -342,33 +422,74 @@ mod tests {
         );
 
         assert_eq!(
-            setup.enrol("kiwi-01", &Secret::shown("lkt_guess"), &plain, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &Secret::shown("lkt_guess"), &plain, NOW)
+                .await
+                .unwrap_err(),
             "expected an enrolment token of this relay, got an unknown one"
         );
-        let short = setup.token(TokenRequest { lifetime_s: Some(60), ..Default::default() }).await;
+        let short = setup
+            .token(TokenRequest {
+                lifetime_s: Some(60),
+                ..Default::default()
+            })
+            .await;
         assert_eq!(
-            setup.enrol("kiwi-01", &short, &plain, NOW.plus(Duration::from_secs(3 * 3600 + 60))).await.unwrap_err(),
+            setup
+                .enrol(
+                    "kiwi-01",
+                    &short,
+                    &plain,
+                    NOW.plus(Duration::from_secs(3 * 3600 + 60))
+                )
+                .await
+                .unwrap_err(),
             "the token expired at 2026-11-21T03:53:00.000Z, 3h ago"
         );
-        let profile = setup.token(TokenRequest { profile: Some("lekiwi".into()), ..Default::default() }).await;
+        let profile = setup
+            .token(TokenRequest {
+                profile: Some("lekiwi".into()),
+                ..Default::default()
+            })
+            .await;
         assert_eq!(
-            setup.enrol("kiwi-01", &profile, &full, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &profile, &full, NOW)
+                .await
+                .unwrap_err(),
             "the token is for profile lekiwi, the request for xle"
         );
         assert_eq!(
-            setup.enrol("kiwi-01", &profile, &plain, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &profile, &plain, NOW)
+                .await
+                .unwrap_err(),
             "the token is for profile lekiwi, the request for none"
         );
-        let serial = setup.token(TokenRequest { serial: Some("1000ffff".into()), ..Default::default() }).await;
+        let serial = setup
+            .token(TokenRequest {
+                serial: Some("1000ffff".into()),
+                ..Default::default()
+            })
+            .await;
         assert_eq!(
-            setup.enrol("kiwi-01", &serial, &full, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &serial, &full, NOW)
+                .await
+                .unwrap_err(),
             "the token is for the machine with serial 1000ffff, the request for 1000abcd"
         );
         let robot = setup
-            .token(TokenRequest { robot_id: Some("kiwi-02".parse().unwrap()), ..Default::default() })
+            .token(TokenRequest {
+                robot_id: Some("kiwi-02".parse().unwrap()),
+                ..Default::default()
+            })
             .await;
         assert_eq!(
-            setup.enrol("kiwi-01", &robot, &plain, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &robot, &plain, NOW)
+                .await
+                .unwrap_err(),
             "the token is for robot kiwi-02, the request for kiwi-01"
         );
         let any = setup.token(TokenRequest::default()).await;
@@ -381,7 +502,10 @@ mod tests {
             "expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi_1\""
         );
         assert_eq!(
-            setup.enrol("relay", &any, &csr(&mine, "relay"), NOW).await.unwrap_err(),
+            setup
+                .enrol("relay", &any, &csr(&mine, "relay"), NOW)
+                .await
+                .unwrap_err(),
             "expected a robot id other than \"relay\", which the relay uses itself"
         );
         // None of the refusals spent it.
@@ -392,17 +516,29 @@ mod tests {
     async fn an_existing_robot_is_replaced_only_by_a_token_made_for_it() {
         let setup = Setup::new();
         let first = setup.token(TokenRequest::default()).await;
-        setup.enrol("kiwi-01", &first, &csr(&key(), "kiwi-01"), NOW).await.unwrap();
+        setup
+            .enrol("kiwi-01", &first, &csr(&key(), "kiwi-01"), NOW)
+            .await
+            .unwrap();
         let second = setup.token(TokenRequest::default()).await;
         let reflashed = csr(&key(), "kiwi-01");
         assert_eq!(
-            setup.enrol("kiwi-01", &second, &reflashed, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &second, &reflashed, NOW)
+                .await
+                .unwrap_err(),
             "robot kiwi-01 has a certificate for another key, and the token is not bound to it"
         );
         let bound = setup
-            .token(TokenRequest { robot_id: Some("kiwi-01".parse().unwrap()), ..Default::default() })
+            .token(TokenRequest {
+                robot_id: Some("kiwi-01".parse().unwrap()),
+                ..Default::default()
+            })
             .await;
-        setup.enrol("kiwi-01", &bound, &reflashed, NOW).await.unwrap();
+        setup
+            .enrol("kiwi-01", &bound, &reflashed, NOW)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -410,11 +546,27 @@ mod tests {
         let setup = Setup::new();
         let secret = setup.token(TokenRequest::default()).await;
         let request = csr(&key(), "kiwi-01");
-        setup.enrol("kiwi-01", &secret, &request, NOW).await.unwrap();
-        let serial = setup.store.certificates_of("kiwi-01").await.unwrap().remove(0).serial;
-        setup.store.revoke_certificate(&serial, NOW.as_ms()).await.unwrap();
+        setup
+            .enrol("kiwi-01", &secret, &request, NOW)
+            .await
+            .unwrap();
+        let serial = setup
+            .store
+            .certificates_of("kiwi-01")
+            .await
+            .unwrap()
+            .remove(0)
+            .serial;
+        setup
+            .store
+            .revoke_certificate(&serial, NOW.as_ms())
+            .await
+            .unwrap();
         assert_eq!(
-            setup.enrol("kiwi-01", &secret, &request, NOW).await.unwrap_err(),
+            setup
+                .enrol("kiwi-01", &secret, &request, NOW)
+                .await
+                .unwrap_err(),
             "the certificate that this token gave was revoked at 2026-11-21T03:52:00.000Z"
         );
     }
@@ -423,18 +575,34 @@ mod tests {
     async fn a_token_request_is_checked() {
         let setup = Setup::new();
         let refusal = async |request: TokenRequest| {
-            tokens::create(&setup.store, &request, NOW).await.err().unwrap().to_string()
+            tokens::create(&setup.store, &request, NOW)
+                .await
+                .err()
+                .unwrap()
+                .to_string()
         };
         assert_eq!(
-            refusal(TokenRequest { lifetime_s: Some(0), ..Default::default() }).await,
+            refusal(TokenRequest {
+                lifetime_s: Some(0),
+                ..Default::default()
+            })
+            .await,
             "expected a lifetime of 1 to 31622400 seconds, got 0"
         );
         assert_eq!(
-            refusal(TokenRequest { profile: Some("a b".into()), ..Default::default() }).await,
+            refusal(TokenRequest {
+                profile: Some("a b".into()),
+                ..Default::default()
+            })
+            .await,
             "expected profile to be 1 to 64 printable characters without spaces, got \"a b\""
         );
         assert_eq!(
-            refusal(TokenRequest { serial: Some(String::new()), ..Default::default() }).await,
+            refusal(TokenRequest {
+                serial: Some(String::new()),
+                ..Default::default()
+            })
+            .await,
             "expected serial to be 1 to 64 printable characters without spaces, got \"\""
         );
     }

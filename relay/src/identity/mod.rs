@@ -19,7 +19,10 @@ use base64::engine::general_purpose::STANDARD;
 /// PEM armour around `der`.
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
-    format!("-----BEGIN {label}-----\n{}-----END {label}-----\n", wrapped(&STANDARD.encode(der)))
+    format!(
+        "-----BEGIN {label}-----\n{}-----END {label}-----\n",
+        wrapped(&STANDARD.encode(der))
+    )
 }
 
 /// Base64 in lines of 64: some decoders stop at longer ones.

@@ -14,7 +14,9 @@ use x509_cert::Certificate;
 ///
 /// # Errors
 /// When one of them is no certificate.
-pub fn certs_only<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> Result<String, der::Error> {
+pub fn certs_only<'a>(
+    certificates: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<String, der::Error> {
     let certificates: Vec<_> = certificates
         .into_iter()
         .map(|der| Certificate::from_der(der).map(CertificateChoices::Certificate))
@@ -22,11 +24,17 @@ pub fn certs_only<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> Resul
     let signed = SignedData {
         version: CmsVersion::V1,
         digest_algorithms: SetOfVec::new(),
-        encap_content_info: EncapsulatedContentInfo { econtent_type: ID_DATA, econtent: None },
+        encap_content_info: EncapsulatedContentInfo {
+            econtent_type: ID_DATA,
+            econtent: None,
+        },
         certificates: Some(CertificateSet(SetOfVec::try_from(certificates)?)),
         crls: None,
         signer_infos: SignerInfos(SetOfVec::new()),
     };
-    let info = ContentInfo { content_type: ID_SIGNED_DATA, content: Any::encode_from(&signed)? };
+    let info = ContentInfo {
+        content_type: ID_SIGNED_DATA,
+        content: Any::encode_from(&signed)?,
+    };
     Ok(super::wrapped(&STANDARD.encode(info.to_der()?)))
 }

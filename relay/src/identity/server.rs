@@ -48,7 +48,9 @@ impl ServerName {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         if text.len() <= 253 && text.split('.').all(label) {
             Ok(Self::Dns(text.to_ascii_lowercase()))
@@ -79,7 +81,9 @@ pub struct ServerIdentity {
 
 impl std::fmt::Debug for ServerIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerIdentity").field("path", &self.certificate_path).finish_non_exhaustive()
+        f.debug_struct("ServerIdentity")
+            .field("path", &self.certificate_path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +110,10 @@ impl ServerIdentity {
 }
 
 fn paths(authority: &Authority) -> (PathBuf, PathBuf) {
-    (authority.folder().join(CERTIFICATE), authority.folder().join(KEY))
+    (
+        authority.folder().join(CERTIFICATE),
+        authority.folder().join(KEY),
+    )
 }
 
 /// The identity on disk if it is whole, of this authority, and for exactly these names.
@@ -161,7 +168,9 @@ fn make(
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "lekiwi-relay");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "lekiwi-relay");
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -205,7 +214,10 @@ mod tests {
     const NOW: u64 = 1_795_233_120_000;
 
     fn names(texts: &[&str]) -> Vec<ServerName> {
-        texts.iter().map(|t| ServerName::parse(t).unwrap()).collect()
+        texts
+            .iter()
+            .map(|t| ServerName::parse(t).unwrap())
+            .collect()
     }
 
     #[test]
@@ -217,12 +229,18 @@ mod tests {
             ServerIdentity::open_or_renew(&authority, &names(texts), now).unwrap()
         };
         let first = open(&["localhost", "127.0.0.1", "::1"], NOW);
-        assert_eq!(open(&["::1", "127.0.0.1", "LOCALHOST", "localhost"], NOW).chain, first.chain);
+        assert_eq!(
+            open(&["::1", "127.0.0.1", "LOCALHOST", "localhost"], NOW).chain,
+            first.chain
+        );
 
         let renamed = open(&["localhost", "relay.example"], NOW);
         assert_ne!(renamed.chain[0], first.chain[0]);
         let late = renamed.not_after_ms - duration_ms(RENEW_BEFORE);
-        assert_eq!(open(&["localhost", "relay.example"], late - 1).chain, renamed.chain);
+        assert_eq!(
+            open(&["localhost", "relay.example"], late - 1).chain,
+            renamed.chain
+        );
         let renewed = open(&["localhost", "relay.example"], late);
         assert!(renewed.not_after_ms > renamed.not_after_ms);
 
@@ -236,7 +254,10 @@ mod tests {
     fn names_are_hosts_or_addresses() {
         for bad in ["", "a b", "-a", "http://a", "a..b", &"x".repeat(64)] {
             let error = ServerName::parse(bad).unwrap_err().to_string();
-            assert_eq!(error, format!("expected a host name or an IP address, got {bad:?}"));
+            assert_eq!(
+                error,
+                format!("expected a host name or an IP address, got {bad:?}")
+            );
         }
     }
 }

@@ -29,7 +29,9 @@ pub enum TokenError {
         actual: u64,
     },
     /// A profile or serial that no machine could have.
-    #[error("expected {field} to be 1 to {MAX_BINDING_BYTES} printable characters without spaces, got {actual:?}")]
+    #[error(
+        "expected {field} to be 1 to {MAX_BINDING_BYTES} printable characters without spaces, got {actual:?}"
+    )]
     Binding {
         /// `profile` or `serial`.
         field: &'static str,
@@ -91,16 +93,26 @@ impl Secret {
 ///
 /// # Errors
 /// When the request is out of bounds or the store cannot write.
-pub async fn create(store: &Store, request: &TokenRequest, now: Timestamp) -> Result<TokenCreated, TokenError> {
-    let lifetime_s = request.lifetime_s.unwrap_or(limits::TOKEN_LIFETIME.as_secs());
+pub async fn create(
+    store: &Store,
+    request: &TokenRequest,
+    now: Timestamp,
+) -> Result<TokenCreated, TokenError> {
+    let lifetime_s = request
+        .lifetime_s
+        .unwrap_or(limits::TOKEN_LIFETIME.as_secs());
     if !(1..=MAX_LIFETIME.as_secs()).contains(&lifetime_s) {
         return Err(TokenError::Lifetime { actual: lifetime_s });
     }
     for (field, value) in [("profile", &request.profile), ("serial", &request.serial)] {
         if let Some(value) = value
-            && !((1..=MAX_BINDING_BYTES).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic()))
+            && !((1..=MAX_BINDING_BYTES).contains(&value.len())
+                && value.bytes().all(|b| b.is_ascii_graphic()))
         {
-            return Err(TokenError::Binding { field, actual: value.chars().take(80).collect() });
+            return Err(TokenError::Binding {
+                field,
+                actual: value.chars().take(80).collect(),
+            });
         }
     }
     let secret = Secret::random(PREFIX).map_err(TokenError::Random)?;
@@ -118,7 +130,10 @@ pub async fn create(store: &Store, request: &TokenRequest, now: Timestamp) -> Re
     };
     let info = info(&token);
     store.insert_token(token).await?;
-    Ok(TokenCreated { token: secret.expose().to_owned(), info })
+    Ok(TokenCreated {
+        token: secret.expose().to_owned(),
+        info,
+    })
 }
 
 /// What people are told of a kept token.

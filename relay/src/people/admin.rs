@@ -52,6 +52,12 @@ pub async fn first_start(store: &Store) -> Result<Option<NewCredential>, AdminEr
         return Ok(None);
     }
     let password = password::random()?;
-    let credential = Credential { user: USER.to_owned(), hash: password::hash(&password)? };
-    Ok(Some(NewCredential { password, credential }))
+    let credential = Credential {
+        user: USER.to_owned(),
+        hash: password::hash(&password)?,
+    };
+    Ok(Some(NewCredential {
+        password,
+        credential,
+    }))
 }

@@ -33,7 +33,11 @@ pub fn random() -> Result<String, PasswordError> {
         getrandom::fill(&mut bytes).map_err(PasswordError::Random)?;
         let letters = bytes.iter().map(|b| usize::from(*b)).filter(|b| *b < bound);
         let missing = LENGTH - password.len();
-        password.extend(letters.take(missing).map(|b| char::from(ALPHABET[b % ALPHABET.len()])));
+        password.extend(
+            letters
+                .take(missing)
+                .map(|b| char::from(ALPHABET[b % ALPHABET.len()])),
+        );
     }
     Ok(password)
 }
@@ -52,8 +56,11 @@ pub fn hash(password: &str) -> Result<String, PasswordError> {
 /// Whether `password` is the one behind `hash`. A hash that cannot be read matches nothing.
 #[must_use]
 pub fn matches(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash)
-        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    PasswordHash::new(hash).is_ok_and(|hash| {
+        Argon2::default()
+            .verify_password(password.as_bytes(), &hash)
+            .is_ok()
+    })
 }
 
 #[cfg(test)]

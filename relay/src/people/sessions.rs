@@ -75,7 +75,11 @@ impl Sessions {
     ///
     /// # Errors
     /// When user or password are wrong, there were too many tries, or the store cannot write.
-    pub async fn login(&self, login: api::Login, address: IpAddr) -> Result<api::Session, LoginError> {
+    pub async fn login(
+        &self,
+        login: api::Login,
+        address: IpAddr,
+    ) -> Result<api::Session, LoginError> {
         if login.user.len() > LONGEST || login.password.len() > LONGEST {
             return Err(LoginError::Wrong);
         }
@@ -90,7 +94,11 @@ impl Sessions {
         let credential = self.store.credential(&login.user).await?;
         let known = credential.is_some();
         let hash = credential.map_or_else(|| self.nobody.clone(), |credential| credential.hash);
-        let permit = self.checks.acquire().await.map_err(|_| LoginError::Stopping)?;
+        let permit = self
+            .checks
+            .acquire()
+            .await
+            .map_err(|_| LoginError::Stopping)?;
         let password = login.password;
         let matches = tokio::task::spawn_blocking(move || password::matches(&password, &hash))
             .await
@@ -100,7 +108,10 @@ impl Sessions {
             tracing::warn!(user = %login.user.escape_debug(), %address, "login refused");
             return Err(LoginError::Wrong);
         }
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&login.user, address);
+        self.throttle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .succeeded(&login.user, address);
         tracing::info!(user = %login.user, %address, "logged in");
         self.begin(login.user).await
     }
@@ -109,16 +120,24 @@ impl Sessions {
         let secret = Secret::random(PREFIX).map_err(LoginError::Random)?;
         let now = Timestamp::from_ms(clock::now_ms());
         let expires_at = now.plus(LIFETIME);
-        let session =
-            Session { hash: secret.digest(), user, created_ms: now.as_ms(), expires_ms: expires_at.as_ms() };
+        let session = Session {
+            hash: secret.digest(),
+            user,
+            created_ms: now.as_ms(),
+            expires_ms: expires_at.as_ms(),
+        };
         self.store.insert_session(session).await?;
-        Ok(api::Session { token: secret.expose().to_owned(), expires_at })
+        Ok(api::Session {
+            token: secret.expose().to_owned(),
+            expires_at,
+        })
     }
 
     /// Whose session this is, if it still counts. From memory.
     #[must_use]
     pub fn find(&self, token: &str) -> Option<Session> {
-        self.store.session(&Secret::shown(token).digest(), clock::now_ms())
+        self.store
+            .session(&Secret::shown(token).digest(), clock::now_ms())
     }
 
     /// Ends a session.

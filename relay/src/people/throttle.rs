@@ -40,23 +40,33 @@ impl Throttle {
     pub fn wait(&self, now: Instant, user: &str, address: IpAddr) -> Option<Duration> {
         let failures = self.pairs.get(&(user.to_owned(), address))?;
         let until = failures.last + failures.pause();
-        until.checked_duration_since(now).filter(|wait| !wait.is_zero())
+        until
+            .checked_duration_since(now)
+            .filter(|wait| !wait.is_zero())
     }
 
     /// Notes a try before its outcome is known, so that many at once count too.
     pub fn tried(&mut self, now: Instant, user: &str, address: IpAddr) {
         if self.pairs.len() >= MOST_PAIRS {
-            self.pairs.retain(|_, failures| failures.last + FORGOTTEN_AFTER > now);
+            self.pairs
+                .retain(|_, failures| failures.last + FORGOTTEN_AFTER > now);
         }
         if self.pairs.len() >= MOST_PAIRS
-            && let Some(oldest) = self.pairs.iter().min_by_key(|(_, f)| f.last).map(|(pair, _)| pair.clone())
+            && let Some(oldest) = self
+                .pairs
+                .iter()
+                .min_by_key(|(_, f)| f.last)
+                .map(|(pair, _)| pair.clone())
         {
             self.pairs.remove(&oldest);
         }
         let failures = self
             .pairs
             .entry((user.to_owned(), address))
-            .or_insert(Failures { count: 0, last: now });
+            .or_insert(Failures {
+                count: 0,
+                last: now,
+            });
         if failures.last + FORGOTTEN_AFTER <= now {
             failures.count = 0;
         }
@@ -88,7 +98,10 @@ mod tests {
             throttle.tried(now, "admin", HERE);
         }
         assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(throttle.wait(now, "admin", "10.0.0.1".parse().unwrap_or(HERE)), None);
+        assert_eq!(
+            throttle.wait(now, "admin", "10.0.0.1".parse().unwrap_or(HERE)),
+            None
+        );
         assert_eq!(throttle.wait(now, "other", HERE), None);
 
         throttle.succeeded("admin", HERE);
@@ -100,9 +113,16 @@ mod tests {
         let start = crate::clock::monotonic();
         let mut throttle = Throttle::default();
         for n in 0..MOST_PAIRS + 50 {
-            throttle.tried(start + Duration::from_millis(n as u64), &n.to_string(), HERE);
+            throttle.tried(
+                start + Duration::from_millis(n as u64),
+                &n.to_string(),
+                HERE,
+            );
         }
         assert_eq!(throttle.pairs.len(), MOST_PAIRS);
-        assert!(!throttle.pairs.contains_key(&("0".to_owned(), HERE)), "the oldest goes");
+        assert!(
+            !throttle.pairs.contains_key(&("0".to_owned(), HERE)),
+            "the oldest goes"
+        );
     }
 }
