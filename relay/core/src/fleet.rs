@@ -12,7 +12,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lekiwi_protocol::api::RobotView;
-use lekiwi_protocol::message::{Connection, ConnectionState, Factsheet, Heartbeat, Metrics, State, Telemetry, kind};
+use lekiwi_protocol::message::{
+    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, State, Telemetry, kind,
+};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
 use crate::robot::Robot;
@@ -36,7 +38,7 @@ pub enum Input {
     /// Birth, goodbye or will.
     Connection(Envelope<Connection>),
     /// What the robot is.
-    Factsheet(Envelope<Factsheet>),
+    Factsheet(Box<Envelope<Factsheet>>),
     /// How it is, whole.
     State(Box<Envelope<State>>),
     /// It lives.
@@ -153,28 +155,57 @@ impl Fleet {
                 let robot = self.heard(now, &envelope.robot_id);
                 robot.set_factsheet(envelope.payload.clone());
                 robot.changed = true;
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Factsheet(Box::new(envelope.payload)));
+                let Envelope {
+                    robot_id,
+                    sequence,
+                    payload,
+                    ..
+                } = *envelope;
+                self.live(
+                    robot_id,
+                    sequence,
+                    LivePayload::Factsheet(Box::new(payload)),
+                );
             }
             Input::State(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
                 robot.set_state(now, &envelope.payload);
                 robot.changed = true;
                 self.freshen(&envelope.robot_id);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::State(Box::new(envelope.payload)));
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::State(Box::new(envelope.payload)),
+                );
             }
             Input::Heartbeat(envelope) => {
-                self.heard(now, &envelope.robot_id).set_uptime(envelope.payload.uptime_s);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Heartbeat(envelope.payload));
+                self.heard(now, &envelope.robot_id)
+                    .set_uptime(envelope.payload.uptime_s);
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::Heartbeat(envelope.payload),
+                );
             }
             Input::Telemetry(envelope) => {
-                self.heard(now, &envelope.robot_id).merge(now, &envelope.payload.metrics);
+                self.heard(now, &envelope.robot_id)
+                    .merge(now, &envelope.payload.metrics);
                 self.freshen(&envelope.robot_id);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Telemetry(envelope.payload.metrics));
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::Telemetry(envelope.payload.metrics),
+                );
             }
             Input::Heard(id) => {
                 self.heard(now, &id);
             }
-            Input::Event { robot, position, kind, at } => self.fold(&robot, position, &kind, at),
+            Input::Event {
+                robot,
+                position,
+                kind,
+                at,
+            } => self.fold(&robot, position, &kind, at),
             Input::Position(position) => self.position = self.position.max(position),
             Input::Registered { robot: id, profile } => {
                 let robot = self.robot(&id);
@@ -183,7 +214,11 @@ impl Fleet {
                 }
                 robot.changed = true;
                 let data = serde_json::json!({});
-                self.outputs.push_back(Output::Event { robot: id, kind: kind::REGISTERED, data });
+                self.outputs.push_back(Output::Event {
+                    robot: id,
+                    kind: kind::REGISTERED,
+                    data,
+                });
             }
         }
     }
@@ -194,8 +229,12 @@ impl Fleet {
             if *due > now {
                 return;
             }
-            let Some(Reverse((_, id))) = self.deadlines.pop() else { return };
-            let Some(robot) = self.robots.get_mut(&id) else { continue };
+            let Some(Reverse((_, id))) = self.deadlines.pop() else {
+                return;
+            };
+            let Some(robot) = self.robots.get_mut(&id) else {
+                continue;
+            };
             robot.watched = false;
             if !robot.is_connected() || robot.stale {
                 continue;
@@ -208,7 +247,11 @@ impl Fleet {
             robot.stale = true;
             robot.changed = true;
             let data = serde_json::json!({ "last_seen": robot.last_seen });
-            self.outputs.push_back(Output::Event { robot: id, kind: kind::STALE, data });
+            self.outputs.push_back(Output::Event {
+                robot: id,
+                kind: kind::STALE,
+                data,
+            });
         }
     }
 
@@ -237,7 +280,10 @@ impl Fleet {
     /// Numbers for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts { known: self.robots.len(), connected: self.connected }
+        Counts {
+            known: self.robots.len(),
+            connected: self.connected,
+        }
     }
 
     /// Hands every reading that history has not seen to `keep`.
@@ -264,13 +310,18 @@ impl Fleet {
     }
 
     fn robot(&mut self, id: &RobotId) -> &mut Robot {
-        self.robots.entry(id.clone()).or_insert_with(|| Robot::new(id.clone()))
+        self.robots
+            .entry(id.clone())
+            .or_insert_with(|| Robot::new(id.clone()))
     }
 
     /// Notes that the robot was heard, which ends staleness and sets its next deadline.
     fn heard(&mut self, now: Timestamp, id: &RobotId) -> &mut Robot {
         let deadlines = &mut self.deadlines;
-        let robot = self.robots.entry(id.clone()).or_insert_with(|| Robot::new(id.clone()));
+        let robot = self
+            .robots
+            .entry(id.clone())
+            .or_insert_with(|| Robot::new(id.clone()));
         robot.last_seen = robot.last_seen.max(Some(now));
         robot.stale = false;
         if robot.is_connected() && !robot.watched {
@@ -290,7 +341,11 @@ impl Fleet {
     }
 
     fn live(&mut self, robot: RobotId, sequence: u64, payload: LivePayload) {
-        self.outputs.push_back(Output::Live { robot, sequence, payload });
+        self.outputs.push_back(Output::Live {
+            robot,
+            sequence,
+            payload,
+        });
     }
 
     fn connection(&mut self, now: Timestamp, envelope: Envelope<Connection>) {
@@ -311,8 +366,16 @@ impl Fleet {
                 self.connected += usize::from(!was_connected);
                 self.heard(now, &id);
                 let data = serde_json::json!({ "session": session });
-                self.outputs.push_back(Output::Event { robot: id.clone(), kind: kind::CONNECTED, data });
-                self.live(id, envelope.sequence, LivePayload::Connection(envelope.payload));
+                self.outputs.push_back(Output::Event {
+                    robot: id.clone(),
+                    kind: kind::CONNECTED,
+                    data,
+                });
+                self.live(
+                    id,
+                    envelope.sequence,
+                    LivePayload::Connection(envelope.payload),
+                );
             }
             ConnectionState::Offline | ConnectionState::ConnectionBroken if !current => {
                 // A death of an older connection, now retained by the broker over the birth.
@@ -344,8 +407,13 @@ impl Fleet {
             return;
         }
         // Neither goodbye nor will came: say for it what it could not.
-        let Some(session) = robot.session() else { return };
-        let payload = Connection { session, state: ConnectionState::ConnectionBroken };
+        let Some(session) = robot.session() else {
+            return;
+        };
+        let payload = Connection {
+            session,
+            state: ConnectionState::ConnectionBroken,
+        };
         self.outputs.push_back(Output::Announce(Envelope {
             message_type: MessageType::Connection,
             robot_id: id.clone(),
@@ -364,7 +432,11 @@ impl Fleet {
         robot.changed = true;
         self.connected -= 1;
         let data = serde_json::json!({ "session": payload.session, "state": payload.state });
-        self.outputs.push_back(Output::Event { robot: id.clone(), kind: kind::DISCONNECTED, data });
+        self.outputs.push_back(Output::Event {
+            robot: id.clone(),
+            kind: kind::DISCONNECTED,
+            data,
+        });
         self.live(id.clone(), sequence, LivePayload::Connection(payload));
     }
 

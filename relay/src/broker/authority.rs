@@ -92,7 +92,12 @@ impl StoreAuthority {
 
 impl Authority for StoreAuthority {
     fn admit(&self, certificate: &ClientCert) -> Result<Principal, Denied> {
-        let ClientCert { common_name, organization, unit, serial } = certificate;
+        let ClientCert {
+            common_name,
+            organization,
+            unit,
+            serial,
+        } = certificate;
         let (serial, common_name) = (serial.clone(), common_name.clone());
         if organization != self.org.as_str() {
             return Err(Denied::Organization {
@@ -113,13 +118,21 @@ impl Authority for StoreAuthority {
             return Err(denied());
         }
         if status.revoked {
-            return Err(Denied::Revoked { serial, common_name });
+            return Err(Denied::Revoked {
+                serial,
+                common_name,
+            });
         }
         if status.not_after_ms <= clock::now_ms() {
-            return Err(Denied::Expired { serial, common_name });
+            return Err(Denied::Expired {
+                serial,
+                common_name,
+            });
         }
         match status.kind {
-            CertificateKind::Robot => RobotId::new(&common_name).map(Principal::Robot).map_err(|_| denied()),
+            CertificateKind::Robot => RobotId::new(&common_name)
+                .map(Principal::Robot)
+                .map_err(|_| denied()),
             CertificateKind::Consumer => common_name
                 .strip_prefix("consumer:")
                 .and_then(|name| ConsumerName::new(name).ok())

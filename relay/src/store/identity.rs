@@ -7,7 +7,9 @@ use std::sync::{PoisonError, RwLock};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::records::{Certificate, CertificateKind, CertificateStatus, Credential, Redemption, Session, Token};
+use super::records::{
+    Certificate, CertificateKind, CertificateStatus, Credential, Redemption, Session, Token,
+};
 use super::{Store, StoreError};
 
 /// The part of the store that is in memory.
@@ -26,7 +28,10 @@ impl Index {
         {
             index.put(&certificate?);
         }
-        for session in connection.prepare("SELECT * FROM sessions")?.query_map([], session)? {
+        for session in connection
+            .prepare("SELECT * FROM sessions")?
+            .query_map([], session)?
+        {
             let session = session?;
             index.sessions_mut(|s| s.insert(session.hash, session));
         }
@@ -43,12 +48,25 @@ impl Index {
         self.certificates_mut(|c| c.insert(certificate.serial.as_str().into(), status));
     }
 
-    fn certificates_mut<T>(&self, change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T) -> T {
-        change(&mut self.certificates.write().unwrap_or_else(PoisonError::into_inner))
+    fn certificates_mut<T>(
+        &self,
+        change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
+    ) -> T {
+        change(
+            &mut self
+                .certificates
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn sessions_mut<T>(&self, change: impl FnOnce(&mut HashMap<[u8; 32], Session>) -> T) -> T {
-        change(&mut self.sessions.write().unwrap_or_else(PoisonError::into_inner))
+        change(
+            &mut self
+                .sessions
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
@@ -57,7 +75,11 @@ fn certificate(row: &Row<'_>) -> rusqlite::Result<Certificate> {
     Ok(Certificate {
         serial: row.get("serial")?,
         common_name: row.get("common_name")?,
-        kind: if kind == CertificateKind::Robot.as_str() { CertificateKind::Robot } else { CertificateKind::Consumer },
+        kind: if kind == CertificateKind::Robot.as_str() {
+            CertificateKind::Robot
+        } else {
+            CertificateKind::Consumer
+        },
         key: row.get("key")?,
         not_before_ms: row.get::<_, i64>("not_before")? as u64,
         not_after_ms: row.get::<_, i64>("not_after")? as u64,
@@ -143,7 +165,11 @@ impl Store {
     pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
         self.inner
             .readers
-            .read(move |c| c.prepare_cached("SELECT * FROM tokens WHERE hash = ?1")?.query_row([hash], token).optional())
+            .read(move |c| {
+                c.prepare_cached("SELECT * FROM tokens WHERE hash = ?1")?
+                    .query_row([hash], token)
+                    .optional()
+            })
             .await
     }
 
@@ -154,7 +180,11 @@ impl Store {
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
         self.inner
             .readers
-            .read(|c| c.prepare_cached("SELECT * FROM tokens ORDER BY created DESC, id")?.query_map([], token)?.collect())
+            .read(|c| {
+                c.prepare_cached("SELECT * FROM tokens ORDER BY created DESC, id")?
+                    .query_map([], token)?
+                    .collect()
+            })
             .await
     }
 
@@ -164,7 +194,15 @@ impl Store {
     /// When it cannot be written.
     pub async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |c| Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?.execute([&id])? == 1), |_| ()).await
+        self.write(
+            move |c| {
+                Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?
+                    .execute([&id])?
+                    == 1)
+            },
+            |_| (),
+        )
+        .await
     }
 
     /// Binds the token to the key of `certificate` and stores that certificate, in one transaction;
@@ -173,8 +211,17 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; then nothing happened.
-    pub async fn redeem(&self, token_id: &str, certificate: Certificate, now_ms: u64) -> Result<Redemption, StoreError> {
-        let (id, index, issued) = (token_id.to_owned(), self.inner.index.clone(), certificate.clone());
+    pub async fn redeem(
+        &self,
+        token_id: &str,
+        certificate: Certificate,
+        now_ms: u64,
+    ) -> Result<Redemption, StoreError> {
+        let (id, index, issued) = (
+            token_id.to_owned(),
+            self.inner.index.clone(),
+            certificate.clone(),
+        );
         self.write(
             move |c| {
                 let used = c
@@ -214,13 +261,23 @@ impl Store {
     /// When it cannot be written, or the serial exists.
     pub async fn insert_certificate(&self, certificate: Certificate) -> Result<(), StoreError> {
         let (index, issued) = (self.inner.index.clone(), certificate.clone());
-        self.write(move |c| insert_certificate(c, &certificate), move |()| index.put(&issued)).await
+        self.write(
+            move |c| insert_certificate(c, &certificate),
+            move |()| index.put(&issued),
+        )
+        .await
     }
 
     /// What is known about a serial (lower-case hex, no leading zeros). From memory, never waits.
     #[must_use]
     pub fn certificate_status(&self, serial: &str) -> Option<CertificateStatus> {
-        self.inner.index.certificates.read().unwrap_or_else(PoisonError::into_inner).get(serial).cloned()
+        self.inner
+            .index
+            .certificates
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(serial)
+            .cloned()
     }
 
     /// The certificate with this serial.
@@ -232,7 +289,9 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?.query_row([serial], certificate).optional()
+                c.prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?
+                    .query_row([serial], certificate)
+                    .optional()
             })
             .await
     }
@@ -246,9 +305,11 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM certificates WHERE common_name = ?1 ORDER BY not_before DESC")?
-                    .query_map([name], certificate)?
-                    .collect()
+                c.prepare_cached(
+                    "SELECT * FROM certificates WHERE common_name = ?1 ORDER BY not_before DESC",
+                )?
+                .query_map([name], certificate)?
+                .collect()
             })
             .await
     }
@@ -263,8 +324,10 @@ impl Store {
         let key: Box<str> = serial.as_str().into();
         self.write(
             move |c| {
-                Ok(c.prepare_cached("UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL")?
-                    .execute(params![serial, now_ms as i64])?
+                Ok(c.prepare_cached(
+                    "UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL",
+                )?
+                .execute(params![serial, now_ms as i64])?
                     == 1)
             },
             move |_| {
@@ -289,9 +352,15 @@ impl Store {
         let (index, kept) = (self.inner.index.clone(), session.clone());
         self.write(
             move |c| {
-                c.prepare_cached("INSERT INTO sessions (hash, user, created, expires) VALUES (?1, ?2, ?3, ?4)")?.execute(
-                    params![session.hash, session.user, session.created_ms as i64, session.expires_ms as i64],
-                )?;
+                c.prepare_cached(
+                    "INSERT INTO sessions (hash, user, created, expires) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![
+                    session.hash,
+                    session.user,
+                    session.created_ms as i64,
+                    session.expires_ms as i64
+                ])?;
                 Ok(())
             },
             move |()| {
@@ -304,8 +373,16 @@ impl Store {
     /// The session with this hash, unless it ended before `now_ms`. From memory, never waits.
     #[must_use]
     pub fn session(&self, hash: &[u8; 32], now_ms: u64) -> Option<Session> {
-        let sessions = self.inner.index.sessions.read().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(hash).filter(|session| session.expires_ms > now_ms).cloned()
+        let sessions = self
+            .inner
+            .index
+            .sessions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        sessions
+            .get(hash)
+            .filter(|session| session.expires_ms > now_ms)
+            .cloned()
     }
 
     /// Ends a session; false when there was none.
@@ -315,7 +392,11 @@ impl Store {
     pub async fn delete_session(&self, hash: [u8; 32]) -> Result<bool, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| Ok(c.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?.execute([hash])? == 1),
+            move |c| {
+                Ok(c.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?
+                    .execute([hash])?
+                    == 1)
+            },
             move |_| {
                 index.sessions_mut(|s| s.remove(&hash));
             },
@@ -330,7 +411,10 @@ impl Store {
     pub async fn expire_sessions(&self, now_ms: u64) -> Result<usize, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| c.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?.execute([now_ms as i64]),
+            move |c| {
+                c.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?
+                    .execute([now_ms as i64])
+            },
             move |_| index.sessions_mut(|s| s.retain(|_, session| session.expires_ms > now_ms)),
         )
         .await
@@ -346,7 +430,12 @@ impl Store {
             .readers
             .read(move |c| {
                 c.prepare_cached("SELECT user, hash FROM credentials WHERE user = ?1")?
-                    .query_row([user], |row| Ok(Credential { user: row.get(0)?, hash: row.get(1)? }))
+                    .query_row([user], |row| {
+                        Ok(Credential {
+                            user: row.get(0)?,
+                            hash: row.get(1)?,
+                        })
+                    })
                     .optional()
             })
             .await
@@ -357,14 +446,22 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn set_credential(&self, credential: Credential, only_first: bool) -> Result<bool, StoreError> {
+    pub async fn set_credential(
+        &self,
+        credential: Credential,
+        only_first: bool,
+    ) -> Result<bool, StoreError> {
         let statement = if only_first {
             "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO NOTHING"
         } else {
             "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO UPDATE SET hash = excluded.hash"
         };
         self.write(
-            move |c| Ok(c.prepare_cached(statement)?.execute(params![credential.user, credential.hash])? == 1),
+            move |c| {
+                Ok(c.prepare_cached(statement)?
+                    .execute(params![credential.user, credential.hash])?
+                    == 1)
+            },
             |_| (),
         )
         .await
@@ -373,6 +470,8 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("health", &*self.inner.health.borrow()).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("health", &*self.inner.health.borrow())
+            .finish_non_exhaustive()
     }
 }
