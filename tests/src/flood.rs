@@ -18,11 +18,17 @@ use tokio_rustls::client::TlsStream;
 use crate::fleet::{Endpoint, Identity};
 
 /// A connection past CONNACK.
-async fn connect(identity: &Identity, client_id: &str, endpoint: &Endpoint) -> Result<TlsStream<TcpStream>> {
+async fn connect(
+    identity: &Identity,
+    client_id: &str,
+    endpoint: &Endpoint,
+) -> Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from(endpoint.host.clone())?;
-    let mut stream = TlsConnector::from(Arc::new(identity.client_config()?)).connect(name, tcp).await?;
+    let mut stream = TlsConnector::from(Arc::new(identity.client_config()?))
+        .connect(name, tcp)
+        .await?;
     let connect = Packet::Connect(
         Connect {
             keep_alive: 600,
@@ -36,7 +42,10 @@ async fn connect(identity: &Identity, client_id: &str, endpoint: &Endpoint) -> R
     stream.write_all(&encode(&connect)?).await?;
     let mut answer = bytes::BytesMut::new();
     loop {
-        ensure!(stream.read_buf(&mut answer).await? > 0, "the broker closed the connection of {client_id}");
+        ensure!(
+            stream.read_buf(&mut answer).await? > 0,
+            "the broker closed the connection of {client_id}"
+        );
         match Packet::read(&mut answer, None) {
             Ok(Packet::ConnAck(ack)) => {
                 ensure!(
@@ -98,7 +107,9 @@ pub async fn count(
     let mut stream = connect(&identity, identity.id.as_str(), &endpoint).await?;
     let mut subscribe = Subscribe::new(Filter::new(filter, QoS::AtMostOnce), None);
     subscribe.pkid = 1;
-    stream.write_all(&encode(&Packet::Subscribe(subscribe))?).await?;
+    stream
+        .write_all(&encode(&Packet::Subscribe(subscribe))?)
+        .await?;
     let mut buffer = vec![0; 256 * 1024];
     let mut packets = Packets::default();
     while !*stop.borrow() {
@@ -106,7 +117,10 @@ pub async fn count(
             Err(_) => {}
             Ok(Ok(0)) => bail!("the broker closed the subscriber's connection"),
             Ok(read) => {
-                received.fetch_add(packets.publishes(buffer.get(..read?).unwrap_or_default()), Ordering::Relaxed);
+                received.fetch_add(
+                    packets.publishes(buffer.get(..read?).unwrap_or_default()),
+                    Ordering::Relaxed,
+                );
             }
         }
     }
@@ -130,12 +144,19 @@ impl Packets {
                 bytes = bytes.get(skipped..).unwrap_or_default();
                 continue;
             }
-            let (Some(byte), rest) = (bytes.first(), bytes.get(1..).unwrap_or_default()) else { break };
+            let (Some(byte), rest) = (bytes.first(), bytes.get(1..).unwrap_or_default()) else {
+                break;
+            };
             bytes = rest;
             self.header.push(*byte);
             // Type byte, then the remaining length: seven bits a byte, the top bit says that more follow.
             if self.header.len() > 1 && byte & 0x80 == 0 {
-                self.skip = self.header.iter().skip(1).rev().fold(0, |length, b| (length << 7) | usize::from(b & 0x7f));
+                self.skip = self
+                    .header
+                    .iter()
+                    .skip(1)
+                    .rev()
+                    .fold(0, |length, b| (length << 7) | usize::from(b & 0x7f));
                 publishes += u64::from(self.header.first().is_some_and(|kind| kind >> 4 == 3));
                 self.header.clear();
             }
@@ -153,12 +174,21 @@ mod tests {
         let mut stream = bytes::BytesMut::new();
         for length in [0, 1, 125, 200, 20_000] {
             let publish = Publish::new("a/b", QoS::AtMostOnce, vec![0x30; length], None);
-            Packet::Publish(publish).write(&mut stream, None).expect("it fits");
+            Packet::Publish(publish)
+                .write(&mut stream, None)
+                .expect("it fits");
             stream.extend_from_slice(&[0xd0, 0]);
         }
         for cut in [1, 2, 3, 7, 1000, stream.len()] {
             let mut packets = Packets::default();
-            assert_eq!(stream.chunks(cut).map(|chunk| packets.publishes(chunk)).sum::<u64>(), 5, "cut at {cut}");
+            assert_eq!(
+                stream
+                    .chunks(cut)
+                    .map(|chunk| packets.publishes(chunk))
+                    .sum::<u64>(),
+                5,
+                "cut at {cut}"
+            );
         }
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use futures_util::StreamExt;
-use lekiwi_protocol::{Clock, Envelope, FromRobot, MessageType, MetricName, RobotId, Root, Timestamp};
+use lekiwi_protocol::{
+    Clock, Envelope, FromRobot, MessageType, MetricName, RobotId, Root, Timestamp,
+};
 use lekiwi_tests::fleet::{self, Admin, Counters, Endpoint, Identity, Options, Pulses};
 use lekiwi_tests::flood;
 use lekiwi_tests::harness::{Mosquitto, Relay};
@@ -60,7 +62,11 @@ async fn main() -> Result<()> {
     let mut report = serde_json::Map::new();
     match arguments.what {
         Some(What::Latency { robots, seconds }) => latency(&robots, seconds, &mut report).await?,
-        Some(What::Ingest { robots, seconds, rounds }) => ingest(robots, seconds, rounds, &mut report).await?,
+        Some(What::Ingest {
+            robots,
+            seconds,
+            rounds,
+        }) => ingest(robots, seconds, rounds, &mut report).await?,
         None => {
             latency(&[1, 100, 1000], 30, &mut report).await?;
             ingest(10, 8, 3, &mut report).await?;
@@ -73,9 +79,12 @@ async fn main() -> Result<()> {
 }
 
 /// A relay with `robots` enrolled robots.
-async fn relay_with(robots: usize, folder: &Path) -> Result<(Relay, Admin, Vec<Arc<Identity>>, Endpoint)> {
+async fn relay_with(
+    robots: usize,
+    folder: &Path,
+) -> Result<(Relay, Admin, Vec<Arc<Identity>>, Endpoint)> {
     let relay = Relay::start()?;
-    let admin = Admin::login(relay.https(), relay.ca_pem(), relay.admin_password_file()).await?;
+    let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
     let identities = fleet::enrol_all(&admin, folder, "sim", robots).await?;
     let endpoint = endpoint(relay.mqtt())?;
     Ok((relay, admin, identities, endpoint))
@@ -89,21 +98,45 @@ fn endpoint(address: &str) -> Result<Endpoint> {
     })
 }
 
-async fn latency(sizes: &[usize], seconds: u64, report: &mut serde_json::Map<String, serde_json::Value>) -> Result<()> {
+async fn latency(
+    sizes: &[usize],
+    seconds: u64,
+    report: &mut serde_json::Map<String, serde_json::Value>,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let most = sizes.iter().copied().max().unwrap_or(1);
     let (_relay, admin, identities, endpoint) = relay_with(most, folder.path()).await?;
     say("heartbeat, robot to SSE client\n  robots  heartbeats   p50 ms   p99 ms   max ms");
     for size in sizes {
-        let mut took = latency_of(identities.get(..*size).unwrap_or_default(), &admin, &endpoint, seconds).await?;
+        let mut took = latency_of(
+            identities.get(..*size).unwrap_or_default(),
+            &admin,
+            &endpoint,
+            seconds,
+        )
+        .await?;
         took.sort_unstable();
         let at = |share: f64| -> f64 {
-            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an index"
+            )]
             let index = ((took.len() - 1) as f64 * share) as usize;
             took.get(index).copied().unwrap_or_default().as_secs_f64() * 1e3
         };
-        ensure!(!took.is_empty(), "expected heartbeats of {size} robots within {seconds} s, none came");
-        say(&format!("  {size:>6}  {:>10}  {:>7.2}  {:>7.2}  {:>7.2}", took.len(), at(0.5), at(0.99), at(1.0)));
+        ensure!(
+            !took.is_empty(),
+            "expected heartbeats of {size} robots within {seconds} s, none came"
+        );
+        say(&format!(
+            "  {size:>6}  {:>10}  {:>7.2}  {:>7.2}  {:>7.2}",
+            took.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        ));
         report.insert(
             format!("latency_{size}"),
             serde_json::json!({ "heartbeats": took.len(), "p50_ms": at(0.5), "p99_ms": at(0.99) }),
@@ -131,14 +164,26 @@ async fn latency_of(
     let robots: Vec<_> = identities
         .iter()
         .map(|identity| {
-            let (identity, endpoint, options) = (Arc::clone(identity), endpoint.clone(), options.clone());
+            let (identity, endpoint, options) =
+                (Arc::clone(identity), endpoint.clone(), options.clone());
             let pulses = Some(Arc::clone(&pulses));
-            tokio::spawn(fleet::run(identity, endpoint, options, Arc::clone(&counters), pulses, stopped.clone()))
+            tokio::spawn(fleet::run(
+                identity,
+                endpoint,
+                options,
+                Arc::clone(&counters),
+                pulses,
+                stopped.clone(),
+            ))
         })
         .collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     while counters.online.load(Ordering::Relaxed) < identities.len() as u64 {
-        ensure!(Instant::now() < deadline, "expected {} robots online within 60 s", identities.len());
+        ensure!(
+            Instant::now() < deadline,
+            "expected {} robots online within 60 s",
+            identities.len()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // The births are through before the measurement begins.
@@ -153,19 +198,30 @@ async fn latency_of(
 
 /// Reads the live stream as any client does, and looks up when each heartbeat was sent.
 async fn follow(admin: &Admin, pulses: &Pulses, duration: Duration) -> Result<Vec<Duration>> {
-    let answer = admin.get("/api/v1/stream?type=heartbeat").send().await?.error_for_status()?;
+    let answer = admin
+        .get("/api/v1/stream?type=heartbeat")
+        .send()
+        .await?
+        .error_for_status()?;
     let mut stream = answer.bytes_stream();
     let mut text = Vec::new();
     let mut took = Vec::new();
     let end = Instant::now() + duration;
-    while let Ok(Some(chunk)) = tokio::time::timeout(end.saturating_duration_since(Instant::now()), stream.next()).await {
+    while let Ok(Some(chunk)) =
+        tokio::time::timeout(end.saturating_duration_since(Instant::now()), stream.next()).await
+    {
         text.extend_from_slice(&chunk?);
         let received = Instant::now();
         while let Some(line_end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=line_end).collect();
-            let Some(data) = line.strip_prefix(b"data:") else { continue };
+            let Some(data) = line.strip_prefix(b"data:") else {
+                continue;
+            };
             let live: lekiwi_protocol::api::Live = serde_json::from_slice(data)?;
-            let sent = pulses.lock().ok().and_then(|mut pulses| pulses.remove(&(live.robot_id, live.sequence)));
+            let sent = pulses
+                .lock()
+                .ok()
+                .and_then(|mut pulses| pulses.remove(&(live.robot_id, live.sequence)));
             took.extend(sent.map(|sent| received - sent));
         }
     }
@@ -180,12 +236,18 @@ async fn ingest(
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (relay, admin, identities, endpoint) = relay_with(robots + 1, folder.path()).await?;
-    let mosquitto = Mosquitto::start_with(relay.ca_pem(), &relay.server_identity()?)?;
+    let mosquitto = Mosquitto::start(
+        &relay.ca_file()?,
+        &relay.data().join("ca/server.pem"),
+        &relay.data().join("ca/server.key"),
+    )?;
     let mosquitto_endpoint = self::endpoint(mosquitto.address())?;
     let (subscriber, publishers) = identities.split_first().context("expected a subscriber")?;
     let duration = Duration::from_secs(seconds);
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    say("telemetry at QoS 0 over mutual TLS, messages/s\n  round   relay: processed   shed   Mosquitto: forwarded   ratio");
+    say(
+        "telemetry at QoS 0 over mutual TLS, messages/s\n  round   relay: processed   shed   Mosquitto: forwarded   ratio",
+    );
     for round in 1..=rounds {
         let before = metrics(&admin).await?;
         let (_, elapsed) = flood(publishers, &endpoint, duration).await?;
@@ -219,7 +281,9 @@ async fn ingest(
         ratios.push(processed / forwarded);
     }
     let (ours, theirs, ratio) = (median(ours), median(theirs), median(ratios));
-    say(&format!("  median  {ours:>16.0}          {theirs:>20.0}   {ratio:>5.2}"));
+    say(&format!(
+        "  median  {ours:>16.0}          {theirs:>20.0}   {ratio:>5.2}"
+    ));
     report.insert(
         "ingest".to_owned(),
         serde_json::json!({ "relay_per_s": ours, "mosquitto_per_s": theirs, "ratio": ratio }),
@@ -233,7 +297,13 @@ const SHED: &str = "lekiwi_shed_total";
 
 /// The relay's metrics by name and labels.
 async fn metrics(admin: &Admin) -> Result<HashMap<String, f64>> {
-    let text = admin.get("/metrics").send().await?.error_for_status()?.text().await?;
+    let text = admin
+        .get("/metrics")
+        .send()
+        .await?
+        .error_for_status()?
+        .text()
+        .await?;
     Ok(text
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -243,7 +313,11 @@ async fn metrics(admin: &Admin) -> Result<HashMap<String, f64>> {
 }
 
 /// All publishers at full speed for a while; how much they sent, and how long it took.
-async fn flood(publishers: &[Arc<Identity>], endpoint: &Endpoint, duration: Duration) -> Result<(u64, Duration)> {
+async fn flood(
+    publishers: &[Arc<Identity>],
+    endpoint: &Endpoint,
+    duration: Duration,
+) -> Result<(u64, Duration)> {
     let sent = Arc::new(AtomicU64::new(0));
     let (stop, stopped) = watch::channel(false);
     let tasks: Vec<_> = publishers
@@ -251,7 +325,13 @@ async fn flood(publishers: &[Arc<Identity>], endpoint: &Endpoint, duration: Dura
         .map(|identity| {
             let messages = telemetry(&identity.id)?;
             let (identity, endpoint) = (Arc::clone(identity), endpoint.clone());
-            Ok(tokio::spawn(flood::publish(identity, endpoint, messages, Arc::clone(&sent), stopped.clone())))
+            Ok(tokio::spawn(flood::publish(
+                identity,
+                endpoint,
+                messages,
+                Arc::clone(&sent),
+                stopped.clone(),
+            )))
         })
         .collect::<Result<_>>()?;
     let start = Instant::now();
@@ -265,12 +345,19 @@ async fn flood(publishers: &[Arc<Identity>], endpoint: &Endpoint, duration: Dura
 
 /// 64 telemetry messages of about 200 bytes with values that differ.
 fn telemetry(robot: &RobotId) -> Result<Vec<(String, Vec<u8>)>> {
-    let topic = Root::default().from_robot(robot, FromRobot::Telemetry).to_string();
+    let topic = Root::default()
+        .from_robot(robot, FromRobot::Telemetry)
+        .to_string();
     (0_u64..64)
         .map(|sequence| {
             let metrics = [("cpu_percent", 10.5), ("temperature_c", 48.0)]
                 .into_iter()
-                .map(|(name, value)| Ok((MetricName::new(name)?, value + f64::from(u8::try_from(sequence)?))))
+                .map(|(name, value)| {
+                    Ok((
+                        MetricName::new(name)?,
+                        value + f64::from(u8::try_from(sequence)?),
+                    ))
+                })
                 .collect::<Result<_>>()?;
             let envelope = Envelope {
                 message_type: MessageType::Telemetry,

@@ -18,7 +18,9 @@ use tokio::sync::watch;
 
 /// Simulated robots with real certificates over the real contract.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  cargo xtask fleet --robots 100\n  cargo xtask fleet --robots 50 --events-every-ms 200")]
+#[command(
+    after_help = "Examples:\n  cargo xtask fleet --robots 100\n  cargo xtask fleet --robots 50 --events-every-ms 200"
+)]
 struct Arguments {
     /// How many robots.
     #[arg(long, default_value_t = 10)]
@@ -50,6 +52,9 @@ struct Arguments {
     /// Milliseconds between numbered events of one robot; 0 for none.
     #[arg(long, default_value_t = 0)]
     events_every_ms: u64,
+    /// Send the events that wait in the outboxes, and emit nothing.
+    #[arg(long)]
+    drain: bool,
     /// Stop after so many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -66,26 +71,45 @@ struct Ready {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let read = |path: &PathBuf, what: &str| {
-        std::fs::read_to_string(path)
-            .with_context(|| format!("expected {what} at {} (hint: start `cargo xtask up` first)", path.display()))
+        std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "expected {what} at {} (hint: start `cargo xtask up` first)",
+                path.display()
+            )
+        })
     };
-    let ready: Ready = serde_json::from_str(&read(&arguments.ready_file, "the relay's ready file")?)?;
+    let ready: Ready =
+        serde_json::from_str(&read(&arguments.ready_file, "the relay's ready file")?)?;
     let ids: Vec<_> = (arguments.first..arguments.first + arguments.robots)
         .map(|number| format!("{}-{number:04}", arguments.prefix).parse())
         .collect::<Result<_, _>>()?;
-    let loaded: Result<Vec<_>> =
-        ids.into_iter().map(|id| Identity::load(&arguments.folder, id).map(Arc::new)).collect();
+    let loaded: Result<Vec<_>> = ids
+        .into_iter()
+        .map(|id| Identity::load(&arguments.folder, id).map(Arc::new))
+        .collect();
     let identities = match loaded {
         Ok(identities) => identities,
         Err(_) => {
-            ensure!(arguments.first == 0, "expected the robots of a slice to be enrolled already");
+            ensure!(
+                arguments.first == 0,
+                "expected the robots of a slice to be enrolled already"
+            );
             say(&format!("enrolling {} robots", arguments.robots));
             let ca_pem = read(&arguments.ca, "the relay's authority")?;
             let admin = Admin::login(&ready.https, &ca_pem, &arguments.admin_password_file).await?;
-            fleet::enrol_all(&admin, &arguments.folder, &arguments.prefix, arguments.robots).await?
+            fleet::enrol_all(
+                &admin,
+                &arguments.folder,
+                &arguments.prefix,
+                arguments.robots,
+            )
+            .await?
         }
     };
-    let (host, port) = ready.mqtt.rsplit_once(':').context("expected host:port for MQTT in the ready file")?;
+    let (host, port) = ready
+        .mqtt
+        .rsplit_once(':')
+        .context("expected host:port for MQTT in the ready file")?;
     let endpoint = Endpoint {
         host: host.to_owned(),
         port: port.parse()?,
@@ -98,12 +122,19 @@ async fn main() -> Result<()> {
             let options = Options {
                 heartbeat: Duration::from_secs_f64(arguments.heartbeat_s),
                 telemetry: period(arguments.telemetry_every_ms),
-                emission: period(arguments.events_every_ms).map(|every| Emission {
-                    every,
+                emission: (arguments.drain || arguments.events_every_ms > 0).then(|| Emission {
+                    every: period(arguments.events_every_ms).filter(|_| !arguments.drain),
                     folder: arguments.folder.join(identity.id.as_str()),
                 }),
             };
-            tokio::spawn(fleet::run(identity, endpoint.clone(), options, Arc::clone(&counters), None, stopped.clone()))
+            tokio::spawn(fleet::run(
+                identity,
+                endpoint.clone(),
+                options,
+                Arc::clone(&counters),
+                None,
+                stopped.clone(),
+            ))
         })
         .collect();
     wait(&arguments, &counters).await?;

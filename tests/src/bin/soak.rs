@@ -44,14 +44,21 @@ const PROCESSES: usize = 4;
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
     say(&format!("seed {seed}"));
     let mut soak = Soak::start(&arguments, seed).await?;
-    soak.chaos(Duration::from_secs_f64(arguments.minutes * 60.0)).await?;
+    soak.chaos(Duration::from_secs_f64(arguments.minutes * 60.0))
+        .await?;
     soak.settle().await?;
     let report = soak.verify().await?;
     say(&report.to_string());
-    Ok(if report.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_exact() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 struct Soak {
@@ -68,23 +75,31 @@ impl Soak {
     async fn start(arguments: &Arguments, seed: u64) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let relay = Relay::start()?;
-        let admin = Admin::login(relay.https(), relay.ca_pem(), relay.admin_password_file()).await?;
+        let admin =
+            Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
         let fleet_folder = folder.path().join("fleet");
         say(&format!("enrolling {} robots", arguments.robots));
         let identities = fleet::enrol_all(&admin, &fleet_folder, "sim", arguments.robots).await?;
-        let robots = identities.iter().map(|identity| identity.id.clone()).collect();
+        let robots = identities
+            .iter()
+            .map(|identity| identity.id.clone())
+            .collect();
         let per_slice = arguments.robots.div_ceil(PROCESSES);
         let slices = (0..PROCESSES)
             .map(|slice| {
                 let first = slice * per_slice;
                 let count = per_slice.min(arguments.robots.saturating_sub(first));
-                Fleet::start(&relay, &fleet_folder, &[
-                    format!("--first={first}"),
-                    format!("--robots={count}"),
-                    format!("--events-every-ms={}", arguments.events_every_ms),
-                    "--heartbeat-s=5".to_owned(),
-                    "--telemetry-every-ms=1000".to_owned(),
-                ])
+                Fleet::start(
+                    &relay,
+                    &fleet_folder,
+                    &[
+                        format!("--first={first}"),
+                        format!("--robots={count}"),
+                        format!("--events-every-ms={}", arguments.events_every_ms),
+                        "--heartbeat-s=5".to_owned(),
+                        "--telemetry-every-ms=1000".to_owned(),
+                    ],
+                )
             })
             .collect::<Result<_>>()?;
         let mut agents = Vec::new();
@@ -142,7 +157,10 @@ impl Soak {
                 }
             }
             let left = end.saturating_duration_since(Instant::now()).as_secs();
-            say(&format!("{left:>4} s left, killed so far: {:?}", self.kills));
+            say(&format!(
+                "{left:>4} s left, killed so far: {:?}",
+                self.kills
+            ));
         }
         Ok(())
     }
@@ -156,25 +174,42 @@ impl Soak {
         }
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
-            let left: u64 = self.outboxes().iter().map(|(_, path)| pending(path)).sum::<Result<u64>>()?;
+            let left: u64 = self
+                .outboxes()
+                .iter()
+                .map(|(_, path)| pending(path))
+                .sum::<Result<u64>>()?;
             if left == 0 {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "expected empty outboxes after 120 s, {left} events are left");
+            ensure!(
+                Instant::now() < deadline,
+                "expected empty outboxes after 120 s, {left} events are left"
+            );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
     fn outboxes(&self) -> Vec<(RobotId, PathBuf)> {
         let fleet = self.folder.path().join("fleet");
-        let simulated = self.robots.iter().map(|id| (id.clone(), fleet.join(id.as_str()).join("agent.db")));
-        let real = self.agents.iter().map(|agent| (agent.id().clone(), agent.state_dir().join("agent.db")));
+        let simulated = self
+            .robots
+            .iter()
+            .map(|id| (id.clone(), fleet.join(id.as_str()).join("agent.db")));
+        let real = self
+            .agents
+            .iter()
+            .map(|agent| (agent.id().clone(), agent.state_dir().join("agent.db")));
         simulated.chain(real).collect()
     }
 
     async fn verify(&self) -> Result<Report> {
-        let admin =
-            Admin::login(self.relay.https(), self.relay.ca_pem(), self.relay.admin_password_file()).await?;
+        let admin = Admin::login(
+            self.relay.https(),
+            self.relay.ca_pem(),
+            &self.relay.admin_password_file(),
+        )
+        .await?;
         let mut report = Report::default();
         for (robot, outbox) in self.outboxes() {
             let emitted = Emitted::read(&outbox)?;
@@ -191,7 +226,11 @@ impl Soak {
                 report.logged += seqs.len() as u64;
                 report.doubled += (seqs.len() - distinct.len()) as u64;
                 let last = distinct.last().copied().unwrap_or(0);
-                let expected = if stream == emitted.stream { emitted.last } else { last };
+                let expected = if stream == emitted.stream {
+                    emitted.last
+                } else {
+                    last
+                };
                 report.emitted += expected;
                 report.holes += (1..=expected).filter(|seq| !distinct.contains(seq)).count() as u64;
                 report.invented += last.saturating_sub(expected);
@@ -214,22 +253,35 @@ struct Emitted {
 
 impl Emitted {
     fn read(path: &Path) -> Result<Self> {
-        let outbox = Outbox::open(path)?;
+        let outbox = Outbox::open(path, std::time::SystemTime::now().into());
+        ensure!(
+            outbox.is_durable(),
+            "expected a readable outbox at {}: {:?}",
+            path.display(),
+            outbox.trouble()
+        );
         let journal = std::fs::read_to_string(path.with_file_name("emitted")).unwrap_or_default();
         Ok(Self {
             stream: outbox.stream(),
             last: outbox.last_seq(),
-            witnessed: journal.lines().filter_map(|line| line.parse().ok()).max().unwrap_or(0),
+            witnessed: journal
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .max()
+                .unwrap_or(0),
         })
     }
 }
 
 /// Events that wait in an outbox, read beside its owner.
 fn pending(path: &Path) -> Result<u64> {
-    let database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .with_context(|| format!("expected an outbox at {}", path.display()))?;
+    let database =
+        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .with_context(|| format!("expected an outbox at {}", path.display()))?;
     database.busy_timeout(Duration::from_secs(5))?;
-    let count: Option<i64> = database.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).optional()?;
+    let count: Option<i64> = database
+        .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
+        .optional()?;
     Ok(u64::try_from(count.unwrap_or(0))?)
 }
 
@@ -247,7 +299,9 @@ struct Report {
 
 impl Report {
     fn is_exact(&self) -> bool {
-        self.emitted > 0 && self.emitted == self.logged && self.holes + self.doubled + self.invented == 0
+        self.emitted > 0
+            && self.emitted == self.logged
+            && self.holes + self.doubled + self.invented == 0
     }
 }
 
@@ -256,7 +310,11 @@ impl std::fmt::Display for Report {
         write!(
             f,
             "{}: {} kills, {} robots, {} streams, {} events emitted, {} in the log, {} holes, {} doubled, {} never emitted",
-            if self.is_exact() { "exact" } else { "NOT EXACT" },
+            if self.is_exact() {
+                "exact"
+            } else {
+                "NOT EXACT"
+            },
             self.kills,
             self.robots,
             self.streams,

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
-    ConsumerCreated, ConsumerRequest, EventPage, EventRecord, Login, RobotList, Session, TokenCreated, TokenRequest,
+    ConsumerCreated, ConsumerRequest, EventPage, EventRecord, Login, RobotList, Session,
+    TokenCreated, TokenRequest,
 };
 use reqwest::Certificate;
 
@@ -24,15 +25,23 @@ impl Admin {
     /// # Errors
     /// When the relay does not answer, or refuses.
     pub async fn login(https: &str, ca_pem: &str, password_file: &Path) -> Result<Self> {
-        let password = std::fs::read_to_string(password_file)
-            .with_context(|| format!("expected the administrator's password in {}", password_file.display()))?;
+        let password = std::fs::read_to_string(password_file).with_context(|| {
+            format!(
+                "expected the administrator's password in {}",
+                password_file.display()
+            )
+        })?;
         let http = client(ca_pem)?;
         let base = format!("https://{https}");
         let login = Login {
             user: "admin".to_owned(),
             password: password.trim().to_owned(),
         };
-        let answer = http.post(format!("{base}/api/v1/session")).json(&login).send().await?;
+        let answer = http
+            .post(format!("{base}/api/v1/session"))
+            .json(&login)
+            .send()
+            .await?;
         ensure!(
             answer.status().is_success(),
             "expected a session, got {}: {}",
@@ -67,15 +76,30 @@ impl Admin {
     }
 
     /// A request with the session.
-    #[must_use]
     pub fn get(&self, path: &str) -> reqwest::RequestBuilder {
-        self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token)
+        self.http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
     }
 
-    async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(&self, path: &str, body: &B) -> Result<A> {
-        let answer =
-            self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(body).send().await?;
-        ensure!(answer.status().is_success(), "POST {path}: {}: {}", answer.status(), answer.text().await?);
+    async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<A> {
+        let answer = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+            .json(body)
+            .send()
+            .await?;
+        ensure!(
+            answer.status().is_success(),
+            "POST {path}: {}: {}",
+            answer.status(),
+            answer.text().await?
+        );
         Ok(answer.json().await?)
     }
 
@@ -84,7 +108,13 @@ impl Admin {
     /// # Errors
     /// When the relay does not answer with a list.
     pub async fn robots(&self) -> Result<RobotList> {
-        Ok(self.get("/api/v1/robots").send().await?.error_for_status()?.json().await?)
+        Ok(self
+            .get("/api/v1/robots")
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?)
     }
 
     /// An enrolment token.
@@ -111,7 +141,13 @@ impl Admin {
         let (mut events, mut after) = (Vec::new(), 0);
         loop {
             let path = format!("/api/v1/robots/{robot}/events?after={after}&limit=1000");
-            let page: EventPage = self.get(&path).send().await?.error_for_status()?.json().await?;
+            let page: EventPage = self
+                .get(&path)
+                .send()
+                .await?
+                .error_for_status()?
+                .json()
+                .await?;
             events.extend(page.events);
             match page.next_after {
                 Some(next) => after = next,
@@ -122,12 +158,12 @@ impl Admin {
 }
 
 /// An HTTPS client that trusts one authority and nothing else.
-///
-/// # Errors
-/// When `ca_pem` is no certificate.
-pub fn client(ca_pem: &str) -> Result<reqwest::Client> {
+fn client(ca_pem: &str) -> Result<reqwest::Client> {
     // A second installation is refused, which is as good: the provider is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let authority = Certificate::from_pem(ca_pem.as_bytes()).context("expected the relay's authority as PEM")?;
-    Ok(reqwest::Client::builder().tls_certs_only([authority]).build()?)
+    let authority = Certificate::from_pem(ca_pem.as_bytes())
+        .context("expected the relay's authority as PEM")?;
+    Ok(reqwest::Client::builder()
+        .tls_certs_only([authority])
+        .build()?)
 }

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use lekiwi_agent::outbox::Outbox;
+use lekiwi_agent::outbox::{Limit, Outbox};
 use lekiwi_protocol::message::{
-    Ack, Connection, ConnectionState, Deployment, Factsheet, Hardware, Heartbeat, Network, State, Teleoperation,
-    Telemetry,
+    Ack, Connection, ConnectionState, Deployment, Factsheet, Hardware, Heartbeat, Network, State,
+    Telemetry, Teleoperation,
 };
-use lekiwi_protocol::{Clock, Envelope, FromRobot, MessageType, MetricName, RobotId, Root, Timestamp, limits};
+use lekiwi_protocol::{
+    Clock, Envelope, FromRobot, MessageType, MetricName, RobotId, Root, Timestamp, limits,
+};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
@@ -48,8 +50,8 @@ pub struct Options {
 /// Numbered events from a durable outbox.
 #[derive(Debug, Clone)]
 pub struct Emission {
-    /// Time between two events.
-    pub every: Duration,
+    /// Time between two events; when absent, what waits is sent and nothing is added.
+    pub every: Option<Duration>,
     /// The folder of the outbox and of the counter that the check compares with.
     pub folder: PathBuf,
 }
@@ -95,14 +97,16 @@ pub async fn run(
         boot_id: Uuid::new_v4(),
         started: Instant::now(),
         sequence: 0,
-        outbox: options.emission.as_ref().map(|e| Emitter::open(e)).transpose()?,
+        outbox: options.emission.as_ref().map(Emitter::open).transpose()?,
         counters,
         pulses,
     };
     while !*stop.borrow() {
         robot.session = Uuid::new_v4();
         robot.sequence = 0;
-        robot.connection(&endpoint, Arc::clone(&tls), &options, &mut stop).await;
+        robot
+            .connection(&endpoint, Arc::clone(&tls), &options, &mut stop)
+            .await;
         let jitter = Duration::from_millis(u64::from(Uuid::new_v4().as_fields().0) % 3_000);
         tokio::select! {
             () = tokio::time::sleep(jitter) => {}
@@ -134,10 +138,17 @@ struct Emitter {
 impl Emitter {
     fn open(emission: &Emission) -> Result<Self> {
         std::fs::create_dir_all(&emission.folder)?;
-        let outbox = Outbox::open(&emission.folder.join("agent.db"))?;
-        let journal = std::fs::File::options().create(true).append(true).open(emission.folder.join("emitted"))?;
+        let outbox = Outbox::open(&emission.folder.join("agent.db"), now());
+        let journal = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(emission.folder.join("emitted"))?;
         let emitted = outbox.last_seq();
-        Ok(Self { outbox, journal, emitted })
+        Ok(Self {
+            outbox,
+            journal,
+            emitted,
+        })
     }
 }
 
@@ -156,16 +167,20 @@ impl Robot {
         let poller = tokio::spawn(poll(eventloop, packets));
         let start = tokio::time::Instant::now();
         // Spread over the period, as a fleet's robots are.
-        let phase = |every: Duration| start + every.mul_f64(f64::from(self.id_phase()) / 65_536.0);
-        let ticker = |every: Duration| {
-            let mut ticker = interval_at(phase(every), every);
+        let phase = f64::from(self.id_phase()) / 65_536.0;
+        let ticker = move |every: Duration| {
+            let mut ticker = interval_at(start + every.mul_f64(phase), every);
             ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
             ticker
         };
         let never = Duration::from_secs(365 * 24 * 3600);
         let mut heartbeat = ticker(options.heartbeat);
         let mut telemetry = ticker(options.telemetry.unwrap_or(never));
-        let mut emission = ticker(options.emission.as_ref().map_or(never, |e| e.every));
+        let every = options
+            .emission
+            .as_ref()
+            .and_then(|emission| emission.every);
+        let mut emission = ticker(every.unwrap_or(never));
         let mut resend = ticker(Duration::from_secs(5));
         let mut online = false;
         loop {
@@ -184,7 +199,7 @@ impl Robot {
                 },
                 _ = heartbeat.tick(), if online => self.heartbeat(&client),
                 _ = telemetry.tick(), if online && options.telemetry.is_some() => self.telemetry(&client),
-                _ = emission.tick(), if options.emission.is_some() => {
+                _ = emission.tick(), if every.is_some() => {
                     self.emit();
                     if online {
                         self.send_events(&client);
@@ -219,18 +234,32 @@ impl Robot {
         options.set_keep_alive(limits::KEEP_ALIVE);
         options.set_clean_start(true);
         options.set_connection_timeout(20);
-        options.set_max_packet_size(Some(u32::try_from(limits::MAX_PAYLOAD_BYTES).unwrap_or(u32::MAX) + 1024));
+        options.set_max_packet_size(Some(
+            u32::try_from(limits::MAX_PAYLOAD_BYTES).unwrap_or(u32::MAX) + 1024,
+        ));
         options.set_outgoing_inflight_upper_limit(16);
-        let will = self.envelope(MessageType::Connection, 0, &Connection {
-            session: self.session,
-            state: ConnectionState::ConnectionBroken,
-        });
-        let topic = self.root.from_robot(&self.id, FromRobot::Connection).to_string();
+        let will = self.envelope(
+            MessageType::Connection,
+            0,
+            &Connection {
+                session: self.session,
+                state: ConnectionState::ConnectionBroken,
+            },
+        );
+        let topic = self
+            .root
+            .from_robot(&self.id, FromRobot::Connection)
+            .to_string();
         options.set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true, None));
         options
     }
 
-    fn envelope<P: Serialize>(&self, message_type: MessageType, sequence: u64, payload: &P) -> Vec<u8> {
+    fn envelope<P: Serialize>(
+        &self,
+        message_type: MessageType,
+        sequence: u64,
+        payload: &P,
+    ) -> Vec<u8> {
         Envelope {
             message_type,
             robot_id: self.id.clone(),
@@ -243,7 +272,13 @@ impl Robot {
     }
 
     /// Publishes without waiting; a full queue loses telemetry as on a robot, events are sent again.
-    fn publish<P: Serialize>(&mut self, client: &AsyncClient, from: FromRobot, kind: MessageType, payload: &P) {
+    fn publish<P: Serialize>(
+        &mut self,
+        client: &AsyncClient,
+        from: FromRobot,
+        kind: MessageType,
+        payload: &P,
+    ) {
         let retained = from.is_retained();
         let qos = match from {
             FromRobot::Heartbeat | FromRobot::Telemetry => QoS::AtMostOnce,
@@ -260,10 +295,15 @@ impl Robot {
     fn birth(&mut self, client: &AsyncClient) {
         let _ = client.try_subscribe(self.root.robot_inbox(&self.id), QoS::AtMostOnce);
         let session = self.session;
-        self.publish(client, FromRobot::Connection, MessageType::Connection, &Connection {
-            session,
-            state: ConnectionState::Online,
-        });
+        self.publish(
+            client,
+            FromRobot::Connection,
+            MessageType::Connection,
+            &Connection {
+                session,
+                state: ConnectionState::Online,
+            },
+        );
         let factsheet = Factsheet {
             uuid: self.boot_id,
             profile: "generic".to_owned(),
@@ -280,7 +320,12 @@ impl Robot {
             capabilities: Vec::new(),
             boot_id: self.boot_id,
         };
-        self.publish(client, FromRobot::Factsheet, MessageType::Factsheet, &factsheet);
+        self.publish(
+            client,
+            FromRobot::Factsheet,
+            MessageType::Factsheet,
+            &factsheet,
+        );
         let state = State {
             session,
             activity: lekiwi_protocol::message::Activity::Idle,
@@ -312,17 +357,29 @@ impl Robot {
             session: self.session,
             uptime_s: self.started.elapsed().as_secs(),
         };
-        self.publish(client, FromRobot::Heartbeat, MessageType::Heartbeat, &heartbeat);
+        self.publish(
+            client,
+            FromRobot::Heartbeat,
+            MessageType::Heartbeat,
+            &heartbeat,
+        );
     }
 
     fn telemetry(&mut self, client: &AsyncClient) {
         let metrics = self.metrics();
-        self.publish(client, FromRobot::Telemetry, MessageType::Telemetry, &Telemetry { metrics });
+        self.publish(
+            client,
+            FromRobot::Telemetry,
+            MessageType::Telemetry,
+            &Telemetry { metrics },
+        );
     }
 
     /// Made-up values that move: each metric swings with its own period and phase.
     fn metrics(&self) -> std::collections::BTreeMap<MetricName, f64> {
-        use lekiwi_protocol::message::metric::{CPU_PERCENT, DISK_PERCENT, MEMORY_PERCENT, TEMPERATURE_C};
+        use lekiwi_protocol::message::metric::{
+            CPU_PERCENT, DISK_PERCENT, MEMORY_PERCENT, TEMPERATURE_C,
+        };
         let t = self.started.elapsed().as_secs_f64() + f64::from(self.id_phase());
         let swing = |period: f64, low: f64, high: f64| {
             let value = low + (high - low) * (0.5 + 0.5 * (t / period).sin());
@@ -339,35 +396,46 @@ impl Robot {
         .collect()
     }
 
-    /// Appends one numbered event; on a full disk it is simply not emitted.
+    /// Appends one numbered event.
     fn emit(&mut self) {
-        let Some(emitter) = &mut self.outbox else { return };
+        let Some(emitter) = &mut self.outbox else {
+            return;
+        };
         let data = serde_json::json!({ "n": emitter.emitted + 1 });
-        if tokio::task::block_in_place(|| emitter.outbox.append("soak.tick", now(), data)).is_ok() {
-            emitter.emitted += 1;
-            // A line survives the death of this process, if not of the machine: that is enough for a soak.
-            let _ = writeln!(emitter.journal, "{}", emitter.emitted);
-            self.counters.emitted.fetch_add(1, Ordering::Relaxed);
-        }
+        emitter.emitted =
+            tokio::task::block_in_place(|| emitter.outbox.append("soak.tick", now(), data));
+        // A line survives the death of this process, if not of the machine: that is enough for a soak.
+        let _ = writeln!(emitter.journal, "{}", emitter.emitted);
+        self.counters.emitted.fetch_add(1, Ordering::Relaxed);
     }
 
     fn send_events(&mut self, client: &AsyncClient) {
-        let Some(emitter) = &mut self.outbox else { return };
-        let batch = tokio::task::block_in_place(|| emitter.outbox.pending(limits::MAX_EVENTS_PER_MESSAGE));
+        let Some(emitter) = &mut self.outbox else {
+            return;
+        };
+        let batch = tokio::task::block_in_place(|| emitter.outbox.pending(Limit::default()));
         if let Some(batch) = batch {
             self.publish(client, FromRobot::Events, MessageType::Events, &batch);
         }
     }
 
     fn receive(&mut self, topic: &[u8], payload: &[u8]) {
-        let Ok(topic) = lekiwi_protocol::Topic::parse(&String::from_utf8_lossy(topic)) else { return };
-        if !matches!(topic.path, lekiwi_protocol::topic::Path::To(_, lekiwi_protocol::ToRobot::Ack)) {
+        let Ok(topic) = lekiwi_protocol::Topic::parse(&String::from_utf8_lossy(topic)) else {
+            return;
+        };
+        if !matches!(
+            topic.path,
+            lekiwi_protocol::topic::Path::To(_, lekiwi_protocol::ToRobot::Ack)
+        ) {
             return;
         }
-        if let (Some(emitter), Ok(envelope)) =
-            (&mut self.outbox, Envelope::<Ack>::parse(MessageType::Ack, &self.id, payload))
-        {
-            self.counters.acknowledgements.fetch_add(1, Ordering::Relaxed);
+        if let (Some(emitter), Ok(envelope)) = (
+            &mut self.outbox,
+            Envelope::<Ack>::parse(MessageType::Ack, &self.id, payload),
+        ) {
+            self.counters
+                .acknowledgements
+                .fetch_add(1, Ordering::Relaxed);
             tokio::task::block_in_place(|| emitter.outbox.acknowledge(&envelope.payload));
         }
     }

@@ -31,13 +31,25 @@ impl Agent {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start_program(relay: &Relay, id: &str, token: &str, program: &Path, first: &[OsString]) -> Result<Self> {
+    pub fn start_program(
+        relay: &Relay,
+        id: &str,
+        token: &str,
+        program: &Path,
+        first: &[OsString],
+    ) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let config = write_config(files.path(), relay, id, token)?;
         let mut arguments = first.to_vec();
         arguments.extend(["--config".into(), config.into_os_string(), "run".into()]);
         let log = files.path().join("agent.log");
-        let process = Process::start(id, program, arguments, &[("LEKIWI_LOG", "debug".into())], &log)?;
+        let process = Process::start(
+            id,
+            program,
+            arguments,
+            &[("LEKIWI_LOG", "debug".into())],
+            &log,
+        )?;
         Ok(Self {
             process,
             id: id.parse()?,

@@ -26,8 +26,16 @@ impl Browser {
         let files = tempfile::tempdir()?;
         let port = free_port()?;
         let log = files.path().join("chromedriver.log");
-        let mut driver = Process::start("chromedriver", &driver, [format!("--port={port}")], &[], &log)?;
-        driver.wait_for("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).ok())?;
+        let mut driver = Process::start(
+            "chromedriver",
+            &driver,
+            [format!("--port={port}")],
+            &[],
+            &log,
+        )?;
+        driver.wait_for("a listener", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        })?;
         let profile = files.path().join("profile");
         let capabilities = serde_json::json!({
             "acceptInsecureCerts": true,
@@ -42,7 +50,9 @@ impl Browser {
                 ],
             },
         });
-        let serde_json::Value::Object(capabilities) = capabilities else { unreachable!("an object was written above") };
+        let serde_json::Value::Object(capabilities) = capabilities else {
+            unreachable!("an object was written above")
+        };
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(capabilities)
             .connect(&format!("http://127.0.0.1:{port}"))
@@ -70,7 +80,10 @@ impl Browser {
     pub async fn log_in(&self, base: &str, password: &str) -> Result<()> {
         self.open(&format!("{base}/login")).await?;
         let form = self.client.form(Locator::Css("form")).await?;
-        form.set_by_name("user", "admin").await?.set_by_name("password", password).await?;
+        form.set_by_name("user", "admin")
+            .await?
+            .set_by_name("password", password)
+            .await?;
         form.submit().await?;
         Ok(())
     }
@@ -94,7 +107,10 @@ impl Browser {
             anyhow::ensure!(
                 tokio::time::Instant::now() < deadline,
                 "expected another text in {css} within 30 s, last {last:?}; the page says {:?}",
-                self.client.source().await.map(|page| page.chars().take(2_000).collect::<String>())
+                self.client
+                    .source()
+                    .await
+                    .map(|page| page.chars().take(2_000).collect::<String>())
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -35,7 +35,13 @@ impl Fleet {
             folder.into(),
         ];
         arguments.extend(more.iter().map(Into::into));
-        let process = Process::start("fleet", &program, arguments.clone(), &[], &files.path().join("fleet.log"))?;
+        let process = Process::start(
+            "fleet",
+            &program,
+            arguments.clone(),
+            &[],
+            &files.path().join("fleet.log"),
+        )?;
         Ok(Self {
             process,
             arguments,

@@ -36,8 +36,16 @@ impl Mosquitto {
             ),
         )?;
         let arguments = [Path::new("-c"), &config];
-        let mut process = Process::start("mosquitto", &program, arguments, &[], &files.path().join("mosquitto.log"))?;
-        process.wait_for("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).ok())?;
+        let mut process = Process::start(
+            "mosquitto",
+            &program,
+            arguments,
+            &[],
+            &files.path().join("mosquitto.log"),
+        )?;
+        process.wait_for("a listener", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        })?;
         Ok(Self {
             _process: process,
             address: format!("127.0.0.1:{port}"),

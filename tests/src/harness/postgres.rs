@@ -30,19 +30,37 @@ impl Postgres {
         std::fs::create_dir(&data)?;
         let root = nix::unistd::Uid::effective().is_root();
         if root {
-            let user = nix::unistd::User::from_name("postgres")?.context("expected the user postgres of the package")?;
+            let user = nix::unistd::User::from_name("postgres")?
+                .context("expected the user postgres of the package")?;
             nix::unistd::chown(&data, Some(user.uid), Some(user.gid))?;
         }
-        let unprivileged: &[&str] =
-            if root { &["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"] } else { &["--"] };
+        let unprivileged: &[&str] = if root {
+            &[
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                "--",
+            ]
+        } else {
+            &["--"]
+        };
         let made = Command::new("setpriv")
             .args(unprivileged)
             .arg(programs.join("initdb"))
-            .args(["--auth=trust", "--username=postgres", "--no-sync", "--pgdata"])
+            .args([
+                "--auth=trust",
+                "--username=postgres",
+                "--no-sync",
+                "--pgdata",
+            ])
             .arg(&data)
             .current_dir(files.path())
             .output()?;
-        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        ensure!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let port = free_port()?;
         let mut arguments: Vec<std::ffi::OsString> = unprivileged.iter().map(Into::into).collect();
         arguments.extend([
@@ -61,7 +79,10 @@ impl Postgres {
         let mut process = Process::start("postgres", &setpriv, arguments, &[], &log)?;
         process.wait_for("a server that takes connections", || {
             let mut ready = Command::new(programs.join("pg_isready"));
-            let status = ready.args(["-q", "-h", "127.0.0.1", "-p"]).arg(port.to_string()).status();
+            let status = ready
+                .args(["-q", "-h", "127.0.0.1", "-p"])
+                .arg(port.to_string())
+                .status();
             status.ok().filter(std::process::ExitStatus::success)
         })?;
         Ok(Self {
@@ -87,5 +108,7 @@ fn programs() -> Result<PathBuf> {
         .filter(|folder| folder.join("initdb").is_file())
         .collect();
     versions.sort();
-    versions.pop().context("PostgreSQL is missing (hint: apt-get install -y postgresql)")
+    versions
+        .pop()
+        .context("PostgreSQL is missing (hint: apt-get install -y postgresql)")
 }

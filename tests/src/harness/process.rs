@@ -40,7 +40,10 @@ impl Process {
             name: name.to_owned(),
             program: program.to_owned(),
             arguments: arguments.into_iter().map(Into::into).collect(),
-            environment: environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            environment: environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect(),
             log: log.to_owned(),
             child: None,
         };
@@ -60,7 +63,12 @@ impl Process {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("expected to start {} by setpriv (util-linux)", self.program.display()))?;
+            .with_context(|| {
+                format!(
+                    "expected to start {} by setpriv (util-linux)",
+                    self.program.display()
+                )
+            })?;
         self.child = Some(child);
         Ok(())
     }
@@ -94,7 +102,10 @@ impl Process {
     /// # Errors
     /// When it does not stop by itself.
     pub fn stop(&mut self) -> Result<ExitStatus> {
-        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        let child = self
+            .child
+            .as_ref()
+            .with_context(|| format!("{} does not run", self.name))?;
         kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
@@ -145,7 +156,11 @@ impl Process {
                 return Ok(ready);
             }
             if let Some(status) = self.exited()? {
-                bail!("expected {what}, but {} ended with {status}:\n{}", self.name, self.last_lines());
+                bail!(
+                    "expected {what}, but {} ended with {status}:\n{}",
+                    self.name,
+                    self.last_lines()
+                );
             }
             ensure!(
                 Instant::now() < deadline,
@@ -160,7 +175,10 @@ impl Process {
     fn last_lines(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
+        lines
+            .get(lines.len().saturating_sub(60)..)
+            .unwrap_or_default()
+            .join("\n")
     }
 }
 
@@ -186,13 +204,20 @@ pub fn free_port() -> Result<u16> {
 ///
 /// # Errors
 /// When the time is over; `what` says what was waited for.
-pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
+pub fn wait_until<T>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(met) = condition() {
             return Ok(met);
         }
-        ensure!(Instant::now() < deadline, "expected {what} within {limit:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "expected {what} within {limit:?}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -223,10 +248,18 @@ pub fn target(name: &str, package: &str) -> Result<PathBuf> {
             let own = std::env::current_exe()?;
             // target/<profile>/deps/<test> or target/<profile>/<program>
             let folder = own.parent().context("a program lies in a folder")?;
-            if folder.ends_with("deps") { folder.parent().context("deps lies in a folder")?.to_owned() } else { folder.to_owned() }
+            if folder.ends_with("deps") {
+                folder.parent().context("deps lies in a folder")?.to_owned()
+            } else {
+                folder.to_owned()
+            }
         }
     };
     let path = folder.join(name);
-    ensure!(path.is_file(), "expected {} (hint: cargo build -p {package}, in the same profile)", path.display());
+    ensure!(
+        path.is_file(),
+        "expected {} (hint: cargo build -p {package}, in the same profile)",
+        path.display()
+    );
     Ok(path)
 }

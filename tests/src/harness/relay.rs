@@ -53,14 +53,33 @@ impl Relay {
     pub fn start_with(options: RelayOptions) -> Result<Self> {
         let program = target("lekiwi-relay", "lekiwi-relay")?;
         let files = tempfile::tempdir()?;
-        let data = options.data.clone().unwrap_or_else(|| files.path().join("data"));
+        let data = options
+            .data
+            .clone()
+            .unwrap_or_else(|| files.path().join("data"));
         let arguments = arguments(&data, files.path(), "127.0.0.1:0", "127.0.0.1:0", &options);
-        let mut process = Process::start("relay", &program, arguments, &[], &files.path().join("relay.log"))?;
+        let mut process = Process::start(
+            "relay",
+            &program,
+            arguments,
+            &[],
+            &files.path().join("relay.log"),
+        )?;
         let ready = wait_ready(&mut process, files.path())?;
-        let shown = Command::new(&program).args(["ca", "show", "--json", "--data"]).arg(&data).output()?;
-        ensure!(shown.status.success(), "lekiwi-relay ca show: {}", String::from_utf8_lossy(&shown.stderr));
+        let shown = Command::new(&program)
+            .args(["ca", "show", "--json", "--data"])
+            .arg(&data)
+            .output()?;
+        ensure!(
+            shown.status.success(),
+            "lekiwi-relay ca show: {}",
+            String::from_utf8_lossy(&shown.stderr)
+        );
         let authority: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
-        let ca_pem = authority.get("pem").and_then(serde_json::Value::as_str).context("expected pem in ca show")?;
+        let ca_pem = authority
+            .get("pem")
+            .and_then(serde_json::Value::as_str)
+            .context("expected pem in ca show")?;
         Ok(Self {
             process,
             ca_pem: ca_pem.to_owned(),
@@ -78,8 +97,13 @@ impl Relay {
     /// When it still runs, or does not serve.
     pub fn restart(&mut self) -> Result<()> {
         let _ = std::fs::remove_file(self.files.path().join("ready.json"));
-        let arguments =
-            arguments(&self.data, self.files.path(), &self.ready.https, &self.ready.mqtt, &self.options);
+        let arguments = arguments(
+            &self.data,
+            self.files.path(),
+            &self.ready.https,
+            &self.ready.mqtt,
+            &self.options,
+        );
         self.process.restart(Some(arguments))?;
         wait_ready(&mut self.process, self.files.path())?;
         Ok(())
@@ -160,14 +184,27 @@ impl Relay {
             .arg(&self.data)
             .args(arguments)
             .output()?;
-        ensure!(output.status.success(), "token create: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "token create: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let created: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let token = created.get("token").and_then(serde_json::Value::as_str).context("expected a token")?;
+        let token = created
+            .get("token")
+            .and_then(serde_json::Value::as_str)
+            .context("expected a token")?;
         Ok(token.to_owned())
     }
 }
 
-fn arguments(data: &Path, files: &Path, https: &str, mqtt: &str, options: &RelayOptions) -> Vec<OsString> {
+fn arguments(
+    data: &Path,
+    files: &Path,
+    https: &str,
+    mqtt: &str,
+    options: &RelayOptions,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec![
         "run".into(),
         "--data".into(),
@@ -187,5 +224,7 @@ fn arguments(data: &Path, files: &Path, https: &str, mqtt: &str, options: &Relay
 
 fn wait_ready(process: &mut Process, files: &Path) -> Result<Ready> {
     let path = files.join("ready.json");
-    process.wait_for("the ready file", || serde_json::from_slice(&std::fs::read(&path).ok()?).ok())
+    process.wait_for("the ready file", || {
+        serde_json::from_slice(&std::fs::read(&path).ok()?).ok()
+    })
 }
