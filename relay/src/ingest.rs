@@ -270,7 +270,6 @@ impl Ingest {
                     from,
                     payload,
                     received_ms,
-                    will: _,
                 } => match self.parse(&robot, &from, &payload, received_ms) {
                     Ok(message) => heard.push((received_ms, message)),
                     Err(refusal) => self.refuse(&robot, from, &payload, received_ms, refusal),

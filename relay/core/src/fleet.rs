@@ -446,9 +446,10 @@ impl Fleet {
         }
         self.position = position;
         let robot = self.robot(id);
+        // Its snapshot carries the position, so that a restart does not read the whole log again.
+        robot.changed = true;
         if event == kind::REGISTERED && robot.registered_at.is_none() {
             robot.registered_at = Some(at);
-            robot.changed = true;
         }
     }
 }

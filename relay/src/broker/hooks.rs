@@ -131,7 +131,6 @@ impl Hooks {
         client_id: &str,
         topic: &str,
         payload: &Bytes,
-        will: bool,
     ) -> Result<(), (&'static str, String)> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(("oversized", oversized(payload.len())));
@@ -149,7 +148,6 @@ impl Hooks {
                 from,
                 payload: payload.clone(),
                 received_ms: clock::now_ms(),
-                will,
             })
             .await;
         Ok(())
@@ -177,10 +175,7 @@ impl Handler for Hooks {
         match parameter {
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client = &*session.id.client_id;
-                let result = match self
-                    .publish(client, &publish.topic, &publish.payload, false)
-                    .await
-                {
+                let result = match self.publish(client, &publish.topic, &publish.payload).await {
                     Ok(()) => PublishAclResult::allow(),
                     Err((kind, reason)) => {
                         self.refuse(
@@ -198,9 +193,8 @@ impl Handler for Hooks {
             Parameter::MessagePublish(_, from, publish) => {
                 if matches!(from.typ(), FromType::LastWill) {
                     let client = &*from.id.client_id;
-                    if let Err((kind, reason)) = self
-                        .publish(client, &publish.topic, &publish.payload, true)
-                        .await
+                    if let Err((kind, reason)) =
+                        self.publish(client, &publish.topic, &publish.payload).await
                     {
                         self.refuse(client, &publish.topic, kind, reason, &publish.payload);
                     }

@@ -100,8 +100,6 @@ pub enum Input {
         payload: Bytes,
         /// When the relay received it.
         received_ms: u64,
-        /// Whether it is the robot's will.
-        will: bool,
     },
     /// A robot's connection stands.
     Connected {
@@ -384,8 +382,9 @@ impl Broker {
         }
     }
 
-    /// Stops listening and disconnects everybody, so that each robot's death is on record.
-    pub async fn stop(self) {
+    /// Stops listening and disconnects everybody. While ingest still runs, this puts each robot's
+    /// death on record.
+    pub async fn stop(&self) {
         self.stop_listening();
         let everybody: Vec<Id> = self
             .clients
