@@ -95,16 +95,26 @@ impl RunError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Listen { address, option, reason } => match reason.kind() {
+            Self::Listen {
+                address,
+                option,
+                reason,
+            } => match reason.kind() {
                 std::io::ErrorKind::AddrInUse => Some(format!(
                     "stop the program that has it (`ss -ltnp 'sport = :{}'` names it), or choose another with {option}",
                     address.port()
                 )),
-                std::io::ErrorKind::PermissionDenied => Some(format!("choose a port above 1023 with {option}")),
-                std::io::ErrorKind::AddrNotAvailable => Some(format!("choose an address of this machine with {option}")),
+                std::io::ErrorKind::PermissionDenied => {
+                    Some(format!("choose a port above 1023 with {option}"))
+                }
+                std::io::ErrorKind::AddrNotAvailable => {
+                    Some(format!("choose an address of this machine with {option}"))
+                }
                 _ => None,
             },
-            Self::Data(DataError::Locked { .. }) => Some("each relay has a data folder of its own: see --data".to_owned()),
+            Self::Data(DataError::Locked { .. }) => {
+                Some("each relay has a data folder of its own: see --data".to_owned())
+            }
             Self::Authority(error) => error.hint().map(str::to_owned),
             _ => None,
         }
@@ -124,7 +134,11 @@ impl From<BrokerError> for RunError {
     fn from(error: BrokerError) -> Self {
         match error {
             // In the same words as for HTTPS.
-            BrokerError::Listen { address, source } => Self::Listen { address, option: "--mqtt", reason: source },
+            BrokerError::Listen { address, source } => Self::Listen {
+                address,
+                option: "--mqtt",
+                reason: source,
+            },
             other => Self::Broker(other),
         }
     }
@@ -152,17 +166,35 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let host = host_name();
     let metrics = Arc::new(Metrics::default());
     let (store, commits) = Store::open(&folder.store(), metrics.clone())?;
-    let authority = Arc::new(Authority::open_or_create(&folder.authority(), &config.org, clock::now_ms())?);
-    let cannot_listen = |reason| RunError::Listen { address: config.https, option: "--https", reason };
-    let listener = TcpListener::bind(config.https).await.map_err(cannot_listen)?;
+    let authority = Arc::new(Authority::open_or_create(
+        &folder.authority(),
+        &config.org,
+        clock::now_ms(),
+    )?);
+    let cannot_listen = |reason| RunError::Listen {
+        address: config.https,
+        option: "--https",
+        reason,
+    };
+    let listener = TcpListener::bind(config.https)
+        .await
+        .map_err(cannot_listen)?;
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
     let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
 
     let root = Root::of(config.org.clone());
-    let relay_id = config.relay_id.clone().unwrap_or_else(|| relay_id(host.as_deref()));
-    let settings = Settings { root: root.clone(), relay_id, telemetry_days: config.telemetry_days };
-    let (fleet, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
+    let relay_id = config
+        .relay_id
+        .clone()
+        .unwrap_or_else(|| relay_id(host.as_deref()));
+    let settings = Settings {
+        root: root.clone(),
+        relay_id,
+        telemetry_days: config.telemetry_days,
+    };
+    let (fleet, ingest) =
+        Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
     let broker_config = broker::Config {
         listen: config.mqtt,
         certificate: identity.certificate_path.clone(),
@@ -191,7 +223,13 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         stopping: stopping.clone(),
     });
     let tls = http::server::tls(&identity, config.allow_tls12)?;
-    let server = tokio::spawn(http::server::serve(listener, tls, http::router(app), stopping.clone(), DRAIN));
+    let server = tokio::spawn(http::server::serve(
+        listener,
+        tls,
+        http::router(app),
+        stopping.clone(),
+        DRAIN,
+    ));
     let housekeeping = tokio::spawn(forget_old_sessions(store.clone()));
 
     // Only now: a password is told by a relay that runs.
@@ -199,7 +237,15 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
-        write_ready(path, &Ready { https, mqtt, ca_fingerprint: fingerprint, pid: std::process::id() })?;
+        write_ready(
+            path,
+            &Ready {
+                https,
+                mqtt,
+                ca_fingerprint: fingerprint,
+                pid: std::process::id(),
+            },
+        )?;
     }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -226,7 +272,10 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
 
 fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal), RunError> {
     let signal = |kind| signal(kind).map_err(RunError::Signals);
-    Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    Ok((
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    ))
 }
 
 async fn forget_old_sessions(store: Store) {
@@ -240,7 +289,11 @@ async fn forget_old_sessions(store: Store) {
     }
 }
 
-async fn tell_admin_password(options: &cli::Run, folder: &DataFolder, store: &Store) -> Result<(), RunError> {
+async fn tell_admin_password(
+    options: &cli::Run,
+    folder: &DataFolder,
+    store: &Store,
+) -> Result<(), RunError> {
     let Some(credential) = admin::first_start(store).await? else {
         return Ok(());
     };
@@ -253,8 +306,12 @@ async fn tell_admin_password(options: &cli::Run, folder: &DataFolder, store: &St
     match file {
         Some(path) => {
             let text = format!("{}\n", credential.password);
-            files::replace(&path, text.as_bytes(), files::SECRET)
-                .map_err(|source| RunError::Write { path: path.clone(), source })?;
+            files::replace(&path, text.as_bytes(), files::SECRET).map_err(|source| {
+                RunError::Write {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
             tracing::info!(user = admin::USER, file = %path.display(), "the administrator's password is in a file; delete it once noted");
         }
         None => ui::note(&format!(
@@ -271,7 +328,10 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
     // Addresses, a text and a number always become JSON.
     let mut json = serde_json::to_vec(ready).unwrap_or_default();
     json.push(b'\n');
-    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write { path: path.to_owned(), source })
+    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn host_name() -> Option<String> {
@@ -281,8 +341,12 @@ fn host_name() -> Option<String> {
 
 /// The relay's id when none was given: the host's first label.
 fn relay_id(host: Option<&str>) -> RelayId {
-    let label = host.and_then(|host| host.split('.').next()).and_then(|label| RelayId::new(label).ok());
-    label.unwrap_or_else(|| RelayId::new("relay").unwrap_or_else(|_| unreachable!("a fixed name that fits")))
+    let label = host
+        .and_then(|host| host.split('.').next())
+        .and_then(|label| RelayId::new(label).ok());
+    label.unwrap_or_else(|| {
+        RelayId::new("relay").unwrap_or_else(|_| unreachable!("a fixed name that fits"))
+    })
 }
 
 /// Every name that the certificate should be good for: what the configuration says, where the relay
@@ -331,7 +395,11 @@ fn interface_addresses() -> Vec<IpAddr> {
 /// The broker's `host:port` as others reach it.
 fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
     let port = mqtt.port();
-    match (config.server_names.first(), mqtt.ip().is_unspecified(), host) {
+    match (
+        config.server_names.first(),
+        mqtt.ip().is_unspecified(),
+        host,
+    ) {
         (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
         (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
         (None, false, _) => mqtt.to_string(),

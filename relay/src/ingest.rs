@@ -19,7 +19,9 @@ use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::envelope::EnvelopeError;
 use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_EVENTS_PER_MESSAGE, MAX_METRICS};
 use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry, kind};
-use lekiwi_protocol::{Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot};
+use lekiwi_protocol::{
+    Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
+};
 use lekiwi_relay_core::{Fleet, Input as Heard, Output};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -45,6 +47,8 @@ const EXPIRE_MS: u64 = 3_600_000;
 pub const OWN_SOURCE: &str = "relay";
 /// Longest event type.
 const MAX_KIND_BYTES: usize = 64;
+/// The relay's own events that wait while the store takes none.
+const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
 const KEPT_PAYLOAD: usize = 512;
 
@@ -77,7 +81,10 @@ impl Handle {
     /// One robot.
     #[must_use]
     pub fn robot(&self, id: &RobotId) -> Option<RobotView> {
-        self.fleet.read().unwrap_or_else(PoisonError::into_inner).view(id)
+        self.fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .view(id)
     }
 
     /// The live stream.
@@ -124,7 +131,9 @@ impl Ingest {
         for snapshot in store.snapshots().await? {
             match serde_json::from_str(&snapshot.picture) {
                 Ok(view) => fleet.restore(view, snapshot.position),
-                Err(error) => tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read"),
+                Err(error) => {
+                    tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read")
+                }
             }
         }
         loop {
@@ -133,13 +142,23 @@ impl Ingest {
                 break;
             }
             for stored in events {
-                let robot = if stored.event.aggregate_type == "robot" { RobotId::new(&stored.event.aggregate_id).ok() } else { None };
-                fleet.handle(Timestamp::from_ms(stored.event.received_ms), folded(robot, &stored));
+                let robot = if stored.event.aggregate_type == "robot" {
+                    RobotId::new(&stored.event.aggregate_id).ok()
+                } else {
+                    None
+                };
+                fleet.handle(
+                    Timestamp::from_ms(stored.event.received_ms),
+                    folded(robot, &stored),
+                );
             }
         }
         let fleet = Arc::new(RwLock::new(fleet));
         let live = Live::new(&metrics);
-        let handle = Handle { fleet: fleet.clone(), live: live.clone() };
+        let handle = Handle {
+            fleet: fleet.clone(),
+            live: live.clone(),
+        };
         let ingest = Self {
             settings,
             store,
@@ -198,7 +217,15 @@ impl Ingest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         match serde_json::to_vec(&birth) {
-            Ok(json) => broker.publish(&self.settings.root.relay(&self.settings.relay_id), json, true).await,
+            Ok(json) => {
+                broker
+                    .publish(
+                        &self.settings.root.relay(&self.settings.relay_id),
+                        json,
+                        true,
+                    )
+                    .await
+            }
             Err(error) => tracing::error!(%error, "the relay's birth cannot be serialised"),
         }
     }
@@ -208,14 +235,25 @@ impl Ingest {
         let mut heard = Vec::with_capacity(turn.len());
         for input in turn.drain(..) {
             match input {
-                Input::Connected { robot, link, received_ms } => heard.push((received_ms, Heard::LinkUp(robot, link))),
-                Input::Disconnected { robot, link, received_ms } => heard.push((received_ms, Heard::LinkDown(robot, link))),
-                Input::Message { robot, from, payload, received_ms, will: _ } => {
-                    match self.parse(&robot, &from, &payload, received_ms) {
-                        Ok(message) => heard.push((received_ms, message)),
-                        Err(refusal) => self.refuse(&robot, from, &payload, received_ms, refusal),
-                    }
-                }
+                Input::Connected {
+                    robot,
+                    link,
+                    received_ms,
+                } => heard.push((received_ms, Heard::LinkUp(robot, link))),
+                Input::Disconnected {
+                    robot,
+                    link,
+                    received_ms,
+                } => heard.push((received_ms, Heard::LinkDown(robot, link))),
+                Input::Message {
+                    robot,
+                    from,
+                    payload,
+                    received_ms,
+                } => match self.parse(&robot, &from, &payload, received_ms) {
+                    Ok(message) => heard.push((received_ms, message)),
+                    Err(refusal) => self.refuse(&robot, from, &payload, received_ms, refusal),
+                },
             }
         }
         self.apply(broker, heard).await;
@@ -236,7 +274,11 @@ impl Ingest {
             }
             while let Some(output) = fleet.poll_output() {
                 match output {
-                    Output::Live { robot, sequence, payload } => self.live.message(now, robot, sequence, &payload),
+                    Output::Live {
+                        robot,
+                        sequence,
+                        payload,
+                    } => self.live.message(now, robot, sequence, &payload),
                     Output::Event { robot, kind, data } => self.own_event(now, &robot, kind, &data),
                     Output::Announce(envelope) => announcements.push(envelope),
                 }
@@ -244,7 +286,10 @@ impl Ingest {
         }
         self.live.flush();
         for envelope in announcements {
-            let topic = self.settings.root.from_robot(&envelope.robot_id, FromRobot::Connection);
+            let topic = self
+                .settings
+                .root
+                .from_robot(&envelope.robot_id, FromRobot::Connection);
             broker.publish(&topic, envelope.to_json(), true).await;
         }
     }
@@ -265,24 +310,41 @@ impl Ingest {
         });
     }
 
-    fn parse(&mut self, robot: &RobotId, from: &FromRobot, payload: &Bytes, received_ms: u64) -> Result<Heard, Refusal> {
+    fn parse(
+        &mut self,
+        robot: &RobotId,
+        from: &FromRobot,
+        payload: &Bytes,
+        received_ms: u64,
+    ) -> Result<Heard, Refusal> {
         let Some(expected) = MessageType::of_topic(from) else {
-            return Err(("unsupported", format!("expected a topic that this relay serves, got from/{from}")));
+            return Err((
+                "unsupported",
+                format!("expected a topic that this relay serves, got from/{from}"),
+            ));
         };
         let heard = match expected {
             MessageType::Telemetry => {
                 let envelope: Envelope<Telemetry> = envelope(expected, robot, payload)?;
-                envelope.payload.check().map_err(|error| ("metrics", error.to_string()))?;
+                envelope
+                    .payload
+                    .check()
+                    .map_err(|error| ("metrics", error.to_string()))?;
                 Heard::Telemetry(envelope)
             }
             MessageType::Heartbeat => Heard::Heartbeat(envelope(expected, robot, payload)?),
             MessageType::Connection => Heard::Connection(envelope(expected, robot, payload)?),
-            MessageType::Factsheet => Heard::Factsheet(Box::new(envelope(expected, robot, payload)?)),
+            MessageType::Factsheet => {
+                Heard::Factsheet(Box::new(envelope(expected, robot, payload)?))
+            }
             MessageType::State => {
                 let envelope: Envelope<State> = envelope(expected, robot, payload)?;
                 if envelope.payload.resources.len() > MAX_METRICS {
                     let got = envelope.payload.resources.len();
-                    return Err(("metrics", format!("expected at most {MAX_METRICS} metrics, got {got}")));
+                    return Err((
+                        "metrics",
+                        format!("expected at most {MAX_METRICS} metrics, got {got}"),
+                    ));
                 }
                 Heard::State(Box::new(envelope))
             }
@@ -293,9 +355,19 @@ impl Ingest {
                 Heard::Heard(robot.clone())
             }
             // A robot has no topic of this type.
-            MessageType::Ack => return Err(("unsupported", "expected a message of a robot, got an ack".to_owned())),
+            MessageType::Ack => {
+                return Err((
+                    "unsupported",
+                    "expected a message of a robot, got an ack".to_owned(),
+                ));
+            }
         };
-        self.metrics.messages.get_or_create(&MessageLabels { kind: expected.as_str() }).inc();
+        self.metrics
+            .messages
+            .get_or_create(&MessageLabels {
+                kind: expected.as_str(),
+            })
+            .inc();
         Ok(heard)
     }
 
@@ -318,12 +390,24 @@ impl Ingest {
         }
     }
 
-    fn refuse(&mut self, robot: &RobotId, from: FromRobot, payload: &Bytes, at_ms: u64, (kind, reason): Refusal) {
+    fn refuse(
+        &mut self,
+        robot: &RobotId,
+        from: FromRobot,
+        payload: &Bytes,
+        at_ms: u64,
+        (kind, reason): Refusal,
+    ) {
         self.metrics.refuse(kind);
         self.batch.refused.push(Refused {
             at_ms,
             client: robot.as_str().into(),
-            topic: self.settings.root.from_robot(robot, from).to_string().into(),
+            topic: self
+                .settings
+                .root
+                .from_robot(robot, from)
+                .to_string()
+                .into(),
             kind,
             reason,
             payload: payload[..payload.len().min(KEPT_PAYLOAD)].to_vec(),
@@ -356,7 +440,13 @@ impl Ingest {
             clock: Clock::Synced,
             payload,
         };
-        broker.publish(&self.settings.root.to_robot(robot, ToRobot::Ack), envelope.to_json(), false).await;
+        broker
+            .publish(
+                &self.settings.root.to_robot(robot, ToRobot::Ack),
+                envelope.to_json(),
+                false,
+            )
+            .await;
     }
 
     /// What is due by the clock: staleness, history, snapshots, old history.
@@ -367,41 +457,68 @@ impl Ingest {
         if now.saturating_sub(self.history_ms) >= HISTORY_MS {
             self.history_ms = now;
             let samples = &mut self.batch.samples;
-            fleet.write().unwrap_or_else(PoisonError::into_inner).take_samples(|robot, metric, at, value| {
-                samples.push(NewSample {
-                    robot: robot.as_str().into(),
-                    metric: metric.as_str().into(),
-                    ts_ms: at.as_ms(),
-                    value,
+            fleet
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_samples(|robot, metric, at, value| {
+                    samples.push(NewSample {
+                        robot: robot.as_str().into(),
+                        metric: metric.as_str().into(),
+                        ts_ms: at.as_ms(),
+                        value,
+                    });
                 });
-            });
         }
         // While the disk refuses, changes stay marked in the picture.
-        if now.saturating_sub(self.snapshot_ms) >= SNAPSHOT_MS && *self.store.health().borrow() == Health::Writing {
+        if now.saturating_sub(self.snapshot_ms) >= SNAPSHOT_MS
+            && *self.store.health().borrow() == Health::Writing
+        {
             self.snapshot_ms = now;
             let (changed, position) = {
                 let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
                 (fleet.take_changed(), fleet.position())
             };
-            self.batch.snapshots.extend(changed.into_iter().filter_map(|view| {
-                // A view has string keys only, so it always serialises.
-                let picture = serde_json::to_string(&view).ok()?;
-                Some(Snapshot { robot: view.id.as_str().into(), position, taken_ms: now, picture })
-            }));
+            self.batch
+                .snapshots
+                .extend(changed.into_iter().filter_map(|view| {
+                    // A view has string keys only, so it always serialises.
+                    let picture = serde_json::to_string(&view).ok()?;
+                    Some(Snapshot {
+                        robot: view.id.as_str().into(),
+                        position,
+                        taken_ms: now,
+                        picture,
+                    })
+                }));
         }
         if now.saturating_sub(self.expire_ms) >= EXPIRE_MS {
             self.expire_ms = now;
-            self.store.expire_telemetry(now.saturating_sub(u64::from(self.settings.telemetry_days) * 86_400_000));
+            self.store.expire_telemetry(
+                now.saturating_sub(u64::from(self.settings.telemetry_days) * 86_400_000),
+            );
         }
-        let counts = fleet.read().unwrap_or_else(PoisonError::into_inner).counts();
+        let counts = fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .counts();
         self.metrics.robots_known.set(counts.known as i64);
         self.metrics.robots_online.set(counts.connected as i64);
     }
 
     fn submit(&mut self) {
-        if !self.batch.is_empty() {
-            self.store.submit(std::mem::take(&mut self.batch));
+        if self.batch.is_empty() {
+            return;
         }
+        let mut back = self.store.submit(std::mem::take(&mut self.batch));
+        // Robots send theirs again; nobody else has the relay's own.
+        let own = self.stream;
+        back.retain(|event| event.stream == own);
+        if back.len() > MAX_OWN_EVENTS {
+            self.metrics
+                .shed("events", (back.len() - MAX_OWN_EVENTS) as u64);
+            back.truncate(MAX_OWN_EVENTS);
+        }
+        self.batch.events = back;
     }
 }
 
@@ -414,15 +531,24 @@ fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
             struct Data {
                 profile: Option<String>,
             }
-            let profile = serde_json::from_str(&event.data).ok().and_then(|data: Data| data.profile);
-            Heard::Registered { robot, position, at: Timestamp::from_ms(event.ts_ms), profile }
+            let data: Option<Data> = serde_json::from_str(&event.data).ok();
+            Heard::Registered {
+                robot,
+                position,
+                at: Timestamp::from_ms(event.ts_ms),
+                profile: data.and_then(|data| data.profile),
+            }
         }
         Some(robot) => Heard::Event { robot, position },
         None => Heard::Position(position),
     }
 }
 
-fn envelope<P: DeserializeOwned>(expected: MessageType, robot: &RobotId, payload: &Bytes) -> Result<Envelope<P>, Refusal> {
+fn envelope<P: DeserializeOwned>(
+    expected: MessageType,
+    robot: &RobotId,
+    payload: &Bytes,
+) -> Result<Envelope<P>, Refusal> {
     Envelope::parse(expected, robot, payload).map_err(|error| {
         let kind = match &error {
             EnvelopeError::Oversized(_) => "oversized",
@@ -441,8 +567,13 @@ fn envelope<P: DeserializeOwned>(expected: MessageType, robot: &RobotId, payload
 /// What to tell each robot; nothing for the relay's own events. A robot with many ranges gets several.
 fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
     let mut messages = Vec::new();
-    for acks in commit.acks.chunk_by(|a, b| a.source == b.source).filter(|acks| *acks[0].source != *OWN_SOURCE) {
-        let Ok(robot) = RobotId::new(&acks[0].source) else { continue };
+    for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
+        if *acks[0].source == *OWN_SOURCE {
+            continue;
+        }
+        let Ok(robot) = RobotId::new(&acks[0].source) else {
+            continue;
+        };
         let (mut ack, mut ranges) = (Ack::default(), 0);
         for stream in acks {
             for range in &stream.ranges {
@@ -465,15 +596,24 @@ fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
 fn check_events(batch: &EventBatch) -> Result<(), Refusal> {
     let refuse = |reason: String| Err(("events", reason));
     if batch.events.len() > MAX_EVENTS_PER_MESSAGE {
-        return refuse(format!("expected at most {MAX_EVENTS_PER_MESSAGE} events, got {}", batch.events.len()));
+        return refuse(format!(
+            "expected at most {MAX_EVENTS_PER_MESSAGE} events, got {}",
+            batch.events.len()
+        ));
     }
     let mut last = 0;
     for event in &batch.events {
         if event.seq <= last || event.seq > i64::MAX as u64 {
-            return refuse(format!("expected ascending event numbers from 1, got {} after {last}", event.seq));
+            return refuse(format!(
+                "expected ascending event numbers from 1, got {} after {last}",
+                event.seq
+            ));
         }
         if event.kind.is_empty() || event.kind.len() > MAX_KIND_BYTES {
-            return refuse(format!("expected an event type of 1 to {MAX_KIND_BYTES} bytes, got {}", event.kind.len()));
+            return refuse(format!(
+                "expected an event type of 1 to {MAX_KIND_BYTES} bytes, got {}",
+                event.kind.len()
+            ));
         }
         last = event.seq;
     }

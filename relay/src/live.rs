@@ -3,6 +3,7 @@
 //! told how many messages they held. `ingest` sends; SSE and WebSocket handlers listen.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::{RobotId, Timestamp};
@@ -43,6 +44,8 @@ pub struct LiveBatch {
 #[derive(Debug, Clone)]
 pub struct Live {
     sender: broadcast::Sender<Arc<LiveBatch>>,
+    /// The number of the next message; moved on before a batch is sent.
+    next: Arc<AtomicU64>,
     subscribers: Gauge,
 }
 
@@ -50,8 +53,8 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Subscription {
     receiver: broadcast::Receiver<Arc<LiveBatch>>,
-    /// The number of the next message; none before the first batch.
-    expected: Option<u64>,
+    /// The number of the next message, were none lost.
+    expected: u64,
     subscribers: Gauge,
 }
 
@@ -70,6 +73,7 @@ impl Live {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             sender: broadcast::Sender::new(BACKLOG),
+            next: Arc::default(),
             subscribers: metrics.live_subscribers.clone(),
         }
     }
@@ -80,7 +84,8 @@ impl Live {
         self.subscribers.inc();
         Subscription {
             receiver: self.sender.subscribe(),
-            expected: None,
+            // Read second: a batch sent in between is received, and its number is lower.
+            expected: self.next.load(Ordering::SeqCst),
             subscribers: self.subscribers.clone(),
         }
     }
@@ -96,8 +101,8 @@ impl Subscription {
         loop {
             match self.receiver.recv().await {
                 Ok(batch) => {
-                    let dropped = batch.first - self.expected.unwrap_or(batch.first);
-                    self.expected = Some(batch.first + batch.messages.len() as u64);
+                    let dropped = batch.first.saturating_sub(self.expected);
+                    self.expected = batch.first + batch.messages.len() as u64;
                     return Some(Received { dropped, batch });
                 }
                 // The next batch's number says how many messages that were.
@@ -118,7 +123,6 @@ impl Drop for Subscription {
 #[derive(Debug)]
 pub(crate) struct Collector {
     live: Live,
-    next: u64,
     messages: Vec<LiveMessage>,
 }
 
@@ -134,15 +138,30 @@ struct Wire<'a, P> {
 
 impl Collector {
     pub(crate) fn new(live: Live) -> Self {
-        Self { live, next: 0, messages: Vec::new() }
+        Self {
+            live,
+            messages: Vec::new(),
+        }
     }
 
-    pub(crate) fn message(&mut self, now: Timestamp, robot: RobotId, sequence: u64, payload: &LivePayload) {
+    pub(crate) fn message(
+        &mut self,
+        now: Timestamp,
+        robot: RobotId,
+        sequence: u64,
+        payload: &LivePayload,
+    ) {
         match payload {
-            LivePayload::Connection(payload) => self.push("connection", now, robot, sequence, payload),
-            LivePayload::Factsheet(payload) => self.push("factsheet", now, robot, sequence, payload),
+            LivePayload::Connection(payload) => {
+                self.push("connection", now, robot, sequence, payload)
+            }
+            LivePayload::Factsheet(payload) => {
+                self.push("factsheet", now, robot, sequence, payload)
+            }
             LivePayload::State(payload) => self.push("state", now, robot, sequence, payload),
-            LivePayload::Heartbeat(payload) => self.push("heartbeat", now, robot, sequence, payload),
+            LivePayload::Heartbeat(payload) => {
+                self.push("heartbeat", now, robot, sequence, payload)
+            }
             LivePayload::Telemetry(metrics) => {
                 #[derive(Serialize)]
                 struct Telemetry<'a> {
@@ -161,14 +180,32 @@ impl Collector {
         }
     }
 
-    fn push<P: Serialize>(&mut self, kind: &str, timestamp: Timestamp, robot: RobotId, sequence: u64, payload: &P) {
+    fn push<P: Serialize>(
+        &mut self,
+        kind: &str,
+        timestamp: Timestamp,
+        robot: RobotId,
+        sequence: u64,
+        payload: &P,
+    ) {
         if !self.live.is_watched() {
             return;
         }
-        let wire = Wire { message_type: kind, robot_id: &robot, timestamp, sequence, payload };
+        let wire = Wire {
+            message_type: kind,
+            robot_id: &robot,
+            timestamp,
+            sequence,
+            payload,
+        };
         // Messages of the contract have string keys only, so this never fails.
         if let Ok(json) = serde_json::to_string(&wire) {
-            self.messages.push(LiveMessage { kind: kind.into(), robot, sequence, json: json.into() });
+            self.messages.push(LiveMessage {
+                kind: kind.into(),
+                robot,
+                sequence,
+                json: json.into(),
+            });
         }
     }
 
@@ -178,9 +215,14 @@ impl Collector {
             return;
         }
         let messages = std::mem::take(&mut self.messages);
-        let first = self.next;
-        self.next += messages.len() as u64;
+        let first = self
+            .live
+            .next
+            .fetch_add(messages.len() as u64, Ordering::SeqCst);
         // Nobody listens any more: fine.
-        let _ = self.live.sender.send(Arc::new(LiveBatch { first, messages }));
+        let _ = self
+            .live
+            .sender
+            .send(Arc::new(LiveBatch { first, messages }));
     }
 }

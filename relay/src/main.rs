@@ -45,7 +45,10 @@ fn run(options: &Run) -> Exit {
             return Exit::Config;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             ui::error(&error, None);
@@ -73,11 +76,17 @@ fn configuration(options: &Run) -> Result<Config, ConfigError> {
     let file = match std::fs::read_to_string(path) {
         Ok(text) => config::parse(path, &text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => Raw::default(),
-        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
-    let (environment, warnings) = config::environment(
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-    );
+    let (environment, warnings) =
+        config::environment(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -99,14 +108,18 @@ fn create_token(options: &TokenCreate) -> Exit {
         robot_id: options.robot.clone(),
         lifetime_s: Some(options.lifetime.as_secs()),
     };
-    let made = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
-        runtime.block_on(async {
-            let (store, _commits) = Store::open(&folder.store(), Arc::new(Metrics::default()))?;
-            let made = tokens::create(&store, &request, Timestamp::from_ms(clock::now_ms())).await;
-            store.close();
-            made
-        })
-    });
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| {
+            runtime.block_on(async {
+                let (store, _commits) = Store::open(&folder.store(), Arc::new(Metrics::default()))?;
+                let made =
+                    tokens::create(&store, &request, Timestamp::from_ms(clock::now_ms())).await;
+                store.close();
+                made
+            })
+        });
     let created = match made {
         Ok(Ok(created)) => created,
         Ok(Err(error)) => return failed(&error),
@@ -114,10 +127,16 @@ fn create_token(options: &TokenCreate) -> Exit {
     };
     if options.json {
         // Strings and numbers always become JSON.
-        ui::print(&format!("{}\n", serde_json::to_string(&created).unwrap_or_default()));
+        ui::print(&format!(
+            "{}\n",
+            serde_json::to_string(&created).unwrap_or_default()
+        ));
     } else {
         ui::print(&format!("{}\n", created.token));
-        ui::note(&format!("good for one key until {}\n", created.info.expires_at));
+        ui::note(&format!(
+            "good for one key until {}\n",
+            created.info.expires_at
+        ));
     }
     Exit::Success
 }
@@ -133,7 +152,10 @@ fn show_authority(options: &CaShow) -> Exit {
         Ok(authority) => {
             let (fingerprint, pem) = (authority.fingerprint(), authority.certificate_pem());
             if options.json {
-                ui::print(&format!("{}\n", serde_json::json!({ "fingerprint": fingerprint, "certificate_pem": pem })));
+                ui::print(&format!(
+                    "{}\n",
+                    serde_json::json!({ "fingerprint": fingerprint, "certificate_pem": pem })
+                ));
             } else {
                 ui::print(&format!("{fingerprint}\n{pem}"));
             }

@@ -85,20 +85,77 @@ impl Default for Metrics {
             live_subscribers: Gauge::default(),
         };
         this.with_registry(|r| {
-            r.register("messages", "Messages taken from robots", this.messages.clone());
-            r.register("refused", "Messages, subscriptions and connections refused", this.refused.clone());
-            r.register("shed", "Messages and samples dropped under overload", this.shed.clone());
-            r.register("events_committed", "New events on disk", this.events_committed.clone());
-            r.register("events_duplicate", "Events that were in the log already", this.events_duplicate.clone());
-            r.register("samples_committed", "Telemetry samples written to history", this.samples_committed.clone());
-            r.register_with_unit("commit", "Time of one group commit", Unit::Seconds, this.commit_seconds.clone());
-            r.register("commit_failures", "Commits that failed and are tried again", this.commit_failures.clone());
-            r.register("robots_online", "Robots whose link is up", this.robots_online.clone());
-            r.register("robots_known", "Robots that the relay knows", this.robots_known.clone());
-            r.register("mqtt_connections", "MQTT clients connected", this.connections.clone());
-            r.register("mqtt_dropped", "Messages the broker dropped on the way to a subscriber", this.broker_dropped.clone());
-            r.register("mqtt_stalled", "Subscribers disconnected because they did not read", this.stalled.clone());
-            r.register("live_subscribers", "Listeners of the live stream", this.live_subscribers.clone());
+            r.register(
+                "messages",
+                "Messages taken from robots",
+                this.messages.clone(),
+            );
+            r.register(
+                "refused",
+                "Messages, subscriptions and connections refused",
+                this.refused.clone(),
+            );
+            r.register(
+                "shed",
+                "Messages and samples dropped under overload",
+                this.shed.clone(),
+            );
+            r.register(
+                "events_committed",
+                "New events on disk",
+                this.events_committed.clone(),
+            );
+            r.register(
+                "events_duplicate",
+                "Events that were in the log already",
+                this.events_duplicate.clone(),
+            );
+            r.register(
+                "samples_committed",
+                "Telemetry samples written to history",
+                this.samples_committed.clone(),
+            );
+            r.register_with_unit(
+                "commit",
+                "Time of one group commit",
+                Unit::Seconds,
+                this.commit_seconds.clone(),
+            );
+            r.register(
+                "commit_failures",
+                "Commits that failed and are tried again",
+                this.commit_failures.clone(),
+            );
+            r.register(
+                "robots_online",
+                "Robots whose link is up",
+                this.robots_online.clone(),
+            );
+            r.register(
+                "robots_known",
+                "Robots that the relay knows",
+                this.robots_known.clone(),
+            );
+            r.register(
+                "mqtt_connections",
+                "MQTT clients connected",
+                this.connections.clone(),
+            );
+            r.register(
+                "mqtt_dropped",
+                "Messages the broker dropped on the way to a subscriber",
+                this.broker_dropped.clone(),
+            );
+            r.register(
+                "mqtt_stalled",
+                "Subscribers disconnected because they did not read",
+                this.stalled.clone(),
+            );
+            r.register(
+                "live_subscribers",
+                "Listeners of the live stream",
+                this.live_subscribers.clone(),
+            );
         });
         this
     }
@@ -107,7 +164,10 @@ impl Default for Metrics {
 impl Metrics {
     /// Adds another part's metrics, such as those of the HTTP interface.
     pub fn with_registry<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
-        add(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        add(&mut self
+            .registry
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// The text that `/metrics` answers.

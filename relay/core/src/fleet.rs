@@ -12,7 +12,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lekiwi_protocol::api::RobotView;
-use lekiwi_protocol::message::{Connection, ConnectionState, Factsheet, Heartbeat, Metrics, State, Telemetry, kind};
+use lekiwi_protocol::message::{
+    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, State, Telemetry, kind,
+};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
 use crate::robot::Robot;
@@ -153,23 +155,47 @@ impl Fleet {
                 let robot = self.heard(now, &envelope.robot_id);
                 robot.set_factsheet(envelope.payload.clone());
                 robot.changed = true;
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Factsheet(Box::new(envelope.payload)));
+                let Envelope {
+                    robot_id,
+                    sequence,
+                    payload,
+                    ..
+                } = *envelope;
+                self.live(
+                    robot_id,
+                    sequence,
+                    LivePayload::Factsheet(Box::new(payload)),
+                );
             }
             Input::State(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
                 robot.set_state(now, &envelope.payload);
                 robot.changed = true;
                 self.freshen(&envelope.robot_id);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::State(Box::new(envelope.payload)));
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::State(Box::new(envelope.payload)),
+                );
             }
             Input::Heartbeat(envelope) => {
-                self.heard(now, &envelope.robot_id).set_uptime(envelope.payload.uptime_s);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Heartbeat(envelope.payload));
+                self.heard(now, &envelope.robot_id)
+                    .set_uptime(envelope.payload.uptime_s);
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::Heartbeat(envelope.payload),
+                );
             }
             Input::Telemetry(envelope) => {
-                self.heard(now, &envelope.robot_id).merge(now, &envelope.payload.metrics);
+                self.heard(now, &envelope.robot_id)
+                    .merge(now, &envelope.payload.metrics);
                 self.freshen(&envelope.robot_id);
-                self.live(envelope.robot_id, envelope.sequence, LivePayload::Telemetry(envelope.payload.metrics));
+                self.live(
+                    envelope.robot_id,
+                    envelope.sequence,
+                    LivePayload::Telemetry(envelope.payload.metrics),
+                );
             }
             Input::Heard(id) => {
                 self.heard(now, &id);
@@ -178,13 +204,19 @@ impl Fleet {
                 self.fold(&robot, position);
             }
             Input::Position(position) => self.position = self.position.max(position),
-            Input::Registered { robot, position, at, profile } => {
-                let Some(robot) = self.fold(&robot, position) else { return };
+            Input::Registered {
+                robot,
+                position,
+                at,
+                profile,
+            } => {
+                let Some(robot) = self.fold(&robot, position) else {
+                    return;
+                };
                 robot.registered_at.get_or_insert(at);
                 if let Some(profile) = profile {
                     robot.set_type(&profile);
                 }
-                robot.changed = true;
             }
         }
     }
@@ -195,8 +227,12 @@ impl Fleet {
             if *due > now {
                 return;
             }
-            let Some(Reverse((_, id))) = self.deadlines.pop() else { return };
-            let Some(robot) = self.robots.get_mut(&id) else { continue };
+            let Some(Reverse((_, id))) = self.deadlines.pop() else {
+                return;
+            };
+            let Some(robot) = self.robots.get_mut(&id) else {
+                continue;
+            };
             robot.watched = false;
             if !robot.is_connected() || robot.stale {
                 continue;
@@ -209,7 +245,11 @@ impl Fleet {
             robot.stale = true;
             robot.changed = true;
             let data = serde_json::json!({ "last_seen": robot.last_seen });
-            self.outputs.push_back(Output::Event { robot: id, kind: kind::STALE, data });
+            self.outputs.push_back(Output::Event {
+                robot: id,
+                kind: kind::STALE,
+                data,
+            });
         }
     }
 
@@ -238,7 +278,10 @@ impl Fleet {
     /// Numbers for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts { known: self.robots.len(), connected: self.connected }
+        Counts {
+            known: self.robots.len(),
+            connected: self.connected,
+        }
     }
 
     /// Hands every reading that history has not seen to `keep`.
@@ -265,13 +308,18 @@ impl Fleet {
     }
 
     fn robot(&mut self, id: &RobotId) -> &mut Robot {
-        self.robots.entry(id.clone()).or_insert_with(|| Robot::new(id.clone()))
+        self.robots
+            .entry(id.clone())
+            .or_insert_with(|| Robot::new(id.clone()))
     }
 
     /// Notes that the robot was heard, which ends staleness and sets its next deadline.
     fn heard(&mut self, now: Timestamp, id: &RobotId) -> &mut Robot {
         let deadlines = &mut self.deadlines;
-        let robot = self.robots.entry(id.clone()).or_insert_with(|| Robot::new(id.clone()));
+        let robot = self
+            .robots
+            .entry(id.clone())
+            .or_insert_with(|| Robot::new(id.clone()));
         robot.last_seen = robot.last_seen.max(Some(now));
         robot.stale = false;
         if robot.is_connected() && !robot.watched {
@@ -291,7 +339,11 @@ impl Fleet {
     }
 
     fn live(&mut self, robot: RobotId, sequence: u64, payload: LivePayload) {
-        self.outputs.push_back(Output::Live { robot, sequence, payload });
+        self.outputs.push_back(Output::Live {
+            robot,
+            sequence,
+            payload,
+        });
     }
 
     fn connection(&mut self, now: Timestamp, envelope: Envelope<Connection>) {
@@ -312,8 +364,16 @@ impl Fleet {
                 self.connected += usize::from(!was_connected);
                 self.heard(now, &id);
                 let data = serde_json::json!({ "session": session });
-                self.outputs.push_back(Output::Event { robot: id.clone(), kind: kind::CONNECTED, data });
-                self.live(id, envelope.sequence, LivePayload::Connection(envelope.payload));
+                self.outputs.push_back(Output::Event {
+                    robot: id.clone(),
+                    kind: kind::CONNECTED,
+                    data,
+                });
+                self.live(
+                    id,
+                    envelope.sequence,
+                    LivePayload::Connection(envelope.payload),
+                );
             }
             ConnectionState::Offline | ConnectionState::ConnectionBroken if !current => {
                 // A death of an older connection, now retained by the broker over the birth.
@@ -345,8 +405,13 @@ impl Fleet {
             return;
         }
         // Neither goodbye nor will came: say for it what it could not.
-        let Some(session) = robot.session() else { return };
-        let payload = Connection { session, state: ConnectionState::ConnectionBroken };
+        let Some(session) = robot.session() else {
+            return;
+        };
+        let payload = Connection {
+            session,
+            state: ConnectionState::ConnectionBroken,
+        };
         self.outputs.push_back(Output::Announce(Envelope {
             message_type: MessageType::Connection,
             robot_id: id.clone(),
@@ -365,7 +430,11 @@ impl Fleet {
         robot.changed = true;
         self.connected -= 1;
         let data = serde_json::json!({ "session": payload.session, "state": payload.state });
-        self.outputs.push_back(Output::Event { robot: id.clone(), kind: kind::DISCONNECTED, data });
+        self.outputs.push_back(Output::Event {
+            robot: id.clone(),
+            kind: kind::DISCONNECTED,
+            data,
+        });
         self.live(id.clone(), sequence, LivePayload::Connection(payload));
     }
 
@@ -375,6 +444,9 @@ impl Fleet {
             return None;
         }
         self.position = position;
-        Some(self.robot(id))
+        let robot = self.robot(id);
+        // Its snapshot carries the position, so that a restart does not read the whole log again.
+        robot.changed = true;
+        Some(robot)
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use lekiwi_protocol::api::{RobotView, Status};
 use lekiwi_protocol::limits::{MAX_METRICS, STALE_AFTER};
 use lekiwi_protocol::message::{
-    Activity, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode, State, Teleoperation,
+    Activity, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
+    State, Teleoperation,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
 use uuid::Uuid;
@@ -87,7 +88,16 @@ impl Robot {
         let readings = view
             .resources
             .into_iter()
-            .map(|(name, value)| (name, Reading { value, at, fresh: false }))
+            .map(|(name, value)| {
+                (
+                    name,
+                    Reading {
+                        value,
+                        at,
+                        fresh: false,
+                    },
+                )
+            })
             .collect();
         Self {
             connection,
@@ -143,14 +153,19 @@ impl Robot {
         self.activity = Some(state.activity);
         self.operating_mode = Some(state.operating_mode);
         self.teleoperation = Some(state.teleoperation.clone());
-        self.readings.retain(|name, _| state.resources.contains_key(name));
+        self.readings
+            .retain(|name, _| state.resources.contains_key(name));
         self.merge(now, &state.resources);
     }
 
     /// Newest wins. Names beyond the contract's number are left out until the next full state.
     pub(crate) fn merge(&mut self, now: Timestamp, metrics: &Metrics) {
         for (name, value) in metrics {
-            let reading = Reading { value: *value, at: now, fresh: true };
+            let reading = Reading {
+                value: *value,
+                at: now,
+                fresh: true,
+            };
             if let Some(known) = self.readings.get_mut(name) {
                 *known = reading;
             } else if self.readings.len() < MAX_METRICS {
@@ -163,10 +178,13 @@ impl Robot {
     /// Readings that history has not seen.
     pub(crate) fn take_fresh(&mut self) -> impl Iterator<Item = (&MetricName, Timestamp, f64)> {
         self.fresh = false;
-        self.readings.iter_mut().filter(|(_, reading)| reading.fresh).map(|(name, reading)| {
-            reading.fresh = false;
-            (name, reading.at, reading.value)
-        })
+        self.readings
+            .iter_mut()
+            .filter(|(_, reading)| reading.fresh)
+            .map(|(name, reading)| {
+                reading.fresh = false;
+                (name, reading.at, reading.value)
+            })
     }
 
     pub(crate) fn view(&self) -> RobotView {
@@ -187,7 +205,11 @@ impl Robot {
             activity: self.activity,
             operating_mode: self.operating_mode,
             teleoperation: self.teleoperation.clone(),
-            resources: self.readings.iter().map(|(name, reading)| (name.clone(), reading.value)).collect(),
+            resources: self
+                .readings
+                .iter()
+                .map(|(name, reading)| (name.clone(), reading.value))
+                .collect(),
             resources_at: self.readings_at,
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 use lekiwi_protocol::limits::STALE_AFTER;
-use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry, kind};
+use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 use lekiwi_relay_core::{Fleet, Input, Link, LivePayload, Output};
 use proptest::prelude::*;
@@ -17,12 +17,23 @@ fn robot(n: u8) -> RobotId {
 }
 
 fn envelope<P>(n: u8, message_type: MessageType, payload: P) -> Envelope<P> {
-    Envelope { message_type, robot_id: robot(n), timestamp: Timestamp::from_ms(0), sequence: 0, clock: Clock::Unsynced, payload }
+    Envelope {
+        message_type,
+        robot_id: robot(n),
+        timestamp: Timestamp::from_ms(0),
+        sequence: 0,
+        clock: Clock::Unsynced,
+        payload,
+    }
 }
 
 fn connection(n: u8, session: u8, state: ConnectionState) -> Input {
     let session = Uuid::from_u128(session.into());
-    Input::Connection(envelope(n, MessageType::Connection, Connection { session, state }))
+    Input::Connection(envelope(
+        n,
+        MessageType::Connection,
+        Connection { session, state },
+    ))
 }
 
 fn online(session: u8) -> Input {
@@ -38,16 +49,29 @@ fn broken(session: u8) -> Input {
 }
 
 fn heartbeat(n: u8) -> Input {
-    Input::Heartbeat(envelope(n, MessageType::Heartbeat, Heartbeat { session: Uuid::nil(), uptime_s: 1 }))
+    Input::Heartbeat(envelope(
+        n,
+        MessageType::Heartbeat,
+        Heartbeat {
+            session: Uuid::nil(),
+            uptime_s: 1,
+        },
+    ))
 }
 
 fn telemetry(n: u8, metrics: &[(&str, f64)]) -> Input {
-    let metrics = metrics.iter().map(|(name, value)| (MetricName::new(name).unwrap(), *value)).collect();
+    let metrics = metrics
+        .iter()
+        .map(|(name, value)| (MetricName::new(name).unwrap(), *value))
+        .collect();
     Input::Telemetry(envelope(n, MessageType::Telemetry, Telemetry { metrics }))
 }
 
 fn link(n: u64) -> Link {
-    Link { since_ms: n, port: 1 }
+    Link {
+        since_ms: n,
+        port: 1,
+    }
 }
 
 fn describe(output: Output) -> String {
@@ -55,8 +79,14 @@ fn describe(output: Output) -> String {
     match output {
         Output::Event { kind, .. } => format!("event {kind}"),
         Output::Announce(birth) => format!("announce {}", state(&birth.payload)),
-        Output::Live { payload: LivePayload::Connection(c), .. } => format!("live {}", state(&c)),
-        Output::Live { payload, .. } => format!("live {}", format!("{payload:?}").split(['(', ' ']).next().unwrap()),
+        Output::Live {
+            payload: LivePayload::Connection(c),
+            ..
+        } => format!("live {}", state(&c)),
+        Output::Live { payload, .. } => format!(
+            "live {}",
+            format!("{payload:?}").split(['(', ' ']).next().unwrap()
+        ),
     }
 }
 
@@ -101,7 +131,13 @@ fn a_goodbye_is_a_goodbye() {
 #[test]
 fn the_will_of_an_older_connection_is_discarded_and_the_birth_said_again() {
     check(
-        vec![(0, online(1)), (1, online(2)), (2, broken(1)), (3, offline(7)), (4, broken(2))],
+        vec![
+            (0, online(1)),
+            (1, online(2)),
+            (2, broken(1)),
+            (3, offline(7)),
+            (4, broken(2)),
+        ],
         1_000,
         expect![[r#"
                0s event robot.connected
@@ -144,7 +180,11 @@ fn a_link_that_ends_without_a_word_is_a_death() {
 #[test]
 fn silence_is_stale_once_and_any_word_ends_it() {
     check(
-        vec![(0, online(1)), (30, heartbeat(1)), (200, telemetry(1, &[("cpu_percent", 1.0)]))],
+        vec![
+            (0, online(1)),
+            (30, heartbeat(1)),
+            (200, telemetry(1, &[("cpu_percent", 1.0)])),
+        ],
         1_000,
         expect![[r#"
             0s event robot.connected
@@ -169,15 +209,28 @@ fn a_restored_robot_is_not_connected_until_it_says_so() {
     restored.restore(view.clone(), 7);
     let again = restored.view(&robot(1)).unwrap();
     assert!(!again.status.online);
-    assert_eq!((again.status.connection, again.resources, restored.position()), (ConnectionState::ConnectionBroken, view.resources, 7));
-    assert_eq!((restored.poll_timeout(), restored.poll_output()), (None, None));
+    assert_eq!(
+        (
+            again.status.connection,
+            again.resources,
+            restored.position()
+        ),
+        (ConnectionState::ConnectionBroken, view.resources, 7)
+    );
+    assert_eq!(
+        (restored.poll_timeout(), restored.poll_output()),
+        (None, None)
+    );
 }
 
 #[test]
 fn a_flood_of_metric_names_is_bounded() {
     let mut fleet = Fleet::default();
     for n in 0..1_000 {
-        fleet.handle(Timestamp::from_ms(1), telemetry(1, &[(&format!("m{n}"), 1.0)]));
+        fleet.handle(
+            Timestamp::from_ms(1),
+            telemetry(1, &[(&format!("m{n}"), 1.0)]),
+        );
         fleet.poll_output();
     }
     assert_eq!(fleet.view(&robot(1)).unwrap().resources.len(), 256);

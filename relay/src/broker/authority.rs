@@ -92,7 +92,12 @@ impl StoreAuthority {
 
 impl Authority for StoreAuthority {
     fn admit(&self, certificate: &ClientCert) -> Result<Principal, Denied> {
-        let ClientCert { common_name, organization, unit, serial } = certificate;
+        let ClientCert {
+            common_name,
+            organization,
+            unit,
+            serial,
+        } = certificate;
         let (serial, common_name) = (serial.clone(), common_name.clone());
         if organization != self.org.as_str() {
             return Err(Denied::Organization {
@@ -113,18 +118,111 @@ impl Authority for StoreAuthority {
             return Err(denied());
         }
         if status.revoked {
-            return Err(Denied::Revoked { serial, common_name });
+            return Err(Denied::Revoked {
+                serial,
+                common_name,
+            });
         }
         if status.not_after_ms <= clock::now_ms() {
-            return Err(Denied::Expired { serial, common_name });
+            return Err(Denied::Expired {
+                serial,
+                common_name,
+            });
         }
         match status.kind {
-            CertificateKind::Robot => RobotId::new(&common_name).map(Principal::Robot).map_err(|_| denied()),
+            CertificateKind::Robot => RobotId::new(&common_name)
+                .map(Principal::Robot)
+                .map_err(|_| denied()),
             CertificateKind::Consumer => common_name
                 .strip_prefix("consumer:")
                 .and_then(|name| ConsumerName::new(name).ok())
                 .map(Principal::Consumer)
                 .ok_or_else(denied),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::store::records::Certificate;
+
+    #[tokio::test]
+    async fn a_certificate_is_what_is_on_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _commits) =
+            Store::open(&dir.path().join("relay.db"), Arc::new(Metrics::default())).unwrap();
+        for (serial, common_name, kind, not_after_ms) in [
+            (
+                "a1",
+                "kiwi-01",
+                CertificateKind::Robot,
+                u64::from(u32::MAX) * 1_000,
+            ),
+            ("a2", "kiwi-01", CertificateKind::Robot, 1),
+            (
+                "a3",
+                "consumer:ops",
+                CertificateKind::Consumer,
+                u64::from(u32::MAX) * 1_000,
+            ),
+        ] {
+            let certificate = Certificate {
+                serial: serial.into(),
+                common_name: common_name.into(),
+                kind,
+                key: [0; 32],
+                not_before_ms: 0,
+                not_after_ms,
+                revoked_ms: None,
+                der: Vec::new(),
+            };
+            store.insert_certificate(certificate).await.unwrap();
+        }
+        let authority = StoreAuthority::new(store, Org::default());
+        for (serial, common_name, unit, expected) in [
+            ("a1", "kiwi-01", "robot", "Robot(kiwi-01)"),
+            ("a3", "consumer:ops", "consumer", "Consumer(ops)"),
+            (
+                "a2",
+                "kiwi-01",
+                "robot",
+                "certificate a2 of \"kiwi-01\" has expired",
+            ),
+            (
+                "a4",
+                "kiwi-01",
+                "robot",
+                "expected a certificate that this relay issued, got unknown serial a4",
+            ),
+            (
+                "a1",
+                "kiwi-02",
+                "robot",
+                "expected certificate a1 to name \"CN=kiwi-01, OU=robot\", got \"CN=kiwi-02, OU=robot\"",
+            ),
+            (
+                "a3",
+                "consumer:ops",
+                "robot",
+                "expected certificate a3 to name \"CN=consumer:ops, OU=consumer\", got \"CN=consumer:ops, OU=robot\"",
+            ),
+        ] {
+            let certificate = ClientCert {
+                common_name: common_name.into(),
+                organization: "default".into(),
+                unit: Some(unit.into()),
+                serial: serial.into(),
+            };
+            let answer = match authority.admit(&certificate) {
+                Ok(principal) => format!("{principal:?}"),
+                Err(denied) => denied.to_string(),
+            };
+            assert_eq!(answer, expected);
         }
     }
 }

@@ -15,7 +15,9 @@ use lekiwi_protocol::{ConsumerName, RobotId, Root};
 use lekiwi_relay_core::Link;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType};
-use rmqtt::types::{AuthResult, ConnectInfo, FromType, Id, LastWill, PublishAclResult, SubscribeAclResult};
+use rmqtt::types::{
+    AuthResult, ConnectInfo, FromType, Id, LastWill, PublishAclResult, SubscribeAclResult,
+};
 
 use super::authority::{Authority, ClientCert};
 use super::{Clients, Input, Tap};
@@ -52,12 +54,19 @@ fn certificate(info: &ConnectInfo) -> Option<ClientCert> {
     }?;
     // The subject's text form escapes nothing, but an OU that was smuggled into another attribute
     // gains nothing either: the authority compares it with what it has on record for the serial.
-    let unit = cert.subject.split(',').find_map(|part| part.trim().strip_prefix("OU="));
+    let unit = cert
+        .subject
+        .split(',')
+        .find_map(|part| part.trim().strip_prefix("OU="));
     Some(ClientCert {
         common_name: cert.common_name.clone()?,
         organization: cert.organization.clone().unwrap_or_default(),
         unit: unit.map(str::to_owned),
-        serial: cert.serial.as_deref()?.trim_start_matches('0').to_ascii_lowercase(),
+        serial: cert
+            .serial
+            .as_deref()?
+            .trim_start_matches('0')
+            .to_ascii_lowercase(),
     })
 }
 
@@ -69,7 +78,14 @@ pub(super) fn link(id: &Id) -> Link {
 }
 
 impl Hooks {
-    fn refuse(&self, client: &str, topic: &str, kind: &'static str, reason: String, payload: &[u8]) {
+    fn refuse(
+        &self,
+        client: &str,
+        topic: &str,
+        kind: &'static str,
+        reason: String,
+        payload: &[u8],
+    ) {
         self.metrics.refuse(kind);
         self.tap.refused(Refused {
             at_ms: clock::now_ms(),
@@ -83,15 +99,25 @@ impl Hooks {
     }
 
     fn authenticate(&self, info: &ConnectInfo) -> Result<(), (&'static str, String)> {
-        let cert = certificate(info).ok_or(("certificate", "expected a client certificate with CN and serial".to_owned()))?;
-        let principal = self.authority.admit(&cert).map_err(|denied| ("certificate", denied.to_string()))?;
-        principal.may_connect_as(info.client_id()).map_err(|refusal| ("client-id", refusal.to_string()))?;
+        let cert = certificate(info).ok_or((
+            "certificate",
+            "expected a client certificate with CN and serial".to_owned(),
+        ))?;
+        let principal = self
+            .authority
+            .admit(&cert)
+            .map_err(|denied| ("certificate", denied.to_string()))?;
+        principal
+            .may_connect_as(info.client_id())
+            .map_err(|refusal| ("client-id", refusal.to_string()))?;
         if let Some(will) = info.last_will() {
             let (topic, bytes) = match &will {
                 LastWill::V3(will) => (&will.topic, will.message.len()),
                 LastWill::V5(will) => (&will.topic, will.message.len()),
             };
-            principal.may_will(&self.root, topic).map_err(|refusal| ("will", refusal.to_string()))?;
+            principal
+                .may_will(&self.root, topic)
+                .map_err(|refusal| ("will", refusal.to_string()))?;
             if bytes > MAX_PAYLOAD_BYTES {
                 return Err(("oversized", oversized(bytes)));
             }
@@ -100,19 +126,28 @@ impl Hooks {
     }
 
     /// Takes an accepted message. The topic was checked, so it names the robot itself.
-    async fn publish(&self, client_id: &str, topic: &str, payload: &Bytes, will: bool) -> Result<(), (&'static str, String)> {
+    async fn publish(
+        &self,
+        client_id: &str,
+        topic: &str,
+        payload: &Bytes,
+    ) -> Result<(), (&'static str, String)> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(("oversized", oversized(payload.len())));
         }
-        let principal = principal(client_id).ok_or(("client-id", "expected a robot's or consumer's client id".to_owned()))?;
-        let (robot, from) = principal.may_publish(&self.root, topic).map_err(|refusal| (slug(&refusal), refusal.to_string()))?;
+        let principal = principal(client_id).ok_or((
+            "client-id",
+            "expected a robot's or consumer's client id".to_owned(),
+        ))?;
+        let (robot, from) = principal
+            .may_publish(&self.root, topic)
+            .map_err(|refusal| (slug(&refusal), refusal.to_string()))?;
         self.tap
             .message(Input::Message {
                 robot,
                 from,
                 payload: payload.clone(),
                 received_ms: clock::now_ms(),
-                will,
             })
             .await;
         Ok(())
@@ -140,10 +175,16 @@ impl Handler for Hooks {
         match parameter {
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client = &*session.id.client_id;
-                let result = match self.publish(client, &publish.topic, &publish.payload, false).await {
+                let result = match self.publish(client, &publish.topic, &publish.payload).await {
                     Ok(()) => PublishAclResult::allow(),
                     Err((kind, reason)) => {
-                        self.refuse(client, &publish.topic, kind, reason.clone(), &publish.payload);
+                        self.refuse(
+                            client,
+                            &publish.topic,
+                            kind,
+                            reason.clone(),
+                            &publish.payload,
+                        );
                         PublishAclResult::rejected(false, Some(reason.into()))
                     }
                 };
@@ -152,7 +193,9 @@ impl Handler for Hooks {
             Parameter::MessagePublish(_, from, publish) => {
                 if matches!(from.typ(), FromType::LastWill) {
                     let client = &*from.id.client_id;
-                    if let Err((kind, reason)) = self.publish(client, &publish.topic, &publish.payload, true).await {
+                    if let Err((kind, reason)) =
+                        self.publish(client, &publish.topic, &publish.payload).await
+                    {
                         self.refuse(client, &publish.topic, kind, reason, &publish.payload);
                     }
                 }
@@ -173,7 +216,9 @@ impl Handler for Hooks {
                 let client = &*session.id.client_id;
                 let filter = &*subscribe.topic_filter;
                 let allowed = match principal(client) {
-                    Some(principal) => principal.may_subscribe(&self.root, filter).map_err(|refusal| refusal.to_string()),
+                    Some(principal) => principal
+                        .may_subscribe(&self.root, filter)
+                        .map_err(|refusal| refusal.to_string()),
                     None => Err("expected a robot's or consumer's client id".to_owned()),
                 };
                 let result = match allowed {
@@ -190,7 +235,13 @@ impl Handler for Hooks {
                 self.metrics.connections.set(self.clients.len());
                 if let Some(Principal::Robot(robot)) = principal(&session.id.client_id) {
                     let received_ms = clock::now_ms();
-                    self.tap.message(Input::Connected { robot, link: link(&session.id), received_ms }).await;
+                    self.tap
+                        .message(Input::Connected {
+                            robot,
+                            link: link(&session.id),
+                            received_ms,
+                        })
+                        .await;
                 }
                 (true, acc)
             }
@@ -199,7 +250,13 @@ impl Handler for Hooks {
                 self.metrics.connections.set(self.clients.len());
                 if let Some(Principal::Robot(robot)) = principal(&session.id.client_id) {
                     let received_ms = clock::now_ms();
-                    self.tap.message(Input::Disconnected { robot, link: link(&session.id), received_ms }).await;
+                    self.tap
+                        .message(Input::Disconnected {
+                            robot,
+                            link: link(&session.id),
+                            received_ms,
+                        })
+                        .await;
                 }
                 (true, acc)
             }

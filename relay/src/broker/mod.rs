@@ -100,8 +100,6 @@ pub enum Input {
         payload: Bytes,
         /// When the relay received it.
         received_ms: u64,
-        /// Whether it is the robot's will.
-        will: bool,
     },
     /// A robot's connection stands.
     Connected {
@@ -148,13 +146,30 @@ impl Tap {
         let (urgent, urgent_inputs) = mpsc::channel(URGENT);
         let (bulk, bulk_inputs) = mpsc::channel(BULK);
         let (refused, refused_inputs) = mpsc::channel(1_024);
-        let inputs = Inputs { urgent: urgent_inputs, bulk: bulk_inputs, refused: refused_inputs };
-        (Self { urgent, bulk, refused, metrics }, inputs)
+        let inputs = Inputs {
+            urgent: urgent_inputs,
+            bulk: bulk_inputs,
+            refused: refused_inputs,
+        };
+        (
+            Self {
+                urgent,
+                bulk,
+                refused,
+                metrics,
+            },
+            inputs,
+        )
     }
 
     async fn message(&self, input: Input) {
         if let Input::Message {
-            from: FromRobot::Telemetry | FromRobot::Heartbeat | FromRobot::Events | FromRobot::Backlog | FromRobot::ControlAck,
+            from:
+                FromRobot::Telemetry
+                | FromRobot::Heartbeat
+                | FromRobot::Events
+                | FromRobot::Backlog
+                | FromRobot::ControlAck,
             ..
         } = &input
         {
@@ -190,7 +205,10 @@ impl Clients {
     fn left(&self, id: &Id) {
         self.with(|clients| {
             // An older connection's end must not hide the newer one.
-            if clients.get(&id.client_id).is_some_and(|current| hooks::link(current) == hooks::link(id)) {
+            if clients
+                .get(&id.client_id)
+                .is_some_and(|current| hooks::link(current) == hooks::link(id))
+            {
                 clients.remove(&id.client_id);
             }
         });
@@ -206,7 +224,9 @@ impl Clients {
             clients
                 .iter()
                 .filter(|(client, _)| {
-                    client.strip_prefix(common_name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+                    client
+                        .strip_prefix(common_name)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
                 })
                 .map(|(_, id)| id.clone())
                 .collect()
@@ -231,7 +251,9 @@ impl Drop for Broker {
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -247,14 +269,21 @@ impl Broker {
     ) -> Result<(Self, Inputs), BrokerError> {
         let (tap, inputs) = Tap::new(metrics.clone());
         let listener = listener(&config)?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| BrokerError::Listen { address: config.listen, source: io_error(error) })?;
+        let address = listener.local_addr().map_err(|error| BrokerError::Listen {
+            address: config.listen,
+            source: io_error(error),
+        })?;
         // Overload is judged by our own queues, not by the machine's load average.
         let context = ServerContext::new().busy_check_enable(false).build().await;
         *context.extends.retain_mut().await = Box::new(retained::Retained::default());
         let clients = Arc::new(Clients::default());
-        let hooks = hooks::Hooks { root: config.root, authority, tap, clients: clients.clone(), metrics: metrics.clone() };
+        let hooks = hooks::Hooks {
+            root: config.root,
+            authority,
+            tap,
+            clients: clients.clone(),
+            metrics: metrics.clone(),
+        };
         let register = context.extends.hook_mgr().register();
         for hook in [
             Type::ClientAuthenticate,
@@ -268,15 +297,33 @@ impl Broker {
             register.add(hook, Box::new(hooks.clone())).await;
         }
         register.start().await;
-        let server = MqttServer::new(context.clone()).listener_by_id(listener, address.port()).build();
+        let server = MqttServer::new(context.clone())
+            .listener_by_id(listener, address.port())
+            .build();
         let serve = tokio::spawn(async move {
             if let Err(error) = server.run().await {
                 tracing::error!(%error, "the broker ended");
             }
         });
         let watch = tokio::spawn(watch_subscribers(context.clone(), clients.clone(), metrics));
-        let own = Id::new(context.node.id(), 0, None, None, ClientId::from_static("relay"), None);
-        Ok((Self { context, clients, address, own, tasks: vec![serve, watch] }, inputs))
+        let own = Id::new(
+            context.node.id(),
+            0,
+            None,
+            None,
+            ClientId::from_static("relay"),
+            None,
+        );
+        Ok((
+            Self {
+                context,
+                clients,
+                address,
+                own,
+                tasks: vec![serve, watch],
+            },
+            inputs,
+        ))
     }
 
     /// Where it listens; the real port when port 0 was asked for.
@@ -296,9 +343,16 @@ impl Broker {
             payload: payload.into(),
             properties: None,
         };
-        let publish = Publish::new(Box::new(packet), None, None, i64::try_from(clock::now_ms()).ok());
+        let publish = Publish::new(
+            Box::new(packet),
+            None,
+            None,
+            i64::try_from(clock::now_ms()).ok(),
+        );
         let from = From::from_system(self.own.clone());
-        if let Err(error) = SessionState::forwards(&self.context, from, publish, false, Some(Duration::ZERO)).await {
+        if let Err(error) =
+            SessionState::forwards(&self.context, from, publish, false, Some(Duration::ZERO)).await
+        {
             tracing::warn!(%topic, %error, "could not publish");
         }
     }
@@ -328,10 +382,13 @@ impl Broker {
         }
     }
 
-    /// Stops listening and disconnects everybody, so that each robot's death is on record.
-    pub async fn stop(self) {
+    /// Stops listening and disconnects everybody. While ingest still runs, this puts each robot's
+    /// death on record.
+    pub async fn stop(&self) {
         self.stop_listening();
-        let everybody: Vec<Id> = self.clients.with(|clients| clients.values().cloned().collect());
+        let everybody: Vec<Id> = self
+            .clients
+            .with(|clients| clients.values().cloned().collect());
         for id in everybody {
             // It may have gone by itself meanwhile.
             let _ = kick(&self.context, &id).await;
@@ -346,7 +403,9 @@ async fn kick(context: &ServerContext, id: &Id) -> rmqtt::Result<()> {
 }
 
 fn io_error(error: rmqtt::Error) -> io::Error {
-    error.downcast::<io::Error>().unwrap_or_else(|error| io::Error::other(error.to_string()))
+    error
+        .downcast::<io::Error>()
+        .unwrap_or_else(|error| io::Error::other(error.to_string()))
 }
 
 fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
@@ -382,7 +441,10 @@ fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
         .max_session_expiry_interval(Duration::from_secs(1))
         .message_expiry_interval(Duration::ZERO)
         .bind()
-        .map_err(|error| BrokerError::Listen { address: config.listen, source: io_error(error) })?
+        .map_err(|error| BrokerError::Listen {
+            address: config.listen,
+            source: io_error(error),
+        })?
         .tls()
         .map_err(|error| BrokerError::Tls(format!("{error:#}")))
 }
@@ -390,7 +452,8 @@ fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
 /// Puts a question into each consumer's queue and waits for its turn to come. A session that does not
 /// get there is stuck writing to a client that does not read, and its queue grows without a bound.
 async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metrics: Arc<Metrics>) {
-    let mut asked: HashMap<Id, (oneshot::Receiver<Vec<rmqtt::Result<_>>>, std::time::Instant)> = HashMap::new();
+    let mut asked: HashMap<Id, (oneshot::Receiver<Vec<rmqtt::Result<_>>>, std::time::Instant)> =
+        HashMap::new();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     loop {
         ticks.tick().await;
@@ -412,7 +475,10 @@ async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metric
                 None if id.client_id.starts_with("consumer:") => {
                     let entry = context.extends.shared().await.entry(id.clone());
                     let (question, answer) = oneshot::channel();
-                    if entry.tx().is_some_and(|tx| tx.unbounded_send(Message::Subscribes(Vec::new(), Some(question))).is_ok()) {
+                    if entry.tx().is_some_and(|tx| {
+                        tx.unbounded_send(Message::Subscribes(Vec::new(), Some(question)))
+                            .is_ok()
+                    }) {
                         asked.insert(id, (answer, now));
                     }
                 }

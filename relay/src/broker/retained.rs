@@ -37,12 +37,21 @@ impl RetainStorage for Retained {
         false
     }
 
-    async fn set(&self, topic: &TopicName, retain: Retain, _default_expiry: Option<Duration>) -> rmqtt::Result<()> {
+    async fn set(
+        &self,
+        topic: &TopicName,
+        retain: Retain,
+        _default_expiry: Option<Duration>,
+    ) -> rmqtt::Result<()> {
         if !Topic::parse(topic).is_ok_and(|topic| topic.is_retained()) {
             return Ok(());
         }
         let place = rmqtt::topic::Topic::from_str(topic)?;
-        let expiry_s = retain.publish.properties.as_ref().and_then(|p| p.message_expiry_interval);
+        let expiry_s = retain
+            .publish
+            .properties
+            .as_ref()
+            .and_then(|p| p.message_expiry_interval);
         let until_ms = expiry_s.map(|s| clock::now_ms() + u64::from(s.get()) * 1_000);
         let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let had = tree.remove(&place).is_some();
@@ -50,7 +59,10 @@ impl RetainStorage for Retained {
         if has {
             tree.insert(&place, Kept { retain, until_ms });
         }
-        self.count.fetch_add(isize::from(has) - isize::from(had), std::sync::atomic::Ordering::Relaxed);
+        self.count.fetch_add(
+            isize::from(has) - isize::from(had),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         Ok(())
     }
 

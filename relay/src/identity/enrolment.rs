@@ -179,7 +179,9 @@ pub async fn enrol(
         events: vec![registered(&robot, &certificate, &token, &csr, now)],
         ..Batch::default()
     };
-    store.submit(batch);
+    if !store.submit(batch).is_empty() {
+        return Err(StoreError::Unavailable("too much waits to be written".into()).into());
+    }
     Ok(certificate.der)
 }
 

@@ -7,12 +7,13 @@ use std::sync::{PoisonError, RwLock};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::records::{Certificate, CertificateKind, CertificateStatus, Credential, Redemption, Session, Token};
+use super::records::{
+    Certificate, CertificateKind, CertificateStatus, Credential, Redemption, Session, Token,
+};
 use super::{Store, StoreError};
 
 /// Tokens with the robot that each of them enrolled.
-const TOKENS: &str =
-    "SELECT t.*, c.common_name AS used_by FROM tokens t LEFT JOIN certificates c ON c.serial = t.certificate";
+const TOKENS: &str = "SELECT t.*, c.common_name AS used_by FROM tokens t LEFT JOIN certificates c ON c.serial = t.certificate";
 
 /// The part of the store that is in memory.
 #[derive(Default)]
@@ -30,7 +31,10 @@ impl Index {
         {
             index.put(&certificate?);
         }
-        for session in connection.prepare("SELECT * FROM sessions")?.query_map([], session)? {
+        for session in connection
+            .prepare("SELECT * FROM sessions")?
+            .query_map([], session)?
+        {
             let session = session?;
             index.sessions_mut(|s| s.insert(session.hash, session));
         }
@@ -47,12 +51,25 @@ impl Index {
         self.certificates_mut(|c| c.insert(certificate.serial.as_str().into(), status));
     }
 
-    fn certificates_mut<T>(&self, change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T) -> T {
-        change(&mut self.certificates.write().unwrap_or_else(PoisonError::into_inner))
+    fn certificates_mut<T>(
+        &self,
+        change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
+    ) -> T {
+        change(
+            &mut self
+                .certificates
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn sessions_mut<T>(&self, change: impl FnOnce(&mut HashMap<[u8; 32], Session>) -> T) -> T {
-        change(&mut self.sessions.write().unwrap_or_else(PoisonError::into_inner))
+        change(
+            &mut self
+                .sessions
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
@@ -61,7 +78,11 @@ fn certificate(row: &Row<'_>) -> rusqlite::Result<Certificate> {
     Ok(Certificate {
         serial: row.get("serial")?,
         common_name: row.get("common_name")?,
-        kind: if kind == CertificateKind::Robot.as_str() { CertificateKind::Robot } else { CertificateKind::Consumer },
+        kind: if kind == CertificateKind::Robot.as_str() {
+            CertificateKind::Robot
+        } else {
+            CertificateKind::Consumer
+        },
         key: row.get("key")?,
         not_before_ms: row.get::<_, i64>("not_before")? as u64,
         not_after_ms: row.get::<_, i64>("not_after")? as u64,
@@ -148,7 +169,11 @@ impl Store {
     pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
         self.inner
             .readers
-            .read(move |c| c.prepare_cached(&format!("{TOKENS} WHERE t.hash = ?1"))?.query_row([hash], token).optional())
+            .read(move |c| {
+                c.prepare_cached(&format!("{TOKENS} WHERE t.hash = ?1"))?
+                    .query_row([hash], token)
+                    .optional()
+            })
             .await
     }
 
@@ -159,7 +184,11 @@ impl Store {
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
         self.inner
             .readers
-            .read(|c| c.prepare_cached(&format!("{TOKENS} ORDER BY t.created DESC, t.id"))?.query_map([], token)?.collect())
+            .read(|c| {
+                c.prepare_cached(&format!("{TOKENS} ORDER BY t.created DESC, t.id"))?
+                    .query_map([], token)?
+                    .collect()
+            })
             .await
     }
 
@@ -169,7 +198,15 @@ impl Store {
     /// When it cannot be written.
     pub async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |c| Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?.execute([&id])? == 1), |_| ()).await
+        self.write(
+            move |c| {
+                Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?
+                    .execute([&id])?
+                    == 1)
+            },
+            |_| (),
+        )
+        .await
     }
 
     /// Binds the token to the key of `certificate` and stores that certificate, in one transaction;
@@ -178,8 +215,17 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; then nothing happened.
-    pub async fn redeem(&self, token_id: &str, certificate: Certificate, now_ms: u64) -> Result<Redemption, StoreError> {
-        let (id, index, issued) = (token_id.to_owned(), self.inner.index.clone(), certificate.clone());
+    pub async fn redeem(
+        &self,
+        token_id: &str,
+        certificate: Certificate,
+        now_ms: u64,
+    ) -> Result<Redemption, StoreError> {
+        let (id, index, issued) = (
+            token_id.to_owned(),
+            self.inner.index.clone(),
+            certificate.clone(),
+        );
         self.write(
             move |c| {
                 let used = c
@@ -219,13 +265,23 @@ impl Store {
     /// When it cannot be written, or the serial exists.
     pub async fn insert_certificate(&self, certificate: Certificate) -> Result<(), StoreError> {
         let (index, issued) = (self.inner.index.clone(), certificate.clone());
-        self.write(move |c| insert_certificate(c, &certificate), move |()| index.put(&issued)).await
+        self.write(
+            move |c| insert_certificate(c, &certificate),
+            move |()| index.put(&issued),
+        )
+        .await
     }
 
     /// What is known about a serial (lower-case hex, no leading zeros). From memory, never waits.
     #[must_use]
     pub fn certificate_status(&self, serial: &str) -> Option<CertificateStatus> {
-        self.inner.index.certificates.read().unwrap_or_else(PoisonError::into_inner).get(serial).cloned()
+        self.inner
+            .index
+            .certificates
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(serial)
+            .cloned()
     }
 
     /// The certificate with this serial.
@@ -237,7 +293,9 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?.query_row([serial], certificate).optional()
+                c.prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?
+                    .query_row([serial], certificate)
+                    .optional()
             })
             .await
     }
@@ -251,9 +309,11 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM certificates WHERE common_name = ?1 ORDER BY not_before DESC")?
-                    .query_map([name], certificate)?
-                    .collect()
+                c.prepare_cached(
+                    "SELECT * FROM certificates WHERE common_name = ?1 ORDER BY not_before DESC",
+                )?
+                .query_map([name], certificate)?
+                .collect()
             })
             .await
     }
@@ -268,8 +328,10 @@ impl Store {
         let key: Box<str> = serial.as_str().into();
         self.write(
             move |c| {
-                Ok(c.prepare_cached("UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL")?
-                    .execute(params![serial, now_ms as i64])?
+                Ok(c.prepare_cached(
+                    "UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL",
+                )?
+                .execute(params![serial, now_ms as i64])?
                     == 1)
             },
             move |_| {
@@ -294,9 +356,15 @@ impl Store {
         let (index, kept) = (self.inner.index.clone(), session.clone());
         self.write(
             move |c| {
-                c.prepare_cached("INSERT INTO sessions (hash, user, created, expires) VALUES (?1, ?2, ?3, ?4)")?.execute(
-                    params![session.hash, session.user, session.created_ms as i64, session.expires_ms as i64],
-                )?;
+                c.prepare_cached(
+                    "INSERT INTO sessions (hash, user, created, expires) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![
+                    session.hash,
+                    session.user,
+                    session.created_ms as i64,
+                    session.expires_ms as i64
+                ])?;
                 Ok(())
             },
             move |()| {
@@ -309,8 +377,16 @@ impl Store {
     /// The session with this hash, unless it ended before `now_ms`. From memory, never waits.
     #[must_use]
     pub fn session(&self, hash: &[u8; 32], now_ms: u64) -> Option<Session> {
-        let sessions = self.inner.index.sessions.read().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(hash).filter(|session| session.expires_ms > now_ms).cloned()
+        let sessions = self
+            .inner
+            .index
+            .sessions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        sessions
+            .get(hash)
+            .filter(|session| session.expires_ms > now_ms)
+            .cloned()
     }
 
     /// Ends a session; false when there was none.
@@ -320,7 +396,11 @@ impl Store {
     pub async fn delete_session(&self, hash: [u8; 32]) -> Result<bool, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| Ok(c.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?.execute([hash])? == 1),
+            move |c| {
+                Ok(c.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?
+                    .execute([hash])?
+                    == 1)
+            },
             move |_| {
                 index.sessions_mut(|s| s.remove(&hash));
             },
@@ -335,7 +415,10 @@ impl Store {
     pub async fn expire_sessions(&self, now_ms: u64) -> Result<usize, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| c.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?.execute([now_ms as i64]),
+            move |c| {
+                c.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?
+                    .execute([now_ms as i64])
+            },
             move |_| index.sessions_mut(|s| s.retain(|_, session| session.expires_ms > now_ms)),
         )
         .await
@@ -351,7 +434,12 @@ impl Store {
             .readers
             .read(move |c| {
                 c.prepare_cached("SELECT user, hash FROM credentials WHERE user = ?1")?
-                    .query_row([user], |row| Ok(Credential { user: row.get(0)?, hash: row.get(1)? }))
+                    .query_row([user], |row| {
+                        Ok(Credential {
+                            user: row.get(0)?,
+                            hash: row.get(1)?,
+                        })
+                    })
                     .optional()
             })
             .await
@@ -362,14 +450,22 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn set_credential(&self, credential: Credential, only_first: bool) -> Result<bool, StoreError> {
+    pub async fn set_credential(
+        &self,
+        credential: Credential,
+        only_first: bool,
+    ) -> Result<bool, StoreError> {
         let statement = if only_first {
             "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO NOTHING"
         } else {
             "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO UPDATE SET hash = excluded.hash"
         };
         self.write(
-            move |c| Ok(c.prepare_cached(statement)?.execute(params![credential.user, credential.hash])? == 1),
+            move |c| {
+                Ok(c.prepare_cached(statement)?
+                    .execute(params![credential.user, credential.hash])?
+                    == 1)
+            },
             |_| (),
         )
         .await
@@ -378,6 +474,8 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("health", &*self.inner.health.borrow()).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("health", &*self.inner.health.borrow())
+            .finish_non_exhaustive()
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::metrics::Metrics;
 use identity::Index;
 use reader::Readers;
-use records::Commit;
+use records::{Commit, NewEvent};
 pub use writer::Batch;
 use writer::{Backlog, Job, Op, Writer};
 
@@ -87,7 +87,10 @@ pub enum StoreError {
 
 impl StoreError {
     fn open(path: &Path, source: rusqlite::Error) -> Self {
-        Self::Open { path: path.to_owned(), source }
+        Self::Open {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -113,7 +116,10 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be opened, or is of a later version.
-    pub fn open(path: &Path, metrics: Arc<Metrics>) -> Result<(Self, mpsc::Receiver<Commit>), StoreError> {
+    pub fn open(
+        path: &Path,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, mpsc::Receiver<Commit>), StoreError> {
         let connection = schema::open_writer(path)?;
         let index = Arc::new(Index::load(&connection)?);
         let (queue, ops) = std::sync::mpsc::sync_channel(QUEUE);
@@ -141,7 +147,12 @@ impl Store {
             metrics,
             thread: Mutex::new(Some(thread)),
         };
-        Ok((Self { inner: Arc::new(inner) }, committed))
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            committed,
+        ))
     }
 
     /// Whether the store can write; changes are seen by `changed().await`.
@@ -151,8 +162,10 @@ impl Store {
     }
 
     /// Hands a batch to the writing thread, never waiting. Samples beyond the bound are dropped and
-    /// counted; events beyond it too, which leaves them unacknowledged with the robot.
-    pub fn submit(&self, mut batch: Batch) {
+    /// counted. Events beyond it are handed back; they were not acknowledged, so robots send theirs
+    /// again.
+    pub fn submit(&self, mut batch: Batch) -> Vec<NewEvent> {
+        let mut back = Vec::new();
         let inner = &*self.inner;
         if inner.backlog.samples.load(Ordering::Relaxed) + batch.samples.len() > MAX_SAMPLES {
             inner.metrics.shed("history", batch.samples.len() as u64);
@@ -161,22 +174,37 @@ impl Store {
         let mut bytes = batch.event_bytes();
         if inner.backlog.event_bytes.load(Ordering::Relaxed) + bytes > MAX_EVENT_BYTES {
             inner.metrics.shed("events", batch.events.len() as u64);
-            batch.events = Vec::new();
+            back = std::mem::take(&mut batch.events);
             bytes = 0;
         }
         if batch.is_empty() {
-            return;
+            return back;
         }
-        inner.backlog.event_bytes.fetch_add(bytes, Ordering::Relaxed);
-        inner.backlog.samples.fetch_add(batch.samples.len(), Ordering::Relaxed);
-        if let Err(TrySendError::Full(Op::Batch(batch)) | TrySendError::Disconnected(Op::Batch(batch))) =
-            inner.queue.try_send(Op::Batch(batch))
+        inner
+            .backlog
+            .event_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+        inner
+            .backlog
+            .samples
+            .fetch_add(batch.samples.len(), Ordering::Relaxed);
+        if let Err(
+            TrySendError::Full(Op::Batch(batch)) | TrySendError::Disconnected(Op::Batch(batch)),
+        ) = inner.queue.try_send(Op::Batch(batch))
         {
-            inner.backlog.event_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            inner.backlog.samples.fetch_sub(batch.samples.len(), Ordering::Relaxed);
+            inner
+                .backlog
+                .event_bytes
+                .fetch_sub(bytes, Ordering::Relaxed);
+            inner
+                .backlog
+                .samples
+                .fetch_sub(batch.samples.len(), Ordering::Relaxed);
             inner.metrics.shed("events", batch.events.len() as u64);
             inner.metrics.shed("history", batch.samples.len() as u64);
+            back.extend(batch.events);
         }
+        back
     }
 
     /// Deletes history older than `before_ms`, little by little, beside other writes.
@@ -188,7 +216,12 @@ impl Store {
     /// Writes what is queued and ends the writing thread. Blocks; call it last.
     pub fn close(&self) {
         if self.inner.queue.send(Op::Stop).is_ok() {
-            let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let thread = self
+                .inner
+                .thread
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(thread) = thread {
                 // A panic of the writer was printed by its own hook.
                 let _ = thread.join();
@@ -204,10 +237,17 @@ impl Store {
         P: FnOnce(&T) + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Work { work, publish, result: None, reply };
+        let job = Work {
+            work,
+            publish,
+            result: None,
+            reply,
+        };
         match self.inner.queue.try_send(Op::Job(Box::new(job))) {
             Ok(()) => answer.await.unwrap_or(Err(StoreError::Closed)),
-            Err(TrySendError::Full(_)) => Err(StoreError::Unavailable("too much waits to be written".into())),
+            Err(TrySendError::Full(_)) => Err(StoreError::Unavailable(
+                "too much waits to be written".into(),
+            )),
             Err(TrySendError::Disconnected(_)) => Err(StoreError::Closed),
         }
     }

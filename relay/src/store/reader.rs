@@ -32,16 +32,25 @@ impl Readers {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = self
+            .permits
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let (idle, path) = (self.idle.clone(), self.path.clone());
-        let lock = |idle: &Mutex<Vec<Connection>>| idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let lock = |idle: &Mutex<Vec<Connection>>| {
+            idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        };
         tokio::task::spawn_blocking(move || {
             let connection = match lock(&idle) {
                 Some(connection) => connection,
                 None => schema::open_reader(&path)?,
             };
             let answer = work(&connection)?;
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            idle.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             drop(permit);
             Ok(answer)
         })
@@ -75,7 +84,12 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn events_of_robot(&self, robot: &str, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    pub async fn events_of_robot(
+        &self,
+        robot: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let robot = robot.to_owned();
         self.inner
             .readers
@@ -94,7 +108,11 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn last_events_of_robot(&self, robot: &str, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    pub async fn last_events_of_robot(
+        &self,
+        robot: &str,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let robot = robot.to_owned();
         self.inner
             .readers
@@ -117,9 +135,11 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM events WHERE position > ?1 ORDER BY position LIMIT ?2")?
-                    .query_map(params![after as i64, limit as i64], event)?
-                    .collect()
+                c.prepare_cached(
+                    "SELECT * FROM events WHERE position > ?1 ORDER BY position LIMIT ?2",
+                )?
+                .query_map(params![after as i64, limit as i64], event)?
+                .collect()
             })
             .await
     }
@@ -131,7 +151,11 @@ impl Store {
     pub async fn last_position(&self) -> Result<u64, StoreError> {
         self.inner
             .readers
-            .read(|c| c.query_row("SELECT COALESCE(MAX(position), 0) FROM events", [], |row| row.get::<_, i64>(0)))
+            .read(|c| {
+                c.query_row("SELECT COALESCE(MAX(position), 0) FROM events", [], |row| {
+                    row.get::<_, i64>(0)
+                })
+            })
             .await
             .map(|position| position as u64)
     }
@@ -161,8 +185,19 @@ impl Store {
                            AND ts >= ?3 AND ts < ?4 ORDER BY ts DESC LIMIT ?5",
                     )?
                     .query_map(
-                        params![robot, metric, from_ms as i64, to_ms.min(i64::MAX as u64) as i64, limit as i64],
-                        |row| Ok(Sample { ts_ms: row.get::<_, i64>(0)? as u64, value: row.get(1)? }),
+                        params![
+                            robot,
+                            metric,
+                            from_ms as i64,
+                            to_ms.min(i64::MAX as u64) as i64,
+                            limit as i64
+                        ],
+                        |row| {
+                            Ok(Sample {
+                                ts_ms: row.get::<_, i64>(0)? as u64,
+                                value: row.get(1)?,
+                            })
+                        },
                     )?
                     .collect::<rusqlite::Result<_>>()?;
                 samples.reverse();
@@ -225,16 +260,18 @@ impl Store {
         self.inner
             .readers
             .read(|c| {
-                c.prepare_cached("SELECT robot, position, taken, picture FROM robots WHERE picture IS NOT NULL")?
-                    .query_map([], |row| {
-                        Ok(Snapshot {
-                            robot: row.get(0)?,
-                            position: row.get::<_, i64>(1)? as u64,
-                            taken_ms: row.get::<_, i64>(2)? as u64,
-                            picture: row.get(3)?,
-                        })
-                    })?
-                    .collect()
+                c.prepare_cached(
+                    "SELECT robot, position, taken, picture FROM robots WHERE picture IS NOT NULL",
+                )?
+                .query_map([], |row| {
+                    Ok(Snapshot {
+                        robot: row.get(0)?,
+                        position: row.get::<_, i64>(1)? as u64,
+                        taken_ms: row.get::<_, i64>(2)? as u64,
+                        picture: row.get(3)?,
+                    })
+                })?
+                .collect()
             })
             .await
     }

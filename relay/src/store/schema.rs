@@ -134,7 +134,9 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<usize> {
-    connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0).map(|v| v as usize))
+    connection.pragma_query_value(None, "user_version", |row| {
+        row.get::<_, u32>(0).map(|v| v as usize)
+    })
 }
 
 /// Runs the steps that a file of version `found` has not seen, in one transaction.

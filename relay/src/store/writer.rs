@@ -53,7 +53,10 @@ impl Batch {
 
     /// Memory that the events hold, roughly.
     pub(super) fn event_bytes(&self) -> usize {
-        self.events.iter().map(|e| 200 + e.data.len() + e.metadata.len()).sum()
+        self.events
+            .iter()
+            .map(|e| 200 + e.data.len() + e.metadata.len())
+            .sum()
     }
 }
 
@@ -133,7 +136,9 @@ impl Writer {
             match write(&mut self.connection, &mut ids, &pending, &mut jobs) {
                 Ok(commit) => {
                     backoff = None;
-                    self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+                    self.metrics
+                        .commit_seconds
+                        .observe(started.elapsed().as_secs_f64());
                     self.recovered();
                     self.committed(&mut pending, &mut jobs, commit);
                 }
@@ -168,7 +173,12 @@ impl Writer {
                     job.done(Err(StoreError::Unavailable("the last write failed".into())));
                 }
                 Op::Job(job) => jobs.push(job),
-                Op::Expire { before_ms } => *expiry = Some(Expiry { before_ms, after: (0, 0) }),
+                Op::Expire { before_ms } => {
+                    *expiry = Some(Expiry {
+                        before_ms,
+                        after: (0, 0),
+                    })
+                }
                 Op::Stop => return None,
             }
             Some(pending.iter().map(Batch::rows).sum::<usize>())
@@ -176,7 +186,10 @@ impl Writer {
         if let Some(pause) = backoff {
             let until = clock::monotonic() + pause;
             loop {
-                match self.queue.recv_timeout(until.saturating_duration_since(clock::monotonic())) {
+                match self
+                    .queue
+                    .recv_timeout(until.saturating_duration_since(clock::monotonic()))
+                {
                     Ok(op) => {
                         if take(op).is_none() {
                             return true;
@@ -219,8 +232,12 @@ impl Writer {
         }
         self.backlog.event_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.backlog.samples.fetch_sub(samples, Ordering::Relaxed);
-        self.metrics.events_committed.inc_by(commit.events.len() as u64);
-        self.metrics.events_duplicate.inc_by((events - commit.events.len()) as u64);
+        self.metrics
+            .events_committed
+            .inc_by(commit.events.len() as u64);
+        self.metrics
+            .events_duplicate
+            .inc_by((events - commit.events.len()) as u64);
         self.metrics.samples_committed.inc_by(samples as u64);
         for job in jobs.drain(..) {
             job.done(Ok(()));
@@ -275,8 +292,12 @@ impl Writer {
     fn expire(&mut self, walk: &mut Expiry) -> rusqlite::Result<bool> {
         let series = self
             .connection
-            .prepare_cached("SELECT robot, metric FROM telemetry WHERE (robot, metric) > (?1, ?2) LIMIT 1")?
-            .query_row(params![walk.after.0, walk.after.1], |row| Ok((row.get(0)?, row.get(1)?)));
+            .prepare_cached(
+                "SELECT robot, metric FROM telemetry WHERE (robot, metric) > (?1, ?2) LIMIT 1",
+            )?
+            .query_row(params![walk.after.0, walk.after.1], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            });
         let (robot, metric): (i64, i64) = match series {
             Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(false),
             other => other?,
@@ -330,7 +351,8 @@ fn write(
     }
     if pending.is_empty() && jobs.is_empty() {
         // After a failure: only a real write proves that the disk takes writes again.
-        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let version: i64 =
+            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         transaction.pragma_update(None, "user_version", version)?;
     }
     transaction.commit()?;
@@ -339,7 +361,11 @@ fn write(
     }
     commit.acks = seen
         .into_iter()
-        .map(|((source, stream), seqs)| Ack { source, stream, ranges: ranges(seqs) })
+        .map(|((source, stream), seqs)| Ack {
+            source,
+            stream,
+            ranges: ranges(seqs),
+        })
         .collect();
     Ok(commit)
 }
@@ -376,12 +402,18 @@ fn insert_events(
                 event: event.clone(),
             });
         }
-        seen.entry((event.source.clone(), event.stream)).or_default().push(event.seq);
+        seen.entry((event.source.clone(), event.stream))
+            .or_default()
+            .push(event.seq);
     }
     Ok(())
 }
 
-fn insert_samples(connection: &Connection, ids: &mut Ids, samples: &[NewSample]) -> rusqlite::Result<()> {
+fn insert_samples(
+    connection: &Connection,
+    ids: &mut Ids,
+    samples: &[NewSample],
+) -> rusqlite::Result<()> {
     if samples.is_empty() {
         return Ok(());
     }
@@ -408,12 +440,19 @@ const METRIC: Naming = (
     "SELECT id FROM metrics WHERE metric = ?1",
 );
 
-fn id(connection: &Connection, known: &mut HashMap<Arc<str>, i64>, name: &Arc<str>, (insert, select): Naming) -> rusqlite::Result<i64> {
+fn id(
+    connection: &Connection,
+    known: &mut HashMap<Arc<str>, i64>,
+    name: &Arc<str>,
+    (insert, select): Naming,
+) -> rusqlite::Result<i64> {
     if let Some(id) = known.get(name) {
         return Ok(*id);
     }
     connection.prepare_cached(insert)?.execute([name])?;
-    let id = connection.prepare_cached(select)?.query_row([name], |row| row.get(0))?;
+    let id = connection
+        .prepare_cached(select)?
+        .query_row([name], |row| row.get(0))?;
     known.insert(name.clone(), id);
     Ok(id)
 }
@@ -443,14 +482,25 @@ fn insert_refused(connection: &Connection, refused: &[Refused]) -> rusqlite::Res
     Ok(())
 }
 
-fn insert_snapshots(connection: &Connection, ids: &mut Ids, snapshots: &[Snapshot]) -> rusqlite::Result<()> {
+fn insert_snapshots(
+    connection: &Connection,
+    ids: &mut Ids,
+    snapshots: &[Snapshot],
+) -> rusqlite::Result<()> {
     if snapshots.is_empty() {
         return Ok(());
     }
-    let mut update = connection.prepare_cached("UPDATE robots SET position = ?2, taken = ?3, picture = ?4 WHERE id = ?1")?;
+    let mut update = connection.prepare_cached(
+        "UPDATE robots SET position = ?2, taken = ?3, picture = ?4 WHERE id = ?1",
+    )?;
     for snapshot in snapshots {
         let robot = id(connection, &mut ids.robots, &snapshot.robot, ROBOT)?;
-        update.execute(params![robot, snapshot.position as i64, snapshot.taken_ms as i64, snapshot.picture])?;
+        update.execute(params![
+            robot,
+            snapshot.position as i64,
+            snapshot.taken_ms as i64,
+            snapshot.picture
+        ])?;
     }
     Ok(())
 }

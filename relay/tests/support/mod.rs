@@ -13,11 +13,13 @@ use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::store::Store;
 use lekiwi_relay::store::records::{Certificate, CertificateKind};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, SerialNumber,
 };
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish, SubscribeReasonCode};
 use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, Publish, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use rustls_pki_types::pem::PemObject;
@@ -51,22 +53,39 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "test authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test authority");
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     pub(crate) fn issue(&self, name: &str, org: &str, unit: &str, serial: u64) -> Identity {
         let key = KeyPair::generate().unwrap();
         let server = unit == "server";
-        let mut params = CertificateParams::new(if server { vec!["localhost".to_owned()] } else { vec![] }).unwrap();
+        let mut params = CertificateParams::new(if server {
+            vec!["localhost".to_owned()]
+        } else {
+            vec![]
+        })
+        .unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.distinguished_name.push(DnType::OrganizationName, org);
-        params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, org);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, unit);
         params.serial_number = Some(SerialNumber::from(serial));
-        params.extended_key_usages =
-            vec![if server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
+        params.extended_key_usages = vec![if server {
+            ExtendedKeyUsagePurpose::ServerAuth
+        } else {
+            ExtendedKeyUsagePurpose::ClientAuth
+        }];
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
             cert_pem: cert.pem(),
@@ -91,7 +110,13 @@ pub(crate) struct Relay {
     next_serial: std::sync::atomic::AtomicU64,
 }
 
-pub(crate) async fn start_broker(dir: &Path, ca: &Ca, store: &Store, metrics: &Arc<Metrics>, listen: &str) -> Result<(Broker, lekiwi_relay::broker::Inputs), BrokerError> {
+pub(crate) async fn start_broker(
+    dir: &Path,
+    ca: &Ca,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    listen: &str,
+) -> Result<(Broker, lekiwi_relay::broker::Inputs), BrokerError> {
     let server = ca.issue("localhost", "default", "server", 1);
     std::fs::write(dir.join("ca.pem"), &ca.pem).unwrap();
     std::fs::write(dir.join("server.pem"), &server.cert_pem).unwrap();
@@ -117,14 +142,33 @@ impl Relay {
     pub(crate) async fn start_with(dir: TempDir, ca: Ca, database: &Path) -> Self {
         let metrics = Arc::new(Metrics::default());
         let (store, commits) = Store::open(database, metrics.clone()).unwrap();
-        let settings = Settings { root: Root::default(), relay_id: RelayId::new("relay-1").unwrap(), telemetry_days: 30 };
-        let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone()).await.unwrap();
-        let (broker, inputs) = start_broker(dir.path(), &ca, &store, &metrics, "127.0.0.1:0").await.unwrap();
+        let settings = Settings {
+            root: Root::default(),
+            relay_id: RelayId::new("relay-1").unwrap(),
+            telemetry_days: 30,
+        };
+        let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
+            .await
+            .unwrap();
+        let (broker, inputs) = start_broker(dir.path(), &ca, &store, &metrics, "127.0.0.1:0")
+            .await
+            .unwrap();
         let broker = Arc::new(broker);
         let stop = CancellationToken::new();
         let task = tokio::spawn(ingest.run(broker.clone(), inputs, stop.clone()));
         let next_serial = std::sync::atomic::AtomicU64::new(100);
-        Self { ca, dir, root: Root::default(), store, handle, broker, metrics, stop, task, next_serial }
+        Self {
+            ca,
+            dir,
+            root: Root::default(),
+            store,
+            handle,
+            broker,
+            metrics,
+            stop,
+            task,
+            next_serial,
+        }
     }
 
     /// Stops everything in order; the folder and the authority remain.
@@ -132,7 +176,9 @@ impl Relay {
         self.stop.cancel();
         self.task.await.unwrap();
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+        tokio::task::spawn_blocking(move || store.close())
+            .await
+            .unwrap();
         (self.dir, self.ca)
     }
 
@@ -160,12 +206,15 @@ impl Relay {
     }
 
     pub(crate) async fn consumer(&self, name: &str) -> Identity {
-        self.enrol(&format!("consumer:{name}"), CertificateKind::Consumer).await
+        self.enrol(&format!("consumer:{name}"), CertificateKind::Consumer)
+            .await
     }
 
     pub(crate) fn tls(&self, identity: &Identity) -> TlsConfiguration {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.ca.pem.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca.pem.as_bytes()).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -190,14 +239,18 @@ impl Relay {
     }
 
     pub(crate) async fn connect(&self, identity: &Identity, client_id: &str) -> Client {
-        Client::connect(self.options(identity, client_id)).await.unwrap()
+        Client::connect(self.options(identity, client_id))
+            .await
+            .unwrap()
     }
 
     /// The refusals on record, as `client topic: reason`, oldest first.
     pub(crate) async fn refused(&self) -> Vec<String> {
         let mut rows = self.store.refused(100).await.unwrap();
         rows.reverse();
-        rows.into_iter().map(|row| format!("{} {}: {}", row.client, row.topic, row.reason)).collect()
+        rows.into_iter()
+            .map(|row| format!("{} {}: {}", row.client, row.topic, row.reason))
+            .collect()
     }
 
     /// Waits until the refusal is on record.
@@ -208,7 +261,10 @@ impl Relay {
             if refused.iter().any(|line| line == expected) {
                 return;
             }
-            assert!(Instant::now() < deadline, "expected {expected:?}, got {refused:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "expected {expected:?}, got {refused:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -222,7 +278,10 @@ impl Relay {
 pub(crate) async fn until(description: &str, mut what: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !what().await {
-        assert!(Instant::now() < deadline, "did not come about: {description}");
+        assert!(
+            Instant::now() < deadline,
+            "did not come about: {description}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -241,7 +300,11 @@ impl Drop for Client {
     }
 }
 
-async fn run(mut events: EventLoop, packets: mpsc::UnboundedSender<Packet>, deaf: Arc<AtomicBool>) -> ConnectionError {
+async fn run(
+    mut events: EventLoop,
+    packets: mpsc::UnboundedSender<Packet>,
+    deaf: Arc<AtomicBool>,
+) -> ConnectionError {
     loop {
         if deaf.load(Ordering::Relaxed) {
             // Keeps the socket open and never reads again.
@@ -268,7 +331,12 @@ impl Client {
         }
         let (sender, packets) = mpsc::unbounded_channel();
         let deaf = Arc::new(AtomicBool::new(false));
-        Ok(Self { client, packets, events: tokio::spawn(run(events, sender, deaf.clone())), deaf })
+        Ok(Self {
+            client,
+            packets,
+            events: tokio::spawn(run(events, sender, deaf.clone())),
+            deaf,
+        })
     }
 
     /// Reads at most one more packet, and keeps the connection open.
@@ -277,12 +345,23 @@ impl Client {
     }
 
     async fn packet(&mut self) -> Packet {
-        tokio::time::timeout(PATIENCE, self.packets.recv()).await.expect("a packet in time").expect("a connection")
+        tokio::time::timeout(PATIENCE, self.packets.recv())
+            .await
+            .expect("a packet in time")
+            .expect("a connection")
     }
 
     /// Publishes with QoS 1 and gives the broker's answer.
-    pub(crate) async fn publish(&mut self, topic: &str, payload: impl Into<Vec<u8>>, retain: bool) -> PubAckReason {
-        self.client.publish(topic, QoS::AtLeastOnce, retain, payload.into()).await.unwrap();
+    pub(crate) async fn publish(
+        &mut self,
+        topic: &str,
+        payload: impl Into<Vec<u8>>,
+        retain: bool,
+    ) -> PubAckReason {
+        self.client
+            .publish(topic, QoS::AtLeastOnce, retain, payload.into())
+            .await
+            .unwrap();
         loop {
             if let Packet::PubAck(ack) = self.packet().await {
                 return ack.reason;
@@ -292,7 +371,10 @@ impl Client {
 
     /// Subscribes and gives the broker's answer.
     pub(crate) async fn subscribe(&mut self, filter: &str) -> SubscribeReasonCode {
-        self.client.subscribe_many([Filter::new(filter, QoS::AtLeastOnce)]).await.unwrap();
+        self.client
+            .subscribe_many([Filter::new(filter, QoS::AtLeastOnce)])
+            .await
+            .unwrap();
         loop {
             if let Packet::SubAck(ack) = self.packet().await {
                 return ack.return_codes[0];
@@ -332,7 +414,11 @@ pub(crate) fn envelope(robot: &str, kind: &str, payload: &serde_json::Value) -> 
 
 pub(crate) fn connection(robot: &str, session: u128, state: &str) -> String {
     let session = uuid::Uuid::from_u128(session);
-    envelope(robot, "connection", &serde_json::json!({ "session": session, "state": state }))
+    envelope(
+        robot,
+        "connection",
+        &serde_json::json!({ "session": session, "state": state }),
+    )
 }
 
 pub(crate) fn events(robot: &str, stream: u128, seqs: std::ops::RangeInclusive<u64>) -> String {
@@ -340,5 +426,9 @@ pub(crate) fn events(robot: &str, stream: u128, seqs: std::ops::RangeInclusive<u
         .map(|seq| serde_json::json!({ "seq": seq, "type": "agent.started", "timestamp": "2026-11-21T03:52:00.000Z" }))
         .collect();
     let stream = uuid::Uuid::from_u128(stream);
-    envelope(robot, "events", &serde_json::json!({ "stream": stream, "ordinal": 1, "events": events }))
+    envelope(
+        robot,
+        "events",
+        &serde_json::json!({ "stream": stream, "ordinal": 1, "events": events }),
+    )
 }

@@ -1,0 +1,436 @@
+//! Events that must reach the relay, kept until it says that they are safe. Used by the driver and by
+//! the simulator. Blocking file IO, a few hundred microseconds an event (fsync).
+//!
+//! Normally SQLite: what [`Outbox::append`] numbered is on disk before the number is known. When the
+//! disk takes nothing, events go into a bounded memory queue under a new stream, since numbers that
+//! may be forgotten must never be reused; when it takes some again, a new durable stream begins. A
+//! damaged database is set aside and reported. Nothing here is fatal.
+//!
+//! Invariants: numbers of a stream have no holes; an event leaves only when acknowledged or when an
+//! `events.dropped` event took its place; ordinals grow, also over a lost database (the file
+//! `<database>.ordinal` remembers the last one).
+
+mod disk;
+mod memory;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lekiwi_agent_core::outbox::{Bounds, Cursor, EVENT_OVERHEAD_BYTES};
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
+use lekiwi_protocol::message::{Ack, Dropped, Event, EventBatch, kind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use disk::{Disk, DiskError};
+use memory::Memory;
+
+/// Most bytes of events in one message; leaves room for the envelope below the contract's limit.
+pub const MAX_BATCH_BYTES: usize = 48 * 1024;
+/// Most bytes of one event's data; larger data is replaced by its size.
+pub const MAX_DATA_BYTES: usize = 16 * 1024;
+/// How long a disk that took nothing is left alone.
+const RETRY_DISK: Duration = Duration::from_secs(30);
+/// Damaged databases that are kept for inspection.
+const KEPT_DAMAGED: usize = 2;
+/// The end of "whatever of this stream the relay does not have": the largest integer that every JSON
+/// reader keeps exactly.
+const UNKNOWN_END: u64 = (1 << 53) - 1;
+
+/// How many events one call of [`Outbox::pending`] returns at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Most events.
+    pub events: usize,
+    /// Most bytes of them as JSON; a single event is returned whatever its size.
+    pub bytes: usize,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            events: MAX_EVENTS_PER_MESSAGE,
+            bytes: MAX_BATCH_BYTES,
+        }
+    }
+}
+
+/// An event on its way into the store.
+struct Draft<'a> {
+    kind: &'a str,
+    timestamp: Timestamp,
+    data: Value,
+    bytes: u64,
+}
+
+impl<'a> Draft<'a> {
+    fn new(kind: &'a str, timestamp: Timestamp, data: Value) -> Self {
+        let text = data.to_string();
+        let (data, length) = if text.len() > MAX_DATA_BYTES {
+            let note = json!({ "left_out_bytes": text.len() });
+            let length = note.to_string().len();
+            (note, length)
+        } else {
+            (data, text.len())
+        };
+        let bytes = (kind.len() + length) as u64 + EVENT_OVERHEAD_BYTES;
+        Self {
+            kind,
+            timestamp,
+            data,
+            bytes,
+        }
+    }
+
+    fn tombstone(timestamp: Timestamp, dropped: &Dropped) -> Self {
+        Self::new(
+            kind::DROPPED,
+            timestamp,
+            json!({ "stream": dropped.stream, "from": dropped.from, "to": dropped.to }),
+        )
+    }
+}
+
+/// What a dropped event leaves behind for the tombstone: its number, and if it was a tombstone itself,
+/// what that one covered.
+fn remains(stream: Uuid, seq: u64, kind: &str, data: &Value) -> Vec<Dropped> {
+    let mut remains = vec![Dropped {
+        stream,
+        from: seq,
+        to: seq,
+    }];
+    if kind == kind::DROPPED
+        && let Ok(inner) = Dropped::deserialize(data)
+    {
+        remains.push(inner);
+    }
+    remains
+}
+
+/// Which stream was the newest, beside the database so that it outlives it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Newest {
+    ordinal: u32,
+    stream: Uuid,
+}
+
+/// The outbox. See the module's documentation.
+pub struct Outbox {
+    path: PathBuf,
+    bounds: Bounds,
+    newest: Newest,
+    disk: Option<Disk>,
+    /// Appends go here while present and `durable` is false; kept until everything in it is acknowledged.
+    memory: Option<Memory>,
+    durable: bool,
+    failed_at: Option<Timestamp>,
+    trouble: Option<String>,
+}
+
+impl Outbox {
+    /// Opens or creates the database at `path`. Never fails: see [`Self::trouble`].
+    #[must_use]
+    pub fn open(path: &Path, now: Timestamp) -> Self {
+        Self::with_bounds(path, now, Bounds::DISK)
+    }
+
+    /// The same with another bound on disk.
+    #[must_use]
+    pub fn with_bounds(path: &Path, now: Timestamp, bounds: Bounds) -> Self {
+        let newest = fs::read(ordinal_file(path))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let mut outbox = Self {
+            path: path.to_owned(),
+            bounds,
+            newest,
+            disk: None,
+            memory: None,
+            durable: false,
+            failed_at: None,
+            trouble: None,
+        };
+        outbox.open_disk(now);
+        outbox
+    }
+
+    /// Numbers and keeps an event; on disk when this returns, unless [`Self::is_durable`] says no.
+    /// Data above [`MAX_DATA_BYTES`] is replaced by its size.
+    pub fn append(&mut self, kind: &str, timestamp: Timestamp, data: Value) -> u64 {
+        if !self.durable && self.may_retry(timestamp) {
+            self.open_disk(timestamp);
+        }
+        let draft = Draft::new(kind, timestamp, data);
+        if self.durable
+            && let Some(disk) = &mut self.disk
+        {
+            match disk.append(&draft, self.bounds) {
+                Ok(seq) => return seq,
+                Err(error) => self.disk_failed(timestamp, &error),
+            }
+        }
+        let stream = self.newest;
+        self.memory
+            .get_or_insert_with(|| Memory::new(stream.ordinal, stream.stream))
+            .append(&draft)
+    }
+
+    /// The oldest events that are kept, all of one stream.
+    #[must_use]
+    pub fn pending(&self, limit: Limit) -> Option<EventBatch> {
+        self.pending_after(Cursor::default(), limit)
+    }
+
+    /// The oldest kept events after `cursor`, all of one stream.
+    #[must_use]
+    pub fn pending_after(&self, cursor: Cursor, limit: Limit) -> Option<EventBatch> {
+        let disk = self.disk.as_ref().and_then(|disk| {
+            disk.pending_after(cursor, limit)
+                .inspect_err(|error| log::warn!("cannot read the outbox: {}", chain(error)))
+                .ok()
+                .flatten()
+        });
+        let memory = self
+            .memory
+            .as_ref()
+            .and_then(|memory| memory.pending_after(cursor, limit));
+        match (disk, memory) {
+            (Some(disk), Some(memory)) if memory.ordinal < disk.ordinal => Some(memory),
+            (disk, memory) => disk.or(memory),
+        }
+    }
+
+    /// Forgets what the relay has. Returns how many kept events that were.
+    pub fn acknowledge(&mut self, ack: &Ack) -> usize {
+        let mut count = 0;
+        for (stream, ranges) in &ack.acks {
+            if let Some(disk) = &mut self.disk {
+                count += disk.acknowledge(*stream, ranges);
+            }
+            if let Some(memory) = &mut self.memory {
+                count += memory.acknowledge(*stream, ranges);
+            }
+        }
+        if self.durable && self.memory.as_ref().is_some_and(Memory::is_empty) {
+            self.memory = None;
+        }
+        count
+    }
+
+    /// The number of the newest event of [`Self::stream`]; 0 before the first.
+    #[must_use]
+    pub fn last_seq(&self) -> u64 {
+        match (&self.disk, &self.memory) {
+            (Some(disk), _) if self.durable => disk.last_seq(),
+            (_, Some(memory)) => memory.last_seq(),
+            _ => 0,
+        }
+    }
+
+    /// The stream that the next event is numbered in.
+    #[must_use]
+    pub fn stream(&self) -> Uuid {
+        self.newest.stream
+    }
+
+    /// Which stream of this robot that is, from 1.
+    #[must_use]
+    pub fn ordinal(&self) -> u32 {
+        self.newest.ordinal
+    }
+
+    /// How many events wait for their acknowledgement.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.disk.as_ref().map_or(0, Disk::len) + self.memory.as_ref().map_or(0, Memory::len)
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether new events survive a power cut.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Why it is not durable, or what was wrong when it was opened; for people.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    fn may_retry(&self, now: Timestamp) -> bool {
+        self.failed_at.is_none_or(|at| {
+            // A clock that was set back must not keep the disk closed for longer.
+            now < at || now.since(at) >= RETRY_DISK
+        })
+    }
+
+    fn open_disk(&mut self, now: Timestamp) {
+        let mut damage = None;
+        // After a failure the open database is used again: it is locked, and its unsent events stay readable.
+        let opened = match self.disk.take().map_or_else(|| Disk::open(&self.path), Ok) {
+            Err(error) if error.is_damage() => {
+                let aside = set_aside(&self.path, now);
+                log::error!(
+                    "{} was moved to {}, numbering begins again in a new stream: {}",
+                    self.path.display(),
+                    aside.display(),
+                    chain(&error)
+                );
+                damage = Some((chain(&error), aside));
+                Disk::open(&self.path)
+            }
+            other => other,
+        };
+        let lost = self.newest;
+        let ready = opened.and_then(|mut disk| {
+            // Numbering goes on only in the stream that is known to be the newest: after a lost
+            // database, memory mode, or a database that was put back from a copy, a new one begins.
+            let begun = match disk.stream() {
+                Some(stream) if stream == (lost.ordinal, lost.stream) => Ok(()),
+                stream => {
+                    let ordinal = stream.map_or(0, |(ordinal, _)| ordinal).max(lost.ordinal);
+                    disk.begin(ordinal + 1, Uuid::new_v4())
+                }
+            };
+            self.disk = Some(disk);
+            begun
+        });
+        match ready {
+            Ok(()) => {
+                if let Some((ordinal, stream)) = self.disk.as_ref().and_then(Disk::stream) {
+                    self.remember(Newest { ordinal, stream });
+                }
+                self.durable = true;
+                self.failed_at = None;
+                self.trouble = None;
+            }
+            Err(error) => self.disk_failed(now, &error),
+        }
+        if let Some((reason, aside)) = damage {
+            self.trouble = Some(reason);
+            let name = aside.file_name().unwrap_or_default().to_string_lossy();
+            self.append(
+                kind::DROPPED,
+                now,
+                json!({ "stream": lost.stream, "from": 1, "to": UNKNOWN_END,
+                        "reason": "the database was damaged", "set_aside": name }),
+            );
+        }
+    }
+
+    /// Goes over to memory. What is on disk stays readable where it is, if it is readable.
+    fn disk_failed(&mut self, now: Timestamp, error: &DiskError) {
+        let reason = chain(error);
+        log::error!("the outbox goes on in memory, a power cut would lose events: {reason}");
+        self.trouble = Some(reason);
+        self.failed_at = Some(now);
+        self.durable = false;
+        if error.is_damage() {
+            // Closed, so that the next attempt finds the damage and sets it aside.
+            self.disk = None;
+        }
+        self.begin_memory();
+    }
+
+    fn begin_memory(&mut self) {
+        if self.memory.is_some() && self.newest_is_memory() {
+            return;
+        }
+        self.remember(Newest {
+            ordinal: self.newest.ordinal + 1,
+            stream: Uuid::new_v4(),
+        });
+        let Newest { ordinal, stream } = self.newest;
+        match &mut self.memory {
+            Some(memory) => memory.begin(ordinal, stream),
+            None => self.memory = Some(Memory::new(ordinal, stream)),
+        }
+    }
+
+    fn newest_is_memory(&self) -> bool {
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| memory.stream() == self.newest.stream)
+    }
+
+    fn remember(&mut self, newest: Newest) {
+        if self.newest == newest {
+            return;
+        }
+        self.newest = newest;
+        // On a full disk this fails as well; then a lost database would reuse an ordinal, never a stream.
+        let written = serde_json::to_vec(&newest)
+            .map_err(io::Error::other)
+            .and_then(|text| {
+                crate::storage::write_atomically(&ordinal_file(&self.path), &text, 0o600)
+            });
+        if let Err(error) = written {
+            log::debug!("the newest stream's ordinal is not on disk: {error}");
+        }
+    }
+}
+
+fn chain(error: &DiskError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn ordinal_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".ordinal");
+    name.into()
+}
+
+/// Moves a damaged database and its log away, and removes all but the newest few.
+fn set_aside(path: &Path, now: Timestamp) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.damaged-");
+    let aside = path.with_file_name(format!("{prefix}{:013}", now.as_ms()));
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(path.with_file_name(format!("{name}{suffix}")));
+    }
+    if fs::rename(path, &aside).is_err() {
+        let _ = fs::remove_file(path);
+    }
+    let mut earlier: Vec<PathBuf> = path
+        .parent()
+        .and_then(|folder| fs::read_dir(folder).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect();
+    earlier.sort();
+    for old in earlier.iter().rev().skip(KEPT_DAMAGED) {
+        let _ = fs::remove_file(old);
+    }
+    aside
+}
+
+/// Takes events while both limits hold; the first always.
+fn within(limit: Limit, events: impl Iterator<Item = (Event, u64)>) -> Vec<Event> {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    for (event, size) in events.take(limit.events) {
+        bytes += usize::try_from(size).unwrap_or(usize::MAX);
+        if bytes > limit.bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(event);
+    }
+    taken
+}
