@@ -441,6 +441,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_says_the_defaults() {
+        let example = include_str!("../relay.example.yml");
+        let parsed = parse(Path::new("relay.example.yml"), example).unwrap();
+        assert_eq!(parsed.check().unwrap(), Raw::default().check().unwrap());
+        for key in KEYS {
+            assert!(
+                example.contains(&format!("{key}: ")),
+                "{key} is not in the example"
+            );
+        }
+    }
+
+    #[test]
     fn an_unknown_variable_warns() {
         let (_, warnings) = environment(
             [("LEKIWI_RELAY_HTPS", "x"), ("LEKIWI_RELAY_LOG", "debug")]

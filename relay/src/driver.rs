@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{RelayId, Root};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -64,6 +65,9 @@ pub enum RunError {
     /// The broker cannot start.
     #[error(transparent)]
     Broker(BrokerError),
+    /// The host's name is no id.
+    #[error("cannot name the relay after this machine; say --relay-id")]
+    RelayId(#[source] NameError),
     /// The server certificate cannot be used.
     #[error("cannot use the server certificate")]
     Tls(#[from] rustls::Error),
@@ -184,10 +188,10 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
 
     let root = Root::of(config.org.clone());
-    let relay_id = config
-        .relay_id
-        .clone()
-        .unwrap_or_else(|| relay_id(host.as_deref()));
+    let relay_id = match config.relay_id.clone() {
+        Some(id) => id,
+        None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
+    };
     let settings = Settings {
         root: root.clone(),
         relay_id,
@@ -339,14 +343,15 @@ fn host_name() -> Option<String> {
     matches!(ServerName::parse(&name), Ok(ServerName::Dns(_))).then(|| name.to_ascii_lowercase())
 }
 
-/// The relay's id when none was given: the host's first label.
-fn relay_id(host: Option<&str>) -> RelayId {
+/// The relay's id when none was given: the host's first label, as far as ids take it.
+fn relay_id(host: Option<&str>) -> Result<RelayId, NameError> {
     let label = host
         .and_then(|host| host.split('.').next())
-        .and_then(|label| RelayId::new(label).ok());
-    label.unwrap_or_else(|| {
-        RelayId::new("relay").unwrap_or_else(|_| unreachable!("a fixed name that fits"))
-    })
+        .unwrap_or_default();
+    let label = label
+        .trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
+        .replace('_', "-");
+    RelayId::new(if label.is_empty() { "relay" } else { &label })
 }
 
 /// Every name that the certificate should be good for: what the configuration says, where the relay

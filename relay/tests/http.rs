@@ -449,6 +449,23 @@ fn a_browser_logs_in_without_scripts() {
     );
     assert_eq!(relay.curl("/api/v1/tokens", &["-H", &cookie]).status, 200);
 
+    // The same for a dashboard that logs in by the interface, in both versions of HTTP.
+    let body = serde_json::json!({ "user": "admin", "password": relay.password() }).to_string();
+    for (version, origin, status) in [
+        ("--http2", format!("https://{}", relay.https), 200),
+        ("--http1.1", format!("https://{}", relay.https), 200),
+        ("--http2", "https://evil.example".to_owned(), 403),
+    ] {
+        let origin = format!("origin: {origin}");
+        let json = "content-type: application/json";
+        let options = [version, "-H", json, "-H", &origin, "-d", &body];
+        assert_eq!(
+            relay.curl("/api/v1/session", &options).status,
+            status,
+            "{version} {origin}"
+        );
+    }
+
     // A cookie changes nothing for another site.
     let logout = |origin: &str| {
         relay.curl(
@@ -516,6 +533,36 @@ fn silent_and_slow_clients_hold_up_nobody() {
     silent[1]
         .read_to_end(&mut rest)
         .expect("the relay hangs up");
+}
+
+#[test]
+fn a_client_that_shakes_hands_and_asks_nothing_is_let_go() {
+    let relay = Relay::start();
+    let clients = [("h2", "PRI * HTTP"), ("http/1.1", "GET /hea"), ("h2", "")];
+    let clients = clients.map(|(protocol, said)| {
+        let mut client = Command::new("openssl")
+            .args([
+                "s_client",
+                "-quiet",
+                "-alpn",
+                protocol,
+                "-connect",
+                &relay.https,
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl is installed (apt-get install openssl)");
+        let mut input = client.stdin.take().expect("a pipe");
+        input.write_all(said.as_bytes()).expect("openssl reads");
+        (client, input)
+    });
+    for (mut client, _input) in clients {
+        wait_for("the relay to hang up", || {
+            client.try_wait().expect("a child")
+        });
+    }
 }
 
 #[test]

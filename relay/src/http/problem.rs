@@ -51,6 +51,8 @@ kinds! {
     LoginFailed = "login-failed", UNAUTHORIZED, "Login failed";
     /// Too many failed logins.
     LoginThrottled = "login-throttled", TOO_MANY_REQUESTS, "Too many failed logins";
+    /// Too many logins at once.
+    LoginBusy = "login-busy", SERVICE_UNAVAILABLE, "Too many logins at once";
     /// A cookie came with a request of another site.
     CrossOrigin = "cross-origin", FORBIDDEN, "Request of another site";
     /// No such route.
@@ -297,6 +299,8 @@ impl From<LoginError> for Failure {
             LoginError::Wrong => Self::new(Kind::LoginFailed, detail),
             LoginError::Throttled { wait } => Self::new(Kind::LoginThrottled, detail)
                 .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
+            LoginError::Busy => Self::new(Kind::LoginBusy, detail)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("2")),
             LoginError::Store(error) => error.into(),
             LoginError::Stopping => Self::new(Kind::Stopping, detail),
             LoginError::Random(_) => Self::internal(&error),

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::Next;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -24,8 +26,8 @@ use super::extract::Peer;
 use crate::identity::server::ServerIdentity;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a request's headers, and longest pause between two requests of a connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time to the first request, and for the headers of each.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 const MAX_CONNECTIONS: usize = 4_096;
 const MAX_STREAMS: u32 = 64;
@@ -135,12 +137,26 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(20))
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_STREAMS);
-    let service =
-        TowerToHyperService::new(router.layer(Extension(Peer(address.ip().to_canonical()))));
+    // Neither version of HTTP limits the time to the first request by itself.
+    let begun = CancellationToken::new();
+    let begins = begun.clone();
+    let begin = axum::middleware::from_fn(move |request: Request, next: Next| {
+        begins.cancel();
+        next.run(request)
+    });
+    let peer = Peer(address.ip().to_canonical());
+    let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(begin));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let silent = async {
+        let waited = tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await;
+        if waited.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = silent => return tracing::debug!(%address, "no request came"),
         () = stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -1,7 +1,7 @@
 //! Login and logout for programs and the dashboard.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use lekiwi_protocol::api;
 
@@ -23,12 +23,14 @@ use crate::people::sessions::LIFETIME;
 pub(super) async fn create(
     State(app): State<App>,
     Peer(address): Peer,
+    uri: Uri,
     headers: HeaderMap,
     Json(login): Json<api::Login>,
 ) -> Result<Response, Failure> {
     // Another site must not log a browser in as somebody else. Programs send no Origin.
     if headers.contains_key(header::ORIGIN) {
-        auth::same_origin(&axum::http::Method::POST, None, &headers)?;
+        let authority = uri.authority().map(|authority| authority.as_str());
+        auth::same_origin(&Method::POST, authority, &headers)?;
     }
     let session = app.sessions.login(login, address).await?;
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());

@@ -21,6 +21,8 @@ pub const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 const PREFIX: &str = "lks_";
 /// Password checks at once: each takes a core and 19 MiB for a while.
 const CHECKS: usize = 2;
+/// Logins that may wait for a check.
+const WAITING: usize = 64;
 /// Longest user name or password worth a look.
 const LONGEST: usize = 256;
 
@@ -36,6 +38,9 @@ pub enum LoginError {
         /// How long to wait.
         wait: Duration,
     },
+    /// Others are before it.
+    #[error("too many logins at once")]
+    Busy,
     /// The store refused.
     #[error("cannot keep the session")]
     Store(#[from] StoreError),
@@ -53,6 +58,7 @@ pub struct Sessions {
     store: Store,
     throttle: Mutex<Throttle>,
     checks: Semaphore,
+    waiting: Semaphore,
     /// Checked against when the user is unknown, so that the answer takes as long.
     nobody: String,
 }
@@ -67,6 +73,7 @@ impl Sessions {
             store,
             throttle: Mutex::default(),
             checks: Semaphore::new(CHECKS),
+            waiting: Semaphore::new(WAITING),
             nobody: password::hash(&password::random()?)?,
         })
     }
@@ -83,6 +90,7 @@ impl Sessions {
         if login.user.len() > LONGEST || login.password.len() > LONGEST {
             return Err(LoginError::Wrong);
         }
+        let _place = self.waiting.try_acquire().map_err(|_| LoginError::Busy)?;
         {
             let now = clock::monotonic();
             let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,22 +1,29 @@
 //! Slows down those who guess passwords. Pure: time is an argument. Called by `sessions`.
 //!
 //! The first few wrong passwords of a user at an address cost nothing (people mistype); each further one
-//! doubles the time that this pair must wait, up to a minute. Memory is bounded: when the table is full
-//! the pair that failed longest ago is forgotten.
+//! doubles the time that this pair must wait, up to a minute. The same holds for an address as a whole,
+//! with more to begin with, so that trying many names helps nobody. Memory is bounded: when the table is
+//! full, those who failed longest ago are forgotten.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+/// Failures of one user at one address that cost nothing.
 const FREE: u32 = 5;
+/// Failures of one address, whatever the user, that cost nothing.
+const FREE_OF_ADDRESS: u32 = 20;
 const LONGEST: Duration = Duration::from_secs(60);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
-const MOST_PAIRS: usize = 10_000;
+const MOST_ENTRIES: usize = 10_000;
+
+/// A user at an address, or the address as a whole.
+type Source = (Option<String>, IpAddr);
 
 /// The failures of late.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    pairs: HashMap<(String, IpAddr), Failures>,
+    sources: HashMap<Source, Failures>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,57 +33,70 @@ struct Failures {
 }
 
 impl Failures {
-    fn pause(self) -> Duration {
-        match self.count.checked_sub(FREE) {
+    fn pause(self, free: u32) -> Duration {
+        match self.count.checked_sub(free) {
             None => Duration::ZERO,
             Some(beyond) => Duration::from_secs(1 << beyond.min(6)).min(LONGEST),
         }
     }
 }
 
+fn sources(user: &str, address: IpAddr) -> [(Source, u32); 2] {
+    [
+        ((Some(user.to_owned()), address), FREE),
+        ((None, address), FREE_OF_ADDRESS),
+    ]
+}
+
 impl Throttle {
-    /// How long this pair must still wait; `None` when it may try.
+    /// How long this user at this address must still wait; `None` when it may try.
     #[must_use]
     pub fn wait(&self, now: Instant, user: &str, address: IpAddr) -> Option<Duration> {
-        let failures = self.pairs.get(&(user.to_owned(), address))?;
-        let until = failures.last + failures.pause();
-        until
-            .checked_duration_since(now)
-            .filter(|wait| !wait.is_zero())
+        let waits = sources(user, address)
+            .into_iter()
+            .filter_map(|(source, free)| {
+                let failures = self.sources.get(&source)?;
+                (failures.last + failures.pause(free)).checked_duration_since(now)
+            });
+        waits.max().filter(|wait| !wait.is_zero())
     }
 
     /// Notes a try before its outcome is known, so that many at once count too.
     pub fn tried(&mut self, now: Instant, user: &str, address: IpAddr) {
-        if self.pairs.len() >= MOST_PAIRS {
-            self.pairs
-                .retain(|_, failures| failures.last + FORGOTTEN_AFTER > now);
-        }
-        if self.pairs.len() >= MOST_PAIRS
-            && let Some(oldest) = self
-                .pairs
-                .iter()
-                .min_by_key(|(_, f)| f.last)
-                .map(|(pair, _)| pair.clone())
-        {
-            self.pairs.remove(&oldest);
-        }
-        let failures = self
-            .pairs
-            .entry((user.to_owned(), address))
-            .or_insert(Failures {
+        for (source, _) in sources(user, address) {
+            self.make_room(now);
+            let failures = self.sources.entry(source).or_insert(Failures {
                 count: 0,
                 last: now,
             });
-        if failures.last + FORGOTTEN_AFTER <= now {
-            failures.count = 0;
+            if failures.last + FORGOTTEN_AFTER <= now {
+                failures.count = 0;
+            }
+            failures.count = failures.count.saturating_add(1);
+            failures.last = now;
         }
-        failures.count = failures.count.saturating_add(1);
-        failures.last = now;
     }
 
-    /// Notes that the password was right: earlier failures are forgiven.
+    fn make_room(&mut self, now: Instant) {
+        if self.sources.len() < MOST_ENTRIES {
+            return;
+        }
+        let mut ages: Vec<Instant> = self.sources.values().map(|f| f.last).collect();
+        // A tenth at once, so that a full table does not cost a search at every try.
+        let (_, tenth, _) = ages.select_nth_unstable(MOST_ENTRIES / 10);
+        let forgotten = now
+            .checked_sub(FORGOTTEN_AFTER)
+            .map_or(*tenth, |then| then.max(*tenth));
+        self.sources.retain(|_, failures| failures.last > forgotten);
+    }
+
+    /// Notes that the password was right: the user's earlier failures are forgiven, and the try does
+    /// not count for the address.
     pub fn succeeded(&mut self, user: &str, address: IpAddr) {
-        self.pairs.remove(&(user.to_owned(), address));
+        self.sources.remove(&(Some(user.to_owned()), address));
+        if let Some(failures) = self.sources.get_mut(&(None, address)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
     }
 }
 
@@ -109,19 +129,37 @@ mod tests {
     }
 
     #[test]
+    fn many_names_from_one_address_are_slowed_down_too() {
+        let now = crate::clock::monotonic();
+        let mut throttle = Throttle::default();
+        for n in 0..20 {
+            assert_eq!(throttle.wait(now, &n.to_string(), HERE), None);
+            throttle.tried(now, &n.to_string(), HERE);
+        }
+        assert_eq!(
+            throttle.wait(now, "another", HERE),
+            Some(Duration::from_secs(1))
+        );
+        throttle.tried(now, "admin", HERE);
+        throttle.succeeded("admin", HERE);
+        assert_eq!(
+            throttle.wait(now, "admin", HERE),
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let start = crate::clock::monotonic();
         let mut throttle = Throttle::default();
-        for n in 0..MOST_PAIRS + 50 {
-            throttle.tried(
-                start + Duration::from_millis(n as u64),
-                &n.to_string(),
-                HERE,
-            );
+        for n in 0..MOST_ENTRIES as u32 {
+            let address = IpAddr::from(n.to_be_bytes());
+            throttle.tried(start + Duration::from_millis(n.into()), "admin", address);
         }
-        assert_eq!(throttle.pairs.len(), MOST_PAIRS);
+        assert!(throttle.sources.len() <= MOST_ENTRIES);
+        let first = IpAddr::from([0; 4]);
         assert!(
-            !throttle.pairs.contains_key(&("0".to_owned(), HERE)),
+            !throttle.sources.contains_key(&(None, first)),
             "the oldest goes"
         );
     }
