@@ -24,7 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Write a cloud-init seed for one robot.
-    Seed(Seed),
+    Seed(Box<Seed>),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -105,7 +105,7 @@ impl Failure {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Seed(arguments) => seed(arguments),
+        Command::Seed(arguments) => seed(*arguments),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
