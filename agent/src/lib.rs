@@ -3,5 +3,10 @@
 //!
 //! Decisions are in `lekiwi-agent-core` (pure); this crate owns the sockets, files and the clock.
 
+pub mod clock;
+pub mod config;
+pub mod identity;
+pub mod machine;
 pub mod outbox;
 mod storage;
+pub mod telemetry;
