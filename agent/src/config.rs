@@ -126,6 +126,13 @@ fn syntax(origin: &str, error: &serde_saphyr::Error) -> ConfigError {
             expected: expected.join(", "),
             near: nearest(field, expected.iter().copied()),
         },
+        serde_saphyr::Error::DuplicateMappingKey { key, .. } => ConfigError::Wrong {
+            place,
+            reason: format!(
+                "expected each key once, got {:?} again",
+                key.as_deref().unwrap_or("one")
+            ),
+        },
         other => {
             let text = other.to_string();
             // The parser says the place as well; it is already in front.

@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
 pub use certificate::{CertificateError, fingerprint};
+pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolled, Enrolment, enrol};
 pub use est::EnrolError;
 

@@ -38,6 +38,8 @@ pub enum Input {
     EnrolmentFailed,
     /// The broker accepted the connection.
     Connected,
+    /// There is no usable certificate after all: it is got again.
+    NotEnrolled,
     /// The attempt failed or was refused.
     Refused,
     /// The connection broke.
@@ -172,6 +174,10 @@ impl Lifecycle {
                 self.online_since = Some(now);
                 self.outputs.push_back(Output::Announce);
             }
+            (Input::NotEnrolled, Link::Connecting) => {
+                self.enrolled = false;
+                self.wait(now, random);
+            }
             (Input::EnrolmentFailed, Link::Registering)
             | (Input::Refused | Input::Lost, Link::Connecting | Link::Online) => {
                 self.wait(now, random);
@@ -190,6 +196,7 @@ impl Lifecycle {
             (
                 Input::Enrolled
                 | Input::EnrolmentFailed
+                | Input::NotEnrolled
                 | Input::Connected
                 | Input::Refused
                 | Input::Lost
@@ -434,6 +441,7 @@ mod tests {
             any::<bool>().prop_map(Input::Network),
             Just(Input::Enrolled),
             Just(Input::EnrolmentFailed),
+            Just(Input::NotEnrolled),
             Just(Input::Connected),
             Just(Input::Refused),
             Just(Input::Lost),

@@ -117,9 +117,12 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         ),
         (
             minimal("org: a\norg: b\n"),
-            "wrong value at /etc/lekiwi/agent.yml:6:1: duplicate mapping key: org",
+            "wrong value at /etc/lekiwi/agent.yml:6:1: expected each key once, got \"org\" again",
         ),
-        (minimal("org: 'a\n"), ""),
+        (
+            minimal("org: 'a\n"),
+            "wrong value at /etc/lekiwi/agent.yml:6:1: invalid indentation in multiline quoted scalar",
+        ),
         (
             minimal("").replace("version: 1", "version: 2"),
             "version in /etc/lekiwi/agent.yml: expected 1, got 2",
