@@ -8,7 +8,9 @@ import type { Point } from "./api";
 
 const WIDTH = 600;
 const HEIGHT = 150;
-const LEFT = 4;
+const LEFT = 48;
+const RIGHT = 4;
+const TOP = 8;
 const BOTTOM = 20;
 
 export class Chart {
@@ -20,7 +22,7 @@ export class Chart {
   private readonly cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
   private readonly plot = svg(
     "svg",
-    { class: "plot", viewBox: `${-LEFT} -8 ${WIDTH + 2 * LEFT} ${HEIGHT + BOTTOM + 8}`, role: "img" },
+    { class: "plot", viewBox: `${-LEFT} ${-TOP} ${WIDTH + LEFT + RIGHT} ${TOP + HEIGHT + BOTTOM}`, role: "img" },
     this.grid,
     this.area,
     this.path,
@@ -43,7 +45,7 @@ export class Chart {
     );
     this.plot.addEventListener("pointermove", (event) => {
       const box = this.plot.getBoundingClientRect();
-      const share = ((event.clientX - box.left) / box.width) * (WIDTH + 2 * LEFT) - LEFT;
+      const share = ((event.clientX - box.left) / box.width) * (WIDTH + LEFT + RIGHT) - LEFT;
       this.pointer = Math.min(1, Math.max(0, share / WIDTH));
       this.read();
     });
@@ -73,7 +75,7 @@ export class Chart {
       const at = y(this.scale, value);
       marks.push(
         svg("line", { x1: 0, x2: WIDTH, y1: at, y2: at }),
-        svg("text", { x: 2, y: at - 3 }, format.metric(this.metric, value).replace(/\.0(?= )/, "")),
+        svg("text", { x: -6, y: at + 3.5, "text-anchor": "end" }, format.metric(this.metric, value).replace(/\.0(?= )/, "")),
       );
     }
     const span = this.scale.toMs - this.scale.fromMs;

@@ -13,7 +13,7 @@ import type { Selection, SortKey } from "./selection";
 import { Spark } from "./spark";
 
 /** Must equal `--row` in `style.css`. */
-const ROW_PX = { wide: 46, narrow: 142 };
+const ROW_PX = { wide: 46, narrow: 152 };
 const NARROW = "(max-width: 760px)";
 const OVERSCAN = 6;
 
@@ -68,7 +68,7 @@ class Row {
     const moved = now - this.sparkAt > 2_000;
     if (this.id === view.id && this.version === robot.version && !moved) return;
     this.sparkAt = now;
-    for (const { metric, spark } of this.cells) spark.draw(metric, context.fleet.spark(view.id, metric), now);
+    for (const { metric, spark } of this.cells) spark.draw(context.fleet.spark(view.id, metric), now);
     if (this.id === view.id && this.version === robot.version) return;
     this.id = view.id;
     this.version = robot.version;

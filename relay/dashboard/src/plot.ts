@@ -49,6 +49,19 @@ export function range(metric: string, points: readonly Point[]): { low: number; 
   return { low, high: low + step * Math.max(1, Math.ceil((most - low) / step)), step };
 }
 
+/** Sparklines show the shape: the values' own range, but no less than ten, lest noise look like news. */
+export function sparkRange(points: readonly Point[]): { low: number; high: number } {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const [, value] of points) {
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  if (low > high) return { low: 0, high: 10 };
+  const margin = Math.max(0, 10 - (high - low)) / 2;
+  return { low: low - margin, high: high + margin };
+}
+
 /** The newest point at or before `at`. */
 export function pointAt(points: readonly Point[], at: number): Point | undefined {
   let low = 0;
