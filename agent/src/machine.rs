@@ -1,0 +1,292 @@
+//! The machine that the robot is made of: hardware, network, operating system, this boot. Reads
+//! `/proc`, `/sys` and `/etc`; what a machine does not say is empty.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use lekiwi_protocol::message::{Deployment, Hardware, Network};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use uuid::Uuid;
+
+/// Reads below a root, which is `/` outside of tests.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    root: PathBuf,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new(PathBuf::from("/"))
+    }
+}
+
+impl Machine {
+    /// `root` is `/`, or a folder in tests.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// A Pi says it in its device tree and `/proc/cpuinfo`, a PC in its DMI tables.
+    #[must_use]
+    pub fn hardware(&self) -> Hardware {
+        let tree = |name: &str| self.read(&format!("proc/device-tree/{name}"));
+        let dmi = |name: &str| self.read(&format!("sys/class/dmi/id/{name}"));
+        let cpuinfo = self.read("proc/cpuinfo").unwrap_or_default();
+        let cpu = |key: &str| value_of(&cpuinfo, key);
+        let memory = self.read("proc/meminfo").unwrap_or_default();
+        let first = |candidates: [Option<String>; 3]| {
+            candidates
+                .into_iter()
+                .flatten()
+                .find(|text| !text.is_empty())
+        };
+        Hardware {
+            serial: first([tree("serial-number"), cpu("Serial"), dmi("product_serial")])
+                .unwrap_or_default(),
+            model: first([tree("model"), cpu("Model"), dmi("product_name")]).unwrap_or_default(),
+            revision: first([cpu("Revision"), dmi("product_version"), None]).unwrap_or_default(),
+            architecture: nix::sys::utsname::uname()
+                .map(|uname| uname.machine().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            cores: std::thread::available_parallelism()
+                .map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            memory_bytes: crate::telemetry::memory_bytes(&memory).unwrap_or(0),
+        }
+    }
+
+    /// Host name, the address of the interface with the default route, all global addresses.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        let route = self.read("proc/net/route").unwrap_or_default();
+        let mac = default_interface(&route)
+            .and_then(|name| self.read(&format!("sys/class/net/{name}/address")));
+        Network {
+            hostname: hostname(),
+            mac_address: mac.map(|mac| mac.to_lowercase()),
+            ip_addresses: addresses(),
+        }
+    }
+
+    /// What runs here.
+    #[must_use]
+    pub fn deployment(&self) -> Deployment {
+        let release = self.read("etc/os-release").unwrap_or_default();
+        Deployment {
+            os_version: os_version(&release),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The kernel's id of this boot.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<Uuid> {
+        self.read("proc/sys/kernel/random/boot_id")?.parse().ok()
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(self.root.join(path)).ok()?;
+        // Device tree texts end with a zero byte.
+        let text = String::from_utf8_lossy(&bytes);
+        Some(
+            text.trim_matches(|c: char| c == '\0' || c.is_whitespace())
+                .to_owned(),
+        )
+    }
+}
+
+/// This machine's host name.
+#[must_use]
+pub fn hostname() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Whether any interface but loopback has an address that reaches beyond this machine.
+#[must_use]
+pub fn has_network() -> bool {
+    !addresses().is_empty()
+}
+
+fn addresses() -> Vec<String> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    let mut addresses: Vec<String> = interfaces
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .filter(is_global)
+        .map(|ip| ip.to_string())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+fn is_global(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
+    }
+}
+
+/// The interface of the default route in `/proc/net/route`.
+fn default_interface(text: &str) -> Option<&str> {
+    let mut fields = text.lines().skip(1).map(|line| line.split_whitespace());
+    fields.find_map(|mut line| {
+        let (name, destination) = (line.next()?, line.next()?);
+        (destination == "00000000").then_some(name)
+    })
+}
+
+/// `Key\t: value` as in `/proc/cpuinfo`.
+fn value_of(text: &str, key: &str) -> Option<String> {
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(name, _)| name.trim() == key)
+        .map(|(_, value)| value.trim().to_owned())
+        .next()
+}
+
+fn os_version(release: &str) -> String {
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.unwrap_or_default()
+        .trim_matches(['"', '\''])
+        .to_owned()
+}
+
+/// A uuid kept in a file: read, or made and written once.
+#[must_use]
+pub fn lasting_uuid(path: &Path) -> Uuid {
+    if let Some(uuid) = fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+    {
+        return uuid;
+    }
+    let uuid = Uuid::new_v4();
+    let text = format!("{uuid}\n");
+    if let Err(error) = crate::storage::write_atomically(path, text.as_bytes(), 0o644) {
+        log::warn!(
+            "the robot's uuid cannot be kept in {}: {error}",
+            path.display()
+        );
+    }
+    uuid
+}
+
+/// Whether the machine was restarted since the last call with this file; `false` the first time.
+#[must_use]
+pub fn rebooted_since(path: &Path, boot_id: Uuid) -> bool {
+    let before = fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse::<Uuid>().ok());
+    if before == Some(boot_id) {
+        return false;
+    }
+    let text = format!("{boot_id}\n");
+    if let Err(error) = crate::storage::write_atomically(path, text.as_bytes(), 0o644) {
+        log::warn!(
+            "this boot's id cannot be kept in {}: {error}",
+            path.display()
+        );
+    }
+    before.is_some()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let machine = Machine::new(folder.path().to_owned());
+        (folder, machine)
+    }
+
+    #[test]
+    fn a_pi_is_read_from_its_device_tree() {
+        let (_folder, machine) = machine(&[
+            ("proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0"),
+            ("proc/device-tree/serial-number", "10000000deadbeef\0"),
+            (
+                "proc/cpuinfo",
+                "processor\t: 0\n\nRevision\t: d04170\nSerial\t\t: 10000000deadbeef\n",
+            ),
+            ("proc/meminfo", "MemTotal:        8245456 kB\n"),
+            (
+                "etc/os-release",
+                "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
+            ),
+        ]);
+        let hardware = machine.hardware();
+        assert_eq!(hardware.model, "Raspberry Pi 5 Model B Rev 1.0");
+        assert_eq!(hardware.serial, "10000000deadbeef");
+        assert_eq!(hardware.revision, "d04170");
+        assert_eq!(hardware.memory_bytes, 8_245_456 * 1024);
+        assert_eq!(
+            machine.deployment().os_version,
+            "Debian GNU/Linux 12 (bookworm)"
+        );
+    }
+
+    #[test]
+    fn a_pc_is_read_from_its_dmi_tables_and_a_mute_machine_is_empty() {
+        let (_folder, pc) = machine(&[
+            ("sys/class/dmi/id/product_name", "NUC7i5\n"),
+            ("sys/class/dmi/id/product_serial", "G6BN\n"),
+        ]);
+        assert_eq!(
+            (pc.hardware().model.as_str(), pc.hardware().serial.as_str()),
+            ("NUC7i5", "G6BN")
+        );
+        let (_folder, mute) = machine(&[]);
+        assert_eq!(mute.hardware().serial, "");
+        assert_eq!(
+            (mute.deployment().os_version, mute.boot_id()),
+            (String::new(), None)
+        );
+    }
+
+    #[test]
+    fn the_mac_is_that_of_the_default_route() {
+        let route = "Iface\tDestination\tGateway\nwlan0\t0000A8C0\t0\nwlan0\t00000000\t0101A8C0\n";
+        let (_folder, machine) = machine(&[
+            ("proc/net/route", route),
+            ("sys/class/net/wlan0/address", "DC:A6:32:01:02:03\n"),
+        ]);
+        assert_eq!(
+            machine.network().mac_address.as_deref(),
+            Some("dc:a6:32:01:02:03")
+        );
+    }
+
+    #[test]
+    fn a_reboot_is_noticed_once_and_the_uuid_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boot_id");
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let seen: Vec<bool> = [first, first, second, second]
+            .into_iter()
+            .map(|boot| rebooted_since(&path, boot))
+            .collect();
+        assert_eq!(seen, [false, false, true, false]);
+        let uuid = folder.path().join("uuid");
+        assert_eq!(lasting_uuid(&uuid), lasting_uuid(&uuid));
+    }
+}
