@@ -18,11 +18,12 @@ use bytes::Bytes;
 use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::envelope::EnvelopeError;
 use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_EVENTS_PER_MESSAGE, MAX_METRICS};
-use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry};
+use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry, kind};
 use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
 use lekiwi_relay_core::{Fleet, Input as Heard, Output};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::{Collector, Live};
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot};
+use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot, StoredEvent};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
@@ -42,6 +43,8 @@ const TICK: Duration = Duration::from_millis(250);
 const HISTORY_MS: u64 = 5_000;
 const SNAPSHOT_MS: u64 = 30_000;
 const EXPIRE_MS: u64 = 3_600_000;
+/// The source of the relay's own events; no robot may be called so.
+pub const OWN_SOURCE: &str = "relay";
 /// Longest event type.
 const MAX_KIND_BYTES: usize = 64;
 /// The relay's own events that wait while the store takes none.
@@ -65,15 +68,6 @@ pub struct Settings {
 pub struct Handle {
     fleet: Arc<RwLock<Fleet>>,
     live: Live,
-    commands: mpsc::Sender<Command>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Registered {
-        robot: RobotId,
-        profile: Option<String>,
-    },
 }
 
 impl Handle {
@@ -98,15 +92,6 @@ impl Handle {
     pub fn live(&self) -> &Live {
         &self.live
     }
-
-    /// Tells that a robot got its first certificate, which puts `robot.registered` into the log.
-    pub async fn registered(&self, robot: RobotId, profile: Option<String>) {
-        // An error means that the relay is stopping; the robot will be seen when it connects.
-        let _ = self
-            .commands
-            .send(Command::Registered { robot, profile })
-            .await;
-    }
 }
 
 /// The task, before it runs.
@@ -115,7 +100,6 @@ pub struct Ingest {
     settings: Settings,
     store: Store,
     commits: mpsc::Receiver<Commit>,
-    commands: mpsc::Receiver<Command>,
     fleet: Arc<RwLock<Fleet>>,
     live: Collector,
     metrics: Arc<Metrics>,
@@ -171,17 +155,14 @@ impl Ingest {
         }
         let fleet = Arc::new(RwLock::new(fleet));
         let live = Live::new(&metrics);
-        let (sender, commands) = mpsc::channel(64);
         let handle = Handle {
             fleet: fleet.clone(),
             live: live.clone(),
-            commands: sender,
         };
         let ingest = Self {
             settings,
             store,
             commits,
-            commands,
             fleet,
             live: Collector::new(live),
             metrics,
@@ -211,7 +192,6 @@ impl Ingest {
                 1.. = inputs.urgent.recv_many(&mut urgent, TURN) => self.messages(&broker, &mut urgent).await,
                 1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
                 Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
-                Some(command) = self.commands.recv() => self.command(&broker, command).await,
                 1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
                 _ = ticks.tick() => self.tick(&broker).await,
                 Ok(()) = health.changed() => {
@@ -319,7 +299,7 @@ impl Ingest {
         self.batch.events.push(NewEvent {
             aggregate_type: "robot",
             aggregate_id: robot.as_str().into(),
-            source: "relay".into(),
+            source: OWN_SOURCE.into(),
             stream: self.stream,
             seq: self.seq,
             kind: kind.into(),
@@ -446,7 +426,7 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;
-        for (robot, ack) in acknowledgements(&commit, self.stream) {
+        for (robot, ack) in acknowledgements(&commit) {
             self.acknowledge(broker, &robot, ack).await;
         }
     }
@@ -467,15 +447,6 @@ impl Ingest {
                 false,
             )
             .await;
-    }
-
-    async fn command(&mut self, broker: &Broker, command: Command) {
-        let Command::Registered { robot, profile } = command;
-        self.apply(
-            broker,
-            vec![(clock::now_ms(), Heard::Registered { robot, profile })],
-        )
-        .await;
     }
 
     /// What is due by the clock: staleness, history, snapshots, old history.
@@ -551,15 +522,25 @@ impl Ingest {
     }
 }
 
-fn folded(robot: Option<RobotId>, stored: &crate::store::records::StoredEvent) -> Heard {
+fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
+    let (position, event) = (stored.position, &stored.event);
     match robot {
-        Some(robot) => Heard::Event {
-            robot,
-            position: stored.position,
-            kind: stored.event.kind.to_string(),
-            at: Timestamp::from_ms(stored.event.ts_ms),
-        },
-        None => Heard::Position(stored.position),
+        // Only the relay registers; a robot may say what it likes.
+        Some(robot) if *event.kind == *kind::REGISTERED && *event.source == *OWN_SOURCE => {
+            #[derive(Deserialize)]
+            struct Data {
+                profile: Option<String>,
+            }
+            let data: Option<Data> = serde_json::from_str(&event.data).ok();
+            Heard::Registered {
+                robot,
+                position,
+                at: Timestamp::from_ms(event.ts_ms),
+                profile: data.and_then(|data| data.profile),
+            }
+        }
+        Some(robot) => Heard::Event { robot, position },
+        None => Heard::Position(position),
     }
 }
 
@@ -583,15 +564,18 @@ fn envelope<P: DeserializeOwned>(
     })
 }
 
-/// What to tell each robot; nothing for the relay's `own` stream. A robot with many ranges gets several.
-fn acknowledgements(commit: &Commit, own: Uuid) -> Vec<(RobotId, Ack)> {
+/// What to tell each robot; nothing for the relay's own events. A robot with many ranges gets several.
+fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
     let mut messages = Vec::new();
     for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
+        if *acks[0].source == *OWN_SOURCE {
+            continue;
+        }
         let Ok(robot) = RobotId::new(&acks[0].source) else {
             continue;
         };
         let (mut ack, mut ranges) = (Ack::default(), 0);
-        for stream in acks.iter().filter(|ack| ack.stream != own) {
+        for stream in acks {
             for range in &stream.ranges {
                 if ranges == MAX_ACK_RANGES {
                     messages.push((robot.clone(), std::mem::take(&mut ack)));

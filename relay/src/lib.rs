@@ -1,8 +1,19 @@
 //! The relay: MQTT in, one picture of the fleet out.
 
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod exit;
+pub mod files;
+pub mod http;
+pub mod identity;
 pub mod ingest;
 pub mod live;
+pub mod logging;
 pub mod metrics;
+pub mod paths;
+pub mod people;
 pub mod store;
+pub mod ui;

@@ -25,6 +25,8 @@ pub struct LiveMessage {
     pub kind: Arc<str>,
     /// Whose.
     pub robot: RobotId,
+    /// The sender's count, or the log position of an event.
+    pub sequence: u64,
     /// The whole [`lekiwi_protocol::api::Live`], JSON.
     pub json: Arc<str>,
 }
@@ -201,6 +203,7 @@ impl Collector {
             self.messages.push(LiveMessage {
                 kind: kind.into(),
                 robot,
+                sequence,
                 json: json.into(),
             });
         }

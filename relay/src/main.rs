@@ -1,2 +1,169 @@
-//! placeholder
-fn main() {}
+//! `lekiwi-relay`: reads the command line and the configuration, and hands over. Errors are printed here
+//! and nowhere else.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, Parser};
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::api::TokenRequest;
+use lekiwi_relay::cli::{Ca, CaShow, Cli, Command, Run, Token, TokenCreate};
+use lekiwi_relay::config::{self, Config, ConfigError, Raw};
+use lekiwi_relay::driver;
+use lekiwi_relay::exit::Exit;
+use lekiwi_relay::identity::authority::Authority;
+use lekiwi_relay::identity::tokens;
+use lekiwi_relay::metrics::Metrics;
+use lekiwi_relay::paths::DataFolder;
+use lekiwi_relay::store::Store;
+use lekiwi_relay::{clock, logging, ui};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.log_format);
+    match cli.command {
+        Command::Run(options) => run(&options),
+        Command::Token(Token::Create(options)) => create_token(&options),
+        Command::Ca(Ca::Show(options)) => show_authority(&options),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lekiwi-relay", &mut script);
+            ui::print(&String::from_utf8_lossy(&script));
+            Exit::Success
+        }
+    }
+    .into()
+}
+
+fn run(options: &Run) -> Exit {
+    let config = match configuration(options) {
+        Ok(config) => config,
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            return Exit::Config;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui::error(&error, None);
+            return Exit::Failure;
+        }
+    };
+    let outcome = runtime.block_on(driver::run(options, config));
+    // Connections that are still open end here.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            error.exit()
+        }
+    }
+}
+
+fn configuration(options: &Run) -> Result<Config, ConfigError> {
+    let usual = DataFolder::new(&options.data.folder).config();
+    let (path, required): (&Path, bool) = match &options.config {
+        Some(path) => (path, true),
+        None => (&usual, false),
+    };
+    let file = match std::fs::read_to_string(path) {
+        Ok(text) => config::parse(path, &text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => Raw::default(),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let (environment, warnings) =
+        config::environment(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    options.raw().over(environment).over(file).check()
+}
+
+fn create_token(options: &TokenCreate) -> Exit {
+    let folder = DataFolder::new(&options.data.folder);
+    if !folder.has_store() {
+        ui::note(&format!(
+            "error: expected a relay's data in {}, found none\n  (hint: start the relay once, or name its folder with --data)\n",
+            folder.path().display()
+        ));
+        return Exit::Failure;
+    }
+    let request = TokenRequest {
+        profile: options.profile.clone(),
+        serial: options.serial.clone(),
+        robot_id: options.robot.clone(),
+        lifetime_s: Some(options.lifetime.as_secs()),
+    };
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| {
+            runtime.block_on(async {
+                let (store, _commits) = Store::open(&folder.store(), Arc::new(Metrics::default()))?;
+                let made =
+                    tokens::create(&store, &request, Timestamp::from_ms(clock::now_ms())).await;
+                store.close();
+                made
+            })
+        });
+    let created = match made {
+        Ok(Ok(created)) => created,
+        Ok(Err(error)) => return failed(&error),
+        Err(error) => return failed(&error),
+    };
+    if options.json {
+        // Strings and numbers always become JSON.
+        ui::print(&format!(
+            "{}\n",
+            serde_json::to_string(&created).unwrap_or_default()
+        ));
+    } else {
+        ui::print(&format!("{}\n", created.token));
+        ui::note(&format!(
+            "good for one key until {}\n",
+            created.info.expires_at
+        ));
+    }
+    Exit::Success
+}
+
+fn failed(error: &dyn std::error::Error) -> Exit {
+    ui::error(error, None);
+    Exit::Failure
+}
+
+fn show_authority(options: &CaShow) -> Exit {
+    let folder = DataFolder::new(&options.data.folder);
+    match Authority::open(&folder.authority()) {
+        Ok(authority) => {
+            let (fingerprint, pem) = (authority.fingerprint(), authority.certificate_pem());
+            if options.json {
+                ui::print(&format!(
+                    "{}\n",
+                    serde_json::json!({ "fingerprint": fingerprint, "certificate_pem": pem })
+                ));
+            } else {
+                ui::print(&format!("{fingerprint}\n{pem}"));
+            }
+            Exit::Success
+        }
+        Err(error) => {
+            ui::error(&error, error.hint());
+            Exit::Failure
+        }
+    }
+}

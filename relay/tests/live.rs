@@ -5,7 +5,11 @@ mod support;
 
 use lekiwi_protocol::api::{EventRecord, Live};
 use lekiwi_protocol::message::kind;
+use lekiwi_relay::ingest::OWN_SOURCE;
+use lekiwi_relay::store::Batch;
+use lekiwi_relay::store::records::NewEvent;
 use support::{Client, PATIENCE, Relay, connection, envelope, from, until};
+use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_robot_says_is_heard_live() {
@@ -13,10 +17,21 @@ async fn what_a_robot_says_is_heard_live() {
     let mut live = relay.handle.live().subscribe();
     assert_eq!(relay.metrics.live_subscribers.get(), 1);
     let kiwi = relay.robot("kiwi-01").await;
-    relay
-        .handle
-        .registered("kiwi-01".parse().unwrap(), Some("lekiwi".into()))
-        .await;
+    relay.store.submit(Batch {
+        events: vec![NewEvent {
+            aggregate_type: "robot",
+            aggregate_id: "kiwi-01".into(),
+            source: OWN_SOURCE.into(),
+            stream: Uuid::new_v4(),
+            seq: 1,
+            kind: kind::REGISTERED.into(),
+            ts_ms: 7,
+            received_ms: 8,
+            data: r#"{"profile":"lekiwi"}"#.into(),
+            metadata: "{}".into(),
+        }],
+        ..Batch::default()
+    });
     let mut client: Client = relay.connect(&kiwi, "kiwi-01").await;
     client
         .publish(

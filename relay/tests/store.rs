@@ -297,6 +297,7 @@ async fn a_token_is_for_one_key() {
         expires_ms: 2,
         used_key: None,
         used_ms: None,
+        used_by: None,
     };
     store.insert_token(token.clone()).await.unwrap();
     assert_eq!(
@@ -336,7 +337,10 @@ async fn a_token_is_for_one_key() {
     let (store, _commits) = open(&path);
     assert!(store.certificate_status("aa").unwrap().revoked);
     let used = &store.tokens().await.unwrap()[0];
-    assert_eq!((used.used_key, used.used_ms), (Some([1; 32]), Some(5)));
+    assert_eq!(
+        (used.used_key, used.used_ms, used.used_by.as_deref()),
+        (Some([1; 32]), Some(5), Some("kiwi-01"))
+    );
     assert!(store.delete_token("t1").await.unwrap());
     assert!(!store.delete_token("t1").await.unwrap());
 }

@@ -53,18 +53,18 @@ pub enum Input {
         robot: RobotId,
         /// Its place in the log.
         position: u64,
-        /// What happened.
-        kind: String,
-        /// When, by its maker's clock.
-        at: Timestamp,
     },
     /// An event of something else than a robot is in the log at this place.
     Position(u64),
-    /// It got its first certificate.
+    /// The relay's own `robot.registered` is in the log: the robot got a certificate.
     Registered {
         /// Who.
         robot: RobotId,
-        /// The profile of its token, where there was one.
+        /// The event's place in the log.
+        position: u64,
+        /// When.
+        at: Timestamp,
+        /// The profile it was enrolled under, where there was one.
         profile: Option<String>,
     },
 }
@@ -200,25 +200,23 @@ impl Fleet {
             Input::Heard(id) => {
                 self.heard(now, &id);
             }
-            Input::Event {
+            Input::Event { robot, position } => {
+                self.fold(&robot, position);
+            }
+            Input::Position(position) => self.position = self.position.max(position),
+            Input::Registered {
                 robot,
                 position,
-                kind,
                 at,
-            } => self.fold(&robot, position, &kind, at),
-            Input::Position(position) => self.position = self.position.max(position),
-            Input::Registered { robot: id, profile } => {
-                let robot = self.robot(&id);
+                profile,
+            } => {
+                let Some(robot) = self.fold(&robot, position) else {
+                    return;
+                };
+                robot.registered_at.get_or_insert(at);
                 if let Some(profile) = profile {
                     robot.set_type(&profile);
                 }
-                robot.changed = true;
-                let data = serde_json::json!({});
-                self.outputs.push_back(Output::Event {
-                    robot: id,
-                    kind: kind::REGISTERED,
-                    data,
-                });
             }
         }
     }
@@ -440,16 +438,15 @@ impl Fleet {
         self.live(id.clone(), sequence, LivePayload::Connection(payload));
     }
 
-    fn fold(&mut self, id: &RobotId, position: u64, event: &str, at: Timestamp) {
+    /// The event's robot, unless the event was folded before.
+    fn fold(&mut self, id: &RobotId, position: u64) -> Option<&mut Robot> {
         if position <= self.position {
-            return;
+            return None;
         }
         self.position = position;
         let robot = self.robot(id);
         // Its snapshot carries the position, so that a restart does not read the whole log again.
         robot.changed = true;
-        if event == kind::REGISTERED && robot.registered_at.is_none() {
-            robot.registered_at = Some(at);
-        }
+        Some(robot)
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 use lekiwi_protocol::limits::STALE_AFTER;
-use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry, kind};
+use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 use lekiwi_relay_core::{Fleet, Input, Link, LivePayload, Output};
 use proptest::prelude::*;
@@ -312,11 +312,14 @@ proptest! {
     /// Events that come twice, or again after a restart, change nothing.
     #[test]
     fn folding_is_idempotent(kinds in proptest::collection::vec((0..3_u8, any::<bool>()), 1..20), again in 0..20_usize) {
-        let input = |position: usize, (r, registered): (u8, bool)| Input::Event {
-            robot: robot(r),
-            position: position as u64 + 1,
-            kind: if registered { kind::REGISTERED } else { kind::AGENT_STARTED }.to_owned(),
-            at: Timestamp::from_ms(position as u64),
+        let input = |position: usize, (r, registered): (u8, bool)| {
+            let (robot, at) = (robot(r), Timestamp::from_ms(position as u64));
+            let position = position as u64 + 1;
+            if registered {
+                Input::Registered { robot, position, at, profile: Some(format!("p{position}")) }
+            } else {
+                Input::Event { robot, position }
+            }
         };
         let (mut once, mut twice) = (Fleet::default(), Fleet::default());
         let now = Timestamp::from_ms(9);

@@ -12,6 +12,9 @@ use super::records::{
 };
 use super::{Store, StoreError};
 
+/// Tokens with the robot that each of them enrolled.
+const TOKENS: &str = "SELECT t.*, c.common_name AS used_by FROM tokens t LEFT JOIN certificates c ON c.serial = t.certificate";
+
 /// The part of the store that is in memory.
 #[derive(Default)]
 pub(super) struct Index {
@@ -108,6 +111,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
         expires_ms: row.get::<_, i64>("expires")? as u64,
         used_key: row.get("used_key")?,
         used_ms: row.get::<_, Option<i64>>("used")?.map(|ms| ms as u64),
+        used_by: row.get("used_by")?,
     })
 }
 
@@ -166,7 +170,7 @@ impl Store {
         self.inner
             .readers
             .read(move |c| {
-                c.prepare_cached("SELECT * FROM tokens WHERE hash = ?1")?
+                c.prepare_cached(&format!("{TOKENS} WHERE t.hash = ?1"))?
                     .query_row([hash], token)
                     .optional()
             })
@@ -181,7 +185,7 @@ impl Store {
         self.inner
             .readers
             .read(|c| {
-                c.prepare_cached("SELECT * FROM tokens ORDER BY created DESC, id")?
+                c.prepare_cached(&format!("{TOKENS} ORDER BY t.created DESC, t.id"))?
                     .query_map([], token)?
                     .collect()
             })

@@ -184,6 +184,8 @@ pub struct Token {
     pub used_key: Option<[u8; 32]>,
     /// When it was first used.
     pub used_ms: Option<u64>,
+    /// The robot whose certificate it gave.
+    pub used_by: Option<String>,
 }
 
 /// What became of [`Store::redeem`](super::Store::redeem).

@@ -1,0 +1,153 @@
+//! The command line of `lekiwi-relay`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use lekiwi_protocol::RobotId;
+
+use crate::config::Raw;
+use crate::logging::Format;
+
+/// The relay of a Lekiwi Heartbeat fleet: takes what robots say, and shows it to people and programs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lekiwi-relay",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Form of the log on standard error; `LEKIWI_RELAY_LOG` chooses what is logged.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: Format,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the relay until SIGTERM or Ctrl-C.
+    Run(Run),
+    /// Enrolment tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// The certificate authority.
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the relay keeps everything.
+#[derive(Debug, Args)]
+pub struct Data {
+    /// The folder with the store, the authority's keys and `relay.yml`.
+    #[arg(
+        long = "data",
+        value_name = "DIR",
+        env = "LEKIWI_RELAY_DATA",
+        default_value = "/var/lib/lekiwi-relay"
+    )]
+    pub folder: PathBuf,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// The configuration file; `relay.yml` in the data folder when absent.
+    #[arg(long, value_name = "FILE", env = "LEKIWI_RELAY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where HTTPS listens [default: 0.0.0.0:8443].
+    #[arg(long, value_name = "ADDR")]
+    pub https: Option<String>,
+    /// Where MQTT over mutual TLS listens [default: 0.0.0.0:8883].
+    #[arg(long, value_name = "ADDR")]
+    pub mqtt: Option<String>,
+    /// A name or address that clients call the relay by; may be given several times, foremost first.
+    #[arg(long = "server-name", value_name = "NAME")]
+    pub server_names: Vec<String>,
+    /// The relay's id among relays [default: the host's name].
+    #[arg(long, value_name = "ID")]
+    pub relay_id: Option<String>,
+    /// The organisation, a level of every topic [default: default].
+    #[arg(long, value_name = "ORG")]
+    pub org: Option<String>,
+    /// At the first start, write the administrator's password to this file instead of the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub admin_password_file: Option<PathBuf>,
+    /// Write addresses and process id to this file, as JSON, once both ports listen.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Run {
+    /// The part of the configuration that the command line says.
+    #[must_use]
+    pub fn raw(&self) -> Raw {
+        Raw {
+            https: self.https.clone(),
+            mqtt: self.mqtt.clone(),
+            server_names: (!self.server_names.is_empty()).then(|| self.server_names.clone()),
+            relay_id: self.relay_id.clone(),
+            org: self.org.clone(),
+            ..Raw::default()
+        }
+    }
+}
+
+/// `token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a one-time enrolment token. Works beside a running relay.
+    Create(TokenCreate),
+}
+
+/// `token create`.
+#[derive(Debug, Args)]
+pub struct TokenCreate {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// Only for this hardware profile.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Only for the machine with this serial number.
+    #[arg(long)]
+    pub serial: Option<String>,
+    /// Only for this robot; needed to give a robot that exists another key.
+    #[arg(long, value_name = "ID")]
+    pub robot: Option<RobotId>,
+    /// How long it is good for.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h")]
+    pub lifetime: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ca`.
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Print the authority's certificate and the fingerprint that robots pin.
+    Show(CaShow),
+}
+
+/// `ca show`.
+#[derive(Debug, Args)]
+pub struct CaShow {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

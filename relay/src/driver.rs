@@ -1,0 +1,409 @@
+//! Starts the parts in order, tells when both ports listen, and ends them in order. Only plumbing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lekiwi_protocol::{RelayId, Root};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, BrokerError, StoreAuthority};
+use crate::cli;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::files;
+use crate::http;
+use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
+use crate::identity::server::{ServerIdentity, ServerName};
+use crate::ingest::{Ingest, Settings};
+use crate::metrics::Metrics;
+use crate::paths::{DataError, DataFolder};
+use crate::people::admin::{self, AdminError};
+use crate::people::password::PasswordError;
+use crate::people::sessions::Sessions;
+use crate::store::{Store, StoreError};
+use crate::{broker, clock, ui};
+
+/// Time for running requests to end.
+const DRAIN: Duration = Duration::from_secs(5);
+const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// Why the relay could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// There is no administrator.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// No password can be hashed.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// An address cannot be had.
+    #[error("cannot listen on {address}: {}", in_words(reason))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The option that chooses it.
+        option: &'static str,
+        /// Why, as the system says it; already in the message.
+        reason: std::io::Error,
+    },
+    /// The broker cannot start.
+    #[error(transparent)]
+    Broker(BrokerError),
+    /// The server certificate cannot be used.
+    #[error("cannot use the server certificate")]
+    Tls(#[from] rustls::Error),
+    /// A file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl RunError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Listen {
+                address,
+                option,
+                reason,
+            } => match reason.kind() {
+                std::io::ErrorKind::AddrInUse => Some(format!(
+                    "stop the program that has it (`ss -ltnp 'sport = :{}'` names it), or choose another with {option}",
+                    address.port()
+                )),
+                std::io::ErrorKind::PermissionDenied => {
+                    Some(format!("choose a port above 1023 with {option}"))
+                }
+                std::io::ErrorKind::AddrNotAvailable => {
+                    Some(format!("choose an address of this machine with {option}"))
+                }
+                _ => None,
+            },
+            Self::Data(DataError::Locked { .. }) => {
+                Some("each relay has a data folder of its own: see --data".to_owned())
+            }
+            Self::Authority(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    /// How the program ends.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Listen { .. } | Self::Data(DataError::Locked { .. }) => Exit::Unavailable,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+impl From<BrokerError> for RunError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            // In the same words as for HTTPS.
+            BrokerError::Listen { address, source } => Self::Listen {
+                address,
+                option: "--mqtt",
+                reason: source,
+            },
+            other => Self::Broker(other),
+        }
+    }
+}
+
+/// What the ready file says.
+#[derive(Debug, Serialize)]
+struct Ready {
+    https: SocketAddr,
+    mqtt: SocketAddr,
+    ca_fingerprint: String,
+    pid: u32,
+}
+
+/// Runs the relay until a signal.
+///
+/// # Errors
+/// When a part cannot start.
+pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
+    let started = clock::monotonic();
+    let folder = DataFolder::new(&options.data.folder);
+    let _lock = folder.lock()?;
+    let (mut interrupt, mut terminate) = signals()?;
+
+    let host = host_name();
+    let metrics = Arc::new(Metrics::default());
+    let (store, commits) = Store::open(&folder.store(), metrics.clone())?;
+    let authority = Arc::new(Authority::open_or_create(
+        &folder.authority(),
+        &config.org,
+        clock::now_ms(),
+    )?);
+    let cannot_listen = |reason| RunError::Listen {
+        address: config.https,
+        option: "--https",
+        reason,
+    };
+    let listener = TcpListener::bind(config.https)
+        .await
+        .map_err(cannot_listen)?;
+    let https = listener.local_addr().map_err(cannot_listen)?;
+    let names = server_names(&config, host.as_deref());
+    let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
+
+    let root = Root::of(config.org.clone());
+    let relay_id = config
+        .relay_id
+        .clone()
+        .unwrap_or_else(|| relay_id(host.as_deref()));
+    let settings = Settings {
+        root: root.clone(),
+        relay_id,
+        telemetry_days: config.telemetry_days,
+    };
+    let (fleet, ingest) =
+        Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
+    let broker_config = broker::Config {
+        listen: config.mqtt,
+        certificate: identity.certificate_path.clone(),
+        key: identity.key_path.clone(),
+        client_ca: folder.authority().join(CA_CERTIFICATE),
+        root: root.clone(),
+    };
+    let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
+    let (broker, inputs) = Broker::start(broker_config, admission, metrics.clone()).await?;
+    let (mqtt, broker) = (broker.address(), Arc::new(broker));
+    let stop_ingest = CancellationToken::new();
+    let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
+
+    let stopping = CancellationToken::new();
+    let app = Arc::new(http::Parts {
+        store: store.clone(),
+        fleet,
+        authority: authority.clone(),
+        sessions: Sessions::new(store.clone())?,
+        metrics,
+        root,
+        mqtt: advertised(&config, host.as_deref(), mqtt),
+        certificate_ends_ms: identity.not_after_ms,
+        started,
+        streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
+        stopping: stopping.clone(),
+    });
+    let tls = http::server::tls(&identity, config.allow_tls12)?;
+    let server = tokio::spawn(http::server::serve(
+        listener,
+        tls,
+        http::router(app),
+        stopping.clone(),
+        DRAIN,
+    ));
+    let housekeeping = tokio::spawn(forget_old_sessions(store.clone()));
+
+    // Only now: a password is told by a relay that runs.
+    tell_admin_password(options, &folder, &store).await?;
+    let fingerprint = authority.fingerprint();
+    tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
+    if let Some(path) = &options.ready_file {
+        write_ready(
+            path,
+            &Ready {
+                https,
+                mqtt,
+                ca_fingerprint: fingerprint,
+                pid: std::process::id(),
+            },
+        )?;
+    }
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("interrupted, stopping"),
+        _ = terminate.recv() => tracing::info!("asked to stop"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    housekeeping.abort();
+    stopping.cancel();
+    // Requests first: what they write must find the store. A task that panicked has ended as well.
+    let _ = server.await;
+    stop_ingest.cancel();
+    let _ = ingest.await;
+    if let Ok(broker) = Arc::try_unwrap(broker) {
+        broker.stop().await;
+    }
+    // Waits for the last commit, so not on a thread of the runtime.
+    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal), RunError> {
+    let signal = |kind| signal(kind).map_err(RunError::Signals);
+    Ok((
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    ))
+}
+
+async fn forget_old_sessions(store: Store) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = store.expire_sessions(clock::now_ms()).await {
+            // They count no more in any case; the next hour tries again.
+            tracing::warn!(%error, "cannot forget old sessions");
+        }
+    }
+}
+
+async fn tell_admin_password(
+    options: &cli::Run,
+    folder: &DataFolder,
+    store: &Store,
+) -> Result<(), RunError> {
+    let Some(credential) = admin::first_start(store).await? else {
+        return Ok(());
+    };
+    let file = match &options.admin_password_file {
+        Some(path) => Some(path.clone()),
+        // A journal keeps what it is told; a file can be deleted.
+        None if !ui::note_is_read() => Some(folder.admin_password()),
+        None => None,
+    };
+    match file {
+        Some(path) => {
+            let text = format!("{}\n", credential.password);
+            files::replace(&path, text.as_bytes(), files::SECRET).map_err(|source| {
+                RunError::Write {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
+            tracing::info!(user = admin::USER, file = %path.display(), "the administrator's password is in a file; delete it once noted");
+        }
+        None => ui::note(&format!(
+            "\n  The dashboard's login, shown only this once:\n\n      user      {}\n      password  {}\n\n",
+            admin::USER,
+            credential.password
+        )),
+    }
+    credential.keep(store).await?;
+    Ok(())
+}
+
+fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
+    // Addresses, a text and a number always become JSON.
+    let mut json = serde_json::to_vec(ready).unwrap_or_default();
+    json.push(b'\n');
+    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn host_name() -> Option<String> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    matches!(ServerName::parse(&name), Ok(ServerName::Dns(_))).then(|| name.to_ascii_lowercase())
+}
+
+/// The relay's id when none was given: the host's first label.
+fn relay_id(host: Option<&str>) -> RelayId {
+    let label = host
+        .and_then(|host| host.split('.').next())
+        .and_then(|label| RelayId::new(label).ok());
+    label.unwrap_or_else(|| {
+        RelayId::new("relay").unwrap_or_else(|_| unreachable!("a fixed name that fits"))
+    })
+}
+
+/// Every name that the certificate should be good for: what the configuration says, where the relay
+/// listens, and what this machine is called.
+fn server_names(config: &Config, host: Option<&str>) -> Vec<ServerName> {
+    let mut names = config.server_names.clone();
+    names.extend([
+        ServerName::Dns("localhost".to_owned()),
+        ServerName::Address(Ipv4Addr::LOCALHOST.into()),
+        ServerName::Address(Ipv6Addr::LOCALHOST.into()),
+    ]);
+    if let Some(host) = host {
+        names.push(ServerName::Dns(host.to_owned()));
+        if !host.contains('.') {
+            names.push(ServerName::Dns(format!("{host}.local")));
+        }
+    }
+    for listen in [config.https, config.mqtt] {
+        if listen.ip().is_unspecified() {
+            names.extend(interface_addresses().into_iter().map(ServerName::Address));
+        } else {
+            names.push(ServerName::Address(listen.ip()));
+        }
+    }
+    names
+}
+
+/// Addresses of this machine that others may reach it by.
+fn interface_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+        })
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+        })
+        .collect()
+}
+
+/// The broker's `host:port` as others reach it.
+fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
+    let port = mqtt.port();
+    match (
+        config.server_names.first(),
+        mqtt.ip().is_unspecified(),
+        host,
+    ) {
+        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
+        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
+        (None, false, _) => mqtt.to_string(),
+        (None, true, Some(host)) => format!("{host}:{port}"),
+        (None, true, None) => format!("localhost:{port}"),
+    }
+}

@@ -1,0 +1,116 @@
+//! Enrolment over Secure Transport (RFC 7030): the authority's certificate, and a first one for a robot.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lekiwi_protocol::Timestamp;
+
+use super::App;
+use super::extract::{Body, expect_type};
+use super::problem::{Failure, Kind, basic_challenge};
+use crate::clock;
+use crate::identity::enrolment;
+use crate::identity::pkcs7;
+use crate::identity::tokens::Secret;
+
+/// The authority's certificate.
+#[utoipa::path(
+    get, path = "/.well-known/est/cacerts", tag = "enrolment",
+    responses((status = 200, description = "Base64 PKCS#7, certificates only (RFC 7030)", content_type = "application/pkcs7-mime", body = String))
+)]
+pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure> {
+    certificates(app.authority.certificate(), "application/pkcs7-mime")
+}
+
+/// A robot's certificate. HTTP Basic: user is the robot's id, password an enrolment token. The same key
+/// may ask again with the same token, and gets the same certificate.
+#[utoipa::path(
+    post, path = "/.well-known/est/simpleenroll", tag = "enrolment",
+    request_body(content = String, content_type = "application/pkcs10", description = "Base64 PKCS#10: P-256, CN is the robot's id; serialNumber and OU (profile) where the token asks for them"),
+    responses(
+        (status = 200, description = "Base64 PKCS#7, certificates only (RFC 7030)", content_type = "application/pkcs7-mime", body = String),
+        (status = 400, description = "csr-invalid, robot-id-invalid", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "token-required, token-unknown", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "token-expired, token-wrong-profile, token-wrong-serial, token-wrong-robot, csr-wrong-subject, certificate-revoked", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "token-used, robot-exists", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("enrolment" = []))
+)]
+pub(super) async fn simpleenroll(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Failure> {
+    let Some((user, password)) = basic(&headers) else {
+        let (name, value) = basic_challenge();
+        return Err(Failure::new(
+            Kind::TokenRequired,
+            "expected HTTP Basic authentication: the robot's id and an enrolment token",
+        )
+        .hint("make a token with `lekiwi token create` or `lekiwi-relay token create`")
+        .header(name, value));
+    };
+    expect_type(&headers, "application/pkcs10")?;
+    let now = Timestamp::from_ms(clock::now_ms());
+    let secret = Secret::shown(&password);
+    let certificate = enrolment::enrol(
+        &app.store,
+        &app.authority,
+        app.root.org(),
+        &user,
+        &secret,
+        &body,
+        now,
+    )
+    .await;
+    match certificate {
+        Ok(certificate) => certificates(
+            &certificate,
+            "application/pkcs7-mime; smime-type=certs-only",
+        ),
+        Err(error) => {
+            let failure = Failure::from(error);
+            tracing::warn!(
+                user = %user.escape_debug().take(80).collect::<String>(),
+                reason = failure.kind().slug(),
+                detail = failure.detail(),
+                "enrolment refused"
+            );
+            Err(failure)
+        }
+    }
+}
+
+fn certificates(der: &[u8], content_type: &'static str) -> Result<Response, Failure> {
+    let body = pkcs7::certs_only([der]).map_err(|error| {
+        Failure::new(
+            Kind::Internal,
+            format!("cannot encode the certificate: {error}"),
+        )
+    })?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (
+            HeaderName::from_static("content-transfer-encoding"),
+            HeaderValue::from_static("base64"),
+        ),
+    ];
+    Ok((headers, body).into_response())
+}
+
+fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let (scheme, encoded) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}

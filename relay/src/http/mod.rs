@@ -1,0 +1,107 @@
+//! The relay's HTTPS side: EST, the REST interface, live streams, the dashboard and its login page.
+//!
+//! * [`routes`] lists every route with its permission; [`auth`] enforces it.
+//! * [`server`] accepts connections: TLS, timeouts, graceful end.
+//! * [`problem`] is what every error looks like; [`extract`] what handlers take.
+//!
+//! The rest is a module of handlers per subject. Handlers never wait for the store's writer to read.
+
+pub mod auth;
+mod consumers;
+mod dashboard;
+mod est;
+mod events;
+pub mod extract;
+mod headers;
+mod health;
+mod live;
+mod login;
+pub mod openapi;
+pub mod problem;
+mod refused;
+mod robots;
+pub mod routes;
+pub mod server;
+mod session;
+mod telemetry;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use lekiwi_protocol::topic::Root;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::authority::Authority;
+use crate::ingest::Handle;
+use crate::metrics::Metrics;
+use crate::people::sessions::Sessions;
+use crate::store::Store;
+use problem::{Failure, Kind};
+
+/// What handlers work with; cheap to clone.
+pub type App = Arc<Parts>;
+
+/// The parts of the relay that the interface shows.
+#[derive(Debug)]
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// The picture of the fleet, and what changes in it.
+    pub fleet: Handle,
+    /// The certificate authority.
+    pub authority: Arc<Authority>,
+    /// Logins.
+    pub sessions: Sessions,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The topics' start.
+    pub root: Root,
+    /// The broker's `host:port`, as consumers reach it.
+    pub mqtt: String,
+    /// End of the server certificate, milliseconds since the epoch.
+    pub certificate_ends_ms: u64,
+    /// When the relay started.
+    pub started: Instant,
+    /// Places for live streams; [`MAX_STREAMS`] at first.
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when the relay goes down: streams end.
+    pub stopping: CancellationToken,
+}
+
+/// Live streams at once.
+pub const MAX_STREAMS: usize = 1_000;
+
+/// The whole interface.
+pub fn router(app: App) -> Router {
+    let mut router = Router::new();
+    for route in routes::ROUTES {
+        router = router.route(route.path, (route.handler)());
+    }
+    router
+        .fallback(async |uri: Uri| {
+            Failure::new(
+                Kind::NotFound,
+                format!(
+                    "there is no {:?}",
+                    uri.path().chars().take(120).collect::<String>()
+                ),
+            )
+            .hint("every route is in /api/v1/openapi.json")
+        })
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            Failure::new(
+                Kind::MethodNotAllowed,
+                format!("{} does not take {method}", uri.path()),
+            )
+        })
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            auth::guard,
+        ))
+        .layer(axum::middleware::from_fn(headers::secure))
+        .with_state(app)
+}

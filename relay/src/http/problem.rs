@@ -1,0 +1,324 @@
+//! Every error of the HTTP interface: RFC 9457 problem details with a stable `type`. Handlers return
+//! [`Failure`]; the kinds, their status and title are one table, so that clients can rely on them.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lekiwi_protocol::api::Problem;
+
+use crate::identity::authority::AuthorityError;
+use crate::identity::consumers::ConsumerError;
+use crate::identity::csr::CsrError;
+use crate::identity::enrolment::EnrolError;
+use crate::identity::tokens::TokenError;
+use crate::people::sessions::LoginError;
+use crate::store::StoreError;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $slug:literal, $status:ident, $title:literal;)*) => {
+        /// What kind of problem it is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind { $($(#[$doc])* $kind,)* }
+
+        impl Kind {
+            /// Every kind, for the documentation.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The stable name behind `urn:lekiwi:problem:`.
+            #[must_use]
+            pub fn slug(self) -> &'static str {
+                match self { $(Self::$kind => $slug,)* }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$kind => StatusCode::$status,)* }
+            }
+
+            /// The kind for people.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// No or a dead session.
+    LoginRequired = "login-required", UNAUTHORIZED, "Log in first";
+    /// User or password are wrong.
+    LoginFailed = "login-failed", UNAUTHORIZED, "Login failed";
+    /// Too many failed logins.
+    LoginThrottled = "login-throttled", TOO_MANY_REQUESTS, "Too many failed logins";
+    /// A cookie came with a request of another site.
+    CrossOrigin = "cross-origin", FORBIDDEN, "Request of another site";
+    /// No such route.
+    NotFound = "not-found", NOT_FOUND, "Not found";
+    /// No such robot.
+    RobotUnknown = "robot-unknown", NOT_FOUND, "Unknown robot";
+    /// No such token.
+    TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
+    /// The route exists, the method does not.
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
+    /// The query is out of bounds.
+    InvalidQuery = "invalid-query", BAD_REQUEST, "Invalid query";
+    /// The body is no JSON.
+    MalformedBody = "malformed-body", BAD_REQUEST, "Malformed body";
+    /// The body is JSON, but not what the route takes.
+    InvalidBody = "invalid-body", UNPROCESSABLE_ENTITY, "Invalid body";
+    /// The body is of another type.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";
+    /// The body is too large.
+    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "Body too large";
+    /// The body did not arrive in time.
+    TooSlow = "too-slow", REQUEST_TIMEOUT, "Body too slow";
+    /// Too many live streams.
+    TooManyStreams = "too-many-streams", SERVICE_UNAVAILABLE, "Too many live streams";
+    /// The request is no WebSocket upgrade.
+    UpgradeRequired = "upgrade-required", UPGRADE_REQUIRED, "WebSocket upgrade required";
+    /// EST without a token.
+    TokenRequired = "token-required", UNAUTHORIZED, "Enrolment token required";
+    /// EST with a token that this relay does not know.
+    TokenUnknown = "token-unknown", UNAUTHORIZED, "Unknown enrolment token";
+    /// EST with a token whose time is over.
+    TokenExpired = "token-expired", FORBIDDEN, "Enrolment token expired";
+    /// EST with a token that another key used.
+    TokenUsed = "token-used", CONFLICT, "Enrolment token used";
+    /// EST with a token for another profile.
+    TokenWrongProfile = "token-wrong-profile", FORBIDDEN, "Enrolment token is for another profile";
+    /// EST with a token for another machine.
+    TokenWrongSerial = "token-wrong-serial", FORBIDDEN, "Enrolment token is for another machine";
+    /// EST with a token for another robot.
+    TokenWrongRobot = "token-wrong-robot", FORBIDDEN, "Enrolment token is for another robot";
+    /// EST for a robot that exists, with a token that is not bound to it.
+    RobotExists = "robot-exists", CONFLICT, "Robot exists";
+    /// EST again, after the certificate was revoked.
+    CertificateRevoked = "certificate-revoked", FORBIDDEN, "Certificate revoked";
+    /// EST with a user name that is no robot id.
+    RobotIdInvalid = "robot-id-invalid", BAD_REQUEST, "Invalid robot id";
+    /// The certificate request is none, or not acceptable.
+    CsrInvalid = "csr-invalid", BAD_REQUEST, "Invalid certificate request";
+    /// The certificate request is for somebody else.
+    CsrWrongSubject = "csr-wrong-subject", FORBIDDEN, "Certificate request for another robot";
+    /// The store cannot write at the moment.
+    StoreUnavailable = "store-unavailable", SERVICE_UNAVAILABLE, "Store unavailable";
+    /// The relay is going down.
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "Relay is stopping";
+    /// A fault of the relay.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Fault in the relay";
+}
+
+/// One error on its way to the client.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    detail: Option<String>,
+    hint: Option<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Failure {
+    /// A problem with its detail: what was expected and what came.
+    #[must_use]
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: Some(detail.into()),
+            hint: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a header that the status calls for.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The detail, for pages that show it themselves.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        self.detail.as_deref().unwrap_or(self.kind.title())
+    }
+
+    /// A fault of the relay: the cause goes into the log, not to the client.
+    fn internal(error: &dyn std::error::Error) -> Self {
+        let mut chain = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            chain = format!("{chain}: {cause}");
+            source = cause.source();
+        }
+        tracing::error!(error = %chain, "request failed");
+        Self {
+            kind: Kind::Internal,
+            detail: None,
+            hint: Some("the relay's log says more".into()),
+            headers: Vec::new(),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            problem_type: format!("urn:lekiwi:problem:{}", self.kind.slug()),
+            title: self.kind.title().to_owned(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail,
+            hint: self.hint,
+        };
+        // A struct of strings and a number always becomes JSON.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (
+            self.kind.status(),
+            [(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/problem+json"),
+            )],
+            body,
+        )
+            .into_response();
+        for (name, value) in self.headers {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::new(Kind::StoreUnavailable, error.to_string())
+                .hint("see /health; try again in a while")
+                .header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            StoreError::Closed => Self::new(Kind::Stopping, error.to_string()),
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<AuthorityError> for Failure {
+    fn from(error: AuthorityError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<CsrError> for Failure {
+    fn from(error: CsrError) -> Self {
+        Self::new(Kind::CsrInvalid, error.to_string()).hint(error.hint())
+    }
+}
+
+/// Asks HTTP clients for a token.
+#[must_use]
+pub fn basic_challenge() -> (HeaderName, HeaderValue) {
+    (
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Basic realm=\"lekiwi enrolment\", charset=\"UTF-8\""),
+    )
+}
+
+impl From<EnrolError> for Failure {
+    fn from(error: EnrolError) -> Self {
+        let detail = error.to_string();
+        let token_hint = "make one with `lekiwi token create` or `lekiwi-relay token create`";
+        match error {
+            EnrolError::Store(error) => error.into(),
+            EnrolError::Authority(error) => error.into(),
+            EnrolError::Csr(error) => error.into(),
+            EnrolError::UnknownToken => {
+                let (name, value) = basic_challenge();
+                Self::new(Kind::TokenUnknown, detail).hint(token_hint).header(name, value)
+            }
+            EnrolError::RobotId(_) => Self::new(Kind::RobotIdInvalid, detail).hint("the user name is the robot's id"),
+            EnrolError::Reserved => Self::new(Kind::RobotIdInvalid, detail).hint("choose another id"),
+            EnrolError::WrongSubject { .. } => Self::new(Kind::CsrWrongSubject, detail)
+                .hint("user name and the request's CN are both the robot's id"),
+            EnrolError::Expired { .. } => Self::new(Kind::TokenExpired, detail).hint(token_hint),
+            EnrolError::OtherKey { .. } => Self::new(Kind::TokenUsed, detail).hint(format!("a token is good for one key; {token_hint}")),
+            EnrolError::WrongProfile { .. } => Self::new(Kind::TokenWrongProfile, detail).hint("the request's OU is the profile"),
+            EnrolError::WrongSerial { .. } => {
+                Self::new(Kind::TokenWrongSerial, detail).hint("the request's serialNumber is the machine's serial")
+            }
+            EnrolError::WrongRobot { .. } => Self::new(Kind::TokenWrongRobot, detail).hint(token_hint),
+            EnrolError::RobotExists(robot) => Self::new(Kind::RobotExists, detail).hint(format!(
+                "choose another id; or, to replace the robot's key, `lekiwi token create --robot {robot}`"
+            )),
+            EnrolError::Revoked(_) => Self::new(Kind::CertificateRevoked, detail).hint(token_hint),
+        }
+    }
+}
+
+impl From<ConsumerError> for Failure {
+    fn from(error: ConsumerError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ConsumerError::Csr(error) => error.into(),
+            ConsumerError::Lifetime(_) => Self::new(Kind::InvalidBody, detail),
+            ConsumerError::Store(error) => error.into(),
+            ConsumerError::Authority(error) => error.into(),
+        }
+    }
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TokenError::Lifetime { .. } | TokenError::Binding { .. } => {
+                Self::new(Kind::InvalidBody, detail)
+            }
+            TokenError::Store(error) => error.into(),
+            TokenError::Random(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Self {
+        let detail = error.to_string();
+        match error {
+            LoginError::Wrong => Self::new(Kind::LoginFailed, detail),
+            LoginError::Throttled { wait } => Self::new(Kind::LoginThrottled, detail)
+                .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
+            LoginError::Store(error) => error.into(),
+            LoginError::Stopping => Self::new(Kind::Stopping, detail),
+            LoginError::Random(_) => Self::internal(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_unique_and_every_kind_is_an_error() {
+        let mut slugs: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert!(
+                kind.status().is_client_error() || kind.status().is_server_error(),
+                "{kind:?}"
+            );
+        }
+    }
+}

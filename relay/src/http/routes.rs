@@ -1,0 +1,100 @@
+//! Every route of the relay with who may use it. Handlers live elsewhere; nothing is served that is not
+//! on this page. `http::auth` enforces the permissions, a test walks all of them without a credential.
+
+use axum::http::Method;
+use axum::routing::{MethodRouter, delete, get, post};
+
+use super::App;
+use super::{
+    consumers, dashboard, est, events, health, live, login, openapi, refused, robots, session,
+    telemetry, tokens,
+};
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// Everybody.
+    Public,
+    /// Who is logged in; a browser is sent to the login page otherwise.
+    Page,
+    /// Who is logged in: looks at the fleet.
+    Read,
+    /// Who is logged in as an administrator: changes things, or sees what robots were refused.
+    Admin,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// Its method. `GET` answers `HEAD` too.
+    pub method: Method,
+    /// Its path, as axum and OpenAPI write it.
+    pub path: &'static str,
+    /// Who may use it.
+    pub permission: Permission,
+    /// What answers.
+    pub(super) handler: fn() -> MethodRouter<App>,
+}
+
+const fn route(
+    method: Method,
+    path: &'static str,
+    permission: Permission,
+    handler: fn() -> MethodRouter<App>,
+) -> Route {
+    Route {
+        method,
+        path,
+        permission,
+        handler,
+    }
+}
+
+use Permission::{Admin, Page, Public, Read};
+
+/// The page.
+#[rustfmt::skip]
+pub const ROUTES: &[Route] = &[
+    route(Method::GET,    "/health",                           Public, || get(health::health)),
+    route(Method::GET,    "/metrics",                          Read,   || get(health::metrics)),
+
+    route(Method::GET,    "/.well-known/est/cacerts",          Public, || get(est::cacerts)),
+    route(Method::POST,   "/.well-known/est/simpleenroll",     Public, || post(est::simpleenroll)),
+
+    route(Method::GET,    "/login",                            Public, || get(login::page)),
+    route(Method::POST,   "/login",                            Public, || post(login::submit)),
+    route(Method::POST,   "/logout",                           Page,   || post(login::logout)),
+    route(Method::POST,   "/api/v1/session",                   Public, || post(session::create)),
+    route(Method::DELETE, "/api/v1/session",                   Read,   || delete(session::end)),
+
+    route(Method::GET,    "/api/v1/robots",                    Read,   || get(robots::list)),
+    route(Method::GET,    "/api/v1/robots/{id}",               Read,   || get(robots::one)),
+    route(Method::GET,    "/api/v1/robots/{id}/events",        Read,   || get(events::of_robot)),
+    route(Method::GET,    "/api/v1/robots/{id}/telemetry",     Read,   || get(telemetry::of_robot)),
+    route(Method::GET,    "/api/v1/stream",                    Read,   || get(live::stream)),
+    route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
+
+    route(Method::GET,    "/api/v1/tokens",                    Admin,  || get(tokens::list)),
+    route(Method::POST,   "/api/v1/tokens",                    Admin,  || post(tokens::create)),
+    route(Method::DELETE, "/api/v1/tokens/{id}",               Admin,  || delete(tokens::remove)),
+    route(Method::POST,   "/api/v1/consumers",                 Admin,  || post(consumers::create)),
+    route(Method::GET,    "/api/v1/refused",                   Admin,  || get(refused::list)),
+    route(Method::GET,    "/api/v1/openapi.json",              Read,   || get(openapi::document)),
+
+    route(Method::GET,    "/",                                 Page,   || get(dashboard::index)),
+    route(Method::GET,    "/assets/{*path}",                   Page,   || get(dashboard::asset)),
+];
+
+/// Who may use `method` on the route that matched `path`; `None` where there is no such route.
+#[must_use]
+pub fn permission(method: &Method, path: &str) -> Option<Permission> {
+    let method = if *method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
+    ROUTES
+        .iter()
+        .find(|route| route.method == *method && route.path == path)
+        .map(|route| route.permission)
+}

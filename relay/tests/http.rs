@@ -1,0 +1,694 @@
+//! The HTTP interface of the real program: who is let in, what errors look like, limits.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Relay, certificate, openssl, read_all, request, wait_for};
+use lekiwi_relay::http::openapi;
+use lekiwi_relay::http::routes::{Permission, ROUTES};
+use serde_json::Value;
+
+#[test]
+fn the_openapi_document_is_the_one_that_is_checked_in() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(path, openapi::text()).expect("a writable folder");
+    }
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        golden == openapi::text(),
+        "the interface changed: see `UPDATE_OPENAPI=1 cargo test -p lekiwi-relay --test http`"
+    );
+}
+
+#[test]
+fn every_route_is_documented_and_every_documented_route_exists() {
+    let document: Value = serde_json::from_str(openapi::text()).expect("JSON");
+    let mut documented = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let route = ROUTES
+                .iter()
+                .find(|r| r.path == path && r.method.as_str().eq_ignore_ascii_case(method));
+            let route =
+                route.unwrap_or_else(|| panic!("{method} {path} is documented, but no route"));
+            let secured = operation
+                .get("security")
+                .is_some_and(|s| s.to_string().contains("session"));
+            assert_eq!(
+                secured,
+                route.permission != Permission::Public,
+                "{method} {path}"
+            );
+            documented.insert((route.method.as_str(), route.path));
+        }
+    }
+    for route in ROUTES {
+        let page = matches!(route.path, "/" | "/login" | "/logout" | "/assets/{*path}");
+        assert_eq!(
+            documented.contains(&(route.method.as_str(), route.path)),
+            !page,
+            "{} {}",
+            route.method,
+            route.path
+        );
+    }
+}
+
+#[test]
+fn nothing_answers_without_a_credential_but_health_est_and_login() {
+    let relay = Relay::start();
+    let open: BTreeSet<_> = ROUTES
+        .iter()
+        .filter(|r| r.permission == Permission::Public)
+        .map(|r| (r.method.as_str(), r.path))
+        .collect();
+    assert_eq!(
+        open.into_iter().collect::<Vec<_>>(),
+        [
+            ("GET", "/.well-known/est/cacerts"),
+            ("GET", "/health"),
+            ("GET", "/login"),
+            ("POST", "/.well-known/est/simpleenroll"),
+            ("POST", "/api/v1/session"),
+            ("POST", "/login"),
+        ]
+    );
+    let dead = "authorization: Bearer lks_AAAA";
+    let cookie = "cookie: __Host-lekiwi=lks_AAAA";
+    for route in ROUTES.iter().filter(|r| r.permission != Permission::Public) {
+        let path = route
+            .path
+            .replace("{id}", "kiwi-01")
+            .replace("{*path}", "index.js");
+        for credential in [None, Some(dead), Some(cookie)] {
+            let mut options = vec!["-X", route.method.as_str()];
+            options.extend(credential.iter().flat_map(|c| ["-H", c]));
+            let answer = relay.curl(&path, &options);
+            if route.permission == Permission::Page {
+                assert_eq!(
+                    (answer.status, answer.header("location")),
+                    (303, Some("/login")),
+                    "{path}"
+                );
+            } else {
+                let (status, slug, detail) = answer.problem();
+                assert_eq!(
+                    (status, slug.as_str()),
+                    (401, "login-required"),
+                    "{} {path}",
+                    route.method
+                );
+                let expected = match credential {
+                    None => "expected a session cookie or `Authorization: Bearer …`",
+                    Some(_) => "expected a session that lasts, got one that ended or never was",
+                };
+                assert_eq!(detail, expected);
+                assert_eq!(
+                    answer.header("www-authenticate"),
+                    Some("Bearer realm=\"lekiwi\"")
+                );
+            }
+        }
+    }
+    // What does not exist is not told apart from what does.
+    for (method, path) in [
+        ("GET", "/nothing"),
+        ("GET", "/api/v1/robots/a/b/c"),
+        ("PUT", "/api/v1/robots"),
+        ("GET", "/login/"),
+    ] {
+        assert_eq!(
+            relay.curl(path, &["-X", method]).problem().1,
+            "login-required",
+            "{method} {path}"
+        );
+    }
+}
+
+#[test]
+fn errors_are_problems_with_a_detail() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let json = "content-type: application/json";
+    let large = format!("@{}", {
+        let path = relay.data.path().join("large");
+        std::fs::write(&path, format!("{{\"profile\":\"{}\"}}", "x".repeat(70_000)))
+            .expect("a file");
+        path.display().to_string()
+    });
+    let cases: &[(&str, &[&str], u16, &str, &str)] = &[
+        (
+            "/nothing",
+            &[],
+            404,
+            "not-found",
+            "there is no \"/nothing\"",
+        ),
+        (
+            "/api/v1/robots",
+            &["-X", "PUT"],
+            405,
+            "method-not-allowed",
+            "/api/v1/robots does not take PUT",
+        ),
+        (
+            "/api/v1/robots/kiwi-09",
+            &[],
+            404,
+            "robot-unknown",
+            "there is no robot kiwi-09",
+        ),
+        (
+            "/api/v1/robots/Kiwi",
+            &[],
+            404,
+            "robot-unknown",
+            "expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/events",
+            &[],
+            404,
+            "robot-unknown",
+            "there is no robot kiwi-09",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/telemetry?metric=cpu_percent",
+            &[],
+            404,
+            "robot-unknown",
+            "there is no robot kiwi-09",
+        ),
+        (
+            "/api/v1/robots?x=1",
+            &[],
+            400,
+            "invalid-query",
+            "expected no query, got \"x\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/events?limit=0",
+            &[],
+            400,
+            "invalid-query",
+            "expected limit to be a whole number of 1 to 1000, got \"0\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/events?after=-1",
+            &[],
+            400,
+            "invalid-query",
+            "expected after to be a whole number, got \"-1\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/events?before=1",
+            &[],
+            400,
+            "invalid-query",
+            "expected only after, limit in the query, got \"before\"",
+        ),
+        (
+            "/api/v1/refused?limit=2&limit=3",
+            &[],
+            400,
+            "invalid-query",
+            "expected \"limit\" once",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/telemetry?metric=CPU",
+            &[],
+            400,
+            "invalid-query",
+            "expected metric to be a metric name: 1 to 64 of a-z, 0-9, '_' and '.', starting with a letter, got \"CPU\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/telemetry?from=yesterday",
+            &[],
+            400,
+            "invalid-query",
+            "expected from to be a UTC time such as 2026-11-21T03:52:00.000Z, or milliseconds since 1970, got \"yesterday\"",
+        ),
+        (
+            "/api/v1/stream?robot=A",
+            &[],
+            400,
+            "invalid-query",
+            "expected robot to be robot ids, separated by commas, got \"A\"",
+        ),
+        (
+            "/api/v1/stream?type=%20",
+            &[],
+            400,
+            "invalid-query",
+            "expected type to be message types such as telemetry or robot.connected, separated by commas, got \" \"",
+        ),
+        (
+            "/api/v1/ws",
+            &[],
+            426,
+            "upgrade-required",
+            "expected a WebSocket upgrade: Connection header did not include 'upgrade'",
+        ),
+        (
+            "/api/v1/tokens",
+            &["-d", "{}"],
+            415,
+            "unsupported-media-type",
+            "expected content type application/json, got application/x-www-form-urlencoded",
+        ),
+        (
+            "/api/v1/tokens",
+            &["-H", json, "-d", "{\"profile\":"],
+            400,
+            "malformed-body",
+            "expected JSON: EOF while parsing a value at line 1 column 11",
+        ),
+        (
+            "/api/v1/tokens",
+            &["-H", json, "-d", "{\"colour\":1}"],
+            422,
+            "invalid-body",
+            "unknown field `colour`, expected one of `profile`, `serial`, `robot_id`, `lifetime_s` at line 1 column 9",
+        ),
+        (
+            "/api/v1/tokens",
+            &["-H", json, "-d", "{\"lifetime_s\":0}"],
+            422,
+            "invalid-body",
+            "expected a lifetime of 1 to 31622400 seconds, got 0",
+        ),
+        (
+            "/api/v1/tokens",
+            &["-H", json, "-d", &large],
+            413,
+            "too-large",
+            "expected at most 65536 bytes",
+        ),
+        (
+            "/api/v1/tokens/nothing",
+            &["-X", "DELETE"],
+            404,
+            "token-not-found",
+            "there is no token \"nothing\"",
+        ),
+        (
+            "/api/v1/consumers",
+            &["-H", json, "-d", "{\"name\":\"a\",\"csr_pem\":\"x\"}"],
+            400,
+            "csr-invalid",
+            "expected a PKCS#10 request as PEM (-----BEGIN CERTIFICATE REQUEST-----)",
+        ),
+    ];
+    for (path, options, status, slug, detail) in cases {
+        // HTTP/1.1: WebSocket's own check comes first there.
+        let mut all = vec!["--http1.1"];
+        all.extend(*options);
+        let problem = relay.curl_as(&session, path, &all).problem();
+        assert_eq!(
+            problem,
+            (*status, (*slug).to_owned(), (*detail).to_owned()),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn sessions_begin_and_end() {
+    let relay = Relay::start();
+    let json = ["-H", "content-type: application/json", "-d"];
+    let wrong = |n: usize| {
+        let body = format!("{{\"user\":\"admin\",\"password\":\"guess {n}\"}}");
+        relay
+            .curl("/api/v1/session", &[json[0], json[1], json[2], &body])
+            .problem()
+    };
+    assert_eq!(
+        wrong(0),
+        (
+            401,
+            "login-failed".into(),
+            "expected a known user and the right password".into()
+        )
+    );
+    let unknown = relay.curl(
+        "/api/v1/session",
+        &[
+            json[0],
+            json[1],
+            json[2],
+            "{\"user\":\"root\",\"password\":\"x\"}",
+        ],
+    );
+    assert_eq!(
+        unknown.problem().1,
+        "login-failed",
+        "an unknown user looks the same"
+    );
+
+    let session = relay.log_in();
+    let robots = relay.curl_as(&session, "/api/v1/robots", &[]);
+    assert_eq!(
+        (robots.status, &robots.json()["robots"]),
+        (200, &serde_json::json!([]))
+    );
+    assert_eq!(
+        relay
+            .curl_as(&session, "/api/v1/session", &["-X", "DELETE"])
+            .status,
+        204
+    );
+    assert_eq!(relay.curl_as(&session, "/api/v1/robots", &[]).status, 401);
+
+    // A right password forgives, so the count starts anew.
+    for n in 1..=5 {
+        assert_eq!(wrong(n).0, 401);
+    }
+    assert_eq!(wrong(6).1, "login-throttled");
+    assert!(!relay.log().contains(&session), "no secret in the log");
+    assert!(
+        !relay.log().contains(&relay.password()),
+        "no password in the log"
+    );
+}
+
+#[test]
+fn a_browser_logs_in_without_scripts() {
+    let relay = Relay::start();
+    let page = relay.curl("/login", &[]);
+    assert_eq!(page.status, 200);
+    assert!(
+        page.body
+            .contains("<form method=\"post\" action=\"/login\">")
+    );
+    assert!(!page.body.contains("<script"));
+    assert!(
+        page.header("content-security-policy")
+            .expect("a policy")
+            .contains("style-src 'sha256-")
+    );
+
+    let wrong = relay.curl(
+        "/login",
+        &[
+            "--data-urlencode",
+            "user=<b>",
+            "--data-urlencode",
+            "password=x",
+        ],
+    );
+    assert_eq!(wrong.status, 401);
+    assert!(
+        wrong.body.contains("User or password is wrong.")
+            && wrong.body.contains("value=\"&lt;b&gt;\"")
+    );
+
+    let password = format!("password={}", relay.password());
+    let form = [
+        "--data-urlencode",
+        "user=admin",
+        "--data-urlencode",
+        &password,
+    ];
+    let foreign = relay.curl(
+        "/login",
+        &[&form[..], &["-H", "origin: https://evil.example"]].concat(),
+    );
+    assert_eq!(foreign.status, 403);
+    let entered = relay.curl(
+        "/login",
+        &[
+            &form[..],
+            &["-H", &format!("origin: https://{}", relay.https)],
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        (entered.status, entered.header("location")),
+        (303, Some("/"))
+    );
+    let set = entered.header("set-cookie").expect("a cookie");
+    assert!(
+        set.ends_with("; Path=/; Max-Age=43200; Secure; HttpOnly; SameSite=Strict"),
+        "{set}"
+    );
+    let cookie = format!("cookie: {}", set.split(';').next().expect("a pair"));
+
+    let dashboard = relay.curl("/", &["-H", &cookie]);
+    assert_eq!(dashboard.status, 200);
+    assert!(
+        dashboard
+            .header("content-security-policy")
+            .expect("a policy")
+            .contains("script-src 'self'")
+    );
+    assert_eq!(relay.curl("/api/v1/tokens", &["-H", &cookie]).status, 200);
+
+    // A cookie changes nothing for another site.
+    let logout = |origin: &str| {
+        relay.curl(
+            "/logout",
+            &[
+                "-X",
+                "POST",
+                "-H",
+                &cookie,
+                "-H",
+                &format!("origin: {origin}"),
+            ],
+        )
+    };
+    assert_eq!(logout("https://evil.example").problem().1, "cross-origin");
+    assert_eq!(
+        relay
+            .curl("/logout", &["-X", "POST", "-H", &cookie])
+            .problem()
+            .1,
+        "cross-origin"
+    );
+    assert_eq!(logout(&format!("https://{}", relay.https)).status, 303);
+    assert_eq!(relay.curl("/", &["-H", &cookie]).status, 303);
+}
+
+#[test]
+fn only_tls13_and_both_http_versions() {
+    let relay = Relay::start();
+    assert_eq!(relay.curl("/health", &["--http1.1"]).status, 200);
+    assert_eq!(relay.curl("/health", &["--http2"]).status, 200);
+    let old = common::curl_command(
+        &relay.ca(),
+        &format!("https://{}/health", relay.https),
+        &["--tls-max", "1.2"],
+    )
+    .output()
+    .expect("curl runs");
+    assert!(!old.status.success());
+    let health = relay.curl("/health", &[]).json();
+    assert_eq!(
+        (&health["status"], &health["problems"]),
+        (&"ok".into(), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn silent_and_slow_clients_hold_up_nobody() {
+    let relay = Relay::start();
+    // Silent ones, one that stops in the middle of a handshake, and one that talks no TLS at all.
+    let mut silent: Vec<_> = (0..64)
+        .map(|_| TcpStream::connect(&relay.https).expect("a connection"))
+        .collect();
+    silent[0]
+        .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])
+        .expect("a write");
+    silent[1]
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .expect("a write");
+    assert_eq!(relay.curl("/health", &["--max-time", "5"]).status, 200);
+    silent[1]
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    let mut rest = Vec::new();
+    silent[1]
+        .read_to_end(&mut rest)
+        .expect("the relay hangs up");
+}
+
+#[test]
+fn a_consumer_certificate_is_issued_by_name() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let key = relay.data.path().join("consumer.key");
+    let shown = key.to_str().expect("text");
+    openssl(
+        &[
+            "ecparam",
+            "-genkey",
+            "-name",
+            "prime256v1",
+            "-noout",
+            "-out",
+            shown,
+        ],
+        "",
+    );
+    let csr = openssl(
+        &["req", "-new", "-key", shown, "-subj", "/CN=kiwi-01/O=evil"],
+        "",
+    );
+    let body =
+        serde_json::json!({ "name": "analytics", "csr_pem": csr, "lifetime_days": 7 }).to_string();
+    let answer = relay.curl_as(
+        &session,
+        "/api/v1/consumers",
+        &["-H", "content-type: application/json", "-d", &body],
+    );
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let created = answer.json();
+    let pem = created["certificate_pem"].as_str().expect("PEM");
+    let subject = openssl(&["x509", "-noout", "-subject", "-nameopt", "RFC2253"], pem);
+    assert_eq!(
+        subject.trim(),
+        "subject=OU=consumer,O=default,CN=consumer:analytics"
+    );
+    assert_eq!(created["mqtt"], relay.mqtt.as_str());
+    assert_eq!(created["filter"], "fleet/v1/default/robots/+/from/#");
+}
+
+#[test]
+fn live_messages_arrive_by_sse_and_stop_with_the_session() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let bearer = format!("authorization: Bearer {session}");
+    let mut listener = common::curl_command(
+        &relay.ca(),
+        &format!(
+            "https://{}/api/v1/stream?type=robot.registered",
+            relay.https
+        ),
+        &["-N", "-H", &bearer, "--max-time", "60"],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .expect("curl runs");
+    let heard = read_all(listener.stdout.take().expect("a pipe"));
+    let text = || heard.lock().expect("no panic").clone();
+    wait_for("the stream", || {
+        text().contains(": listening").then_some(())
+    });
+    assert!(text().contains("content-type: text/event-stream"));
+
+    let (_, csr) = request(relay.data.path(), "kiwi-01", "/CN=kiwi-01/OU=lekiwi");
+    let enrolled = relay.enrol("kiwi-01", &relay.token(&[]), &csr);
+    assert_eq!(enrolled.status, 200, "{}", enrolled.body);
+    certificate(&enrolled.body);
+    wait_for("the event", || {
+        text()
+            .contains("\n\n")
+            .then(|| text().contains("event: robot.registered"))
+            .filter(|s| *s)
+    });
+    let data = text()
+        .lines()
+        .rev()
+        .find_map(|l| l.strip_prefix("data: ").map(str::to_owned))
+        .expect("data");
+    let live: Value = serde_json::from_str(&data).expect("JSON");
+    assert_eq!(
+        (&live["type"], &live["robot_id"]),
+        (&"robot.registered".into(), &"kiwi-01".into())
+    );
+    assert_eq!(live["payload"]["data"]["profile"], "lekiwi");
+    assert!(text().contains(&format!("id: {}\n", live["sequence"])));
+
+    let events = relay
+        .curl_as(&session, "/api/v1/robots/kiwi-01/events?after=0", &[])
+        .json();
+    assert_eq!(events["events"][0]["type"], "robot.registered");
+    let robot = relay
+        .curl_as(&session, "/api/v1/robots/kiwi-01", &[])
+        .json();
+    assert_eq!(
+        (&robot["type"], &robot["status"]["online"]),
+        (&"lekiwi".into(), &false.into())
+    );
+
+    assert_eq!(
+        relay
+            .curl_as(&session, "/api/v1/session", &["-X", "DELETE"])
+            .status,
+        204
+    );
+    wait_for("the stream's end", || listener.try_wait().expect("a child"));
+}
+
+#[test]
+fn a_websocket_speaks_to_openssl() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let mut client = Command::new("openssl")
+        .args([
+            "s_client",
+            "-quiet",
+            "-alpn",
+            "http/1.1",
+            "-connect",
+            &relay.https,
+            "-CAfile",
+        ])
+        .arg(relay.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl runs");
+    let mut send = client.stdin.take().expect("a pipe");
+    let heard = read_all(client.stdout.take().expect("a pipe"));
+    write!(
+        send,
+        "GET /api/v1/ws?robot=kiwi-01 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {session}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        relay.https
+    )
+    .expect("openssl reads");
+    let text = || heard.lock().expect("no panic").clone();
+    wait_for("the upgrade", || text().contains("\r\n\r\n").then_some(()));
+    assert!(
+        text().starts_with("HTTP/1.1 101 Switching Protocols"),
+        "{}",
+        text()
+    );
+    for robot in ["kiwi-02", "kiwi-01"] {
+        let (_, csr) = request(relay.data.path(), robot, &format!("/CN={robot}"));
+        assert_eq!(relay.enrol(robot, &relay.token(&[]), &csr).status, 200);
+    }
+    wait_for("the message", || {
+        text().contains("\"robot_id\":\"kiwi-01\"").then_some(())
+    });
+    assert!(!text().contains("kiwi-02"), "only what was asked for");
+    let _ = client.kill();
+    let _ = client.wait();
+}
+
+#[test]
+fn metrics_are_text_for_prometheus() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let metrics = relay.curl_as(&session, "/metrics", &[]);
+    assert!(
+        metrics
+            .header("content-type")
+            .expect("a type")
+            .starts_with("application/openmetrics-text")
+    );
+    assert!(
+        metrics.body.contains("lekiwi_robots_known 0"),
+        "{}",
+        metrics.body
+    );
+    assert!(metrics.body.trim_end().ends_with("# EOF"));
+}
