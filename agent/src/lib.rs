@@ -1,8 +1,18 @@
 //! The Lekiwi Heartbeat agent: one process and one thread on a robot. The binary `lekiwi-agent` is a
 //! thin edge over this library; the simulator and the end-to-end tests reuse [`outbox`].
 //!
-//! Decisions are in `lekiwi-agent-core` (pure); this crate owns the sockets, files and the clock.
+//! Decisions are in `lekiwi-agent-core` (pure); this crate owns the sockets, files and the clock. The
+//! agent unwinds on panic: a fault in one task (an enrolment, a local caller) must not take the robot's
+//! presence with it.
 
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod exit;
+pub mod identity;
+pub mod ipc;
+pub mod journal;
+pub mod link;
 pub mod machine;
 pub mod outbox;
 mod storage;

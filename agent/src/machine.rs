@@ -1,158 +1,206 @@
-//! What the machine is and where it stands: reads `/proc`, `/sys` and the device tree. Called by the
-//! driver after each connect. Nothing here fails: what the machine does not say is left empty.
-//!
-//! `root` is `/` on a robot; tests read captured trees.
+//! The machine that the robot is made of: hardware, network, operating system, this boot. Reads
+//! `/proc`, `/sys` and `/etc`; what a machine does not say is empty.
 
 use std::fs;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use lekiwi_protocol::message::{Hardware, Network};
+use lekiwi_protocol::message::{Deployment, Hardware, Network};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use uuid::Uuid;
 
-/// The board: the device tree on a Pi, DMI on a PC.
+/// Reads below a root, which is `/` outside of tests.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    root: PathBuf,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new(PathBuf::from("/"))
+    }
+}
+
+impl Machine {
+    /// `root` is `/`, or a folder in tests.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// A Pi says it in its device tree and `/proc/cpuinfo`, a PC in its DMI tables.
+    #[must_use]
+    pub fn hardware(&self) -> Hardware {
+        let tree = |name: &str| self.read(&format!("proc/device-tree/{name}"));
+        let dmi = |name: &str| self.read(&format!("sys/class/dmi/id/{name}"));
+        let cpuinfo = self.read("proc/cpuinfo").unwrap_or_default();
+        let cpu = |key: &str| value_of(&cpuinfo, key);
+        let memory = self.read("proc/meminfo").unwrap_or_default();
+        let first = |candidates: [Option<String>; 3]| {
+            candidates
+                .into_iter()
+                .flatten()
+                .find(|text| !text.is_empty())
+        };
+        Hardware {
+            serial: first([tree("serial-number"), cpu("Serial"), dmi("product_serial")])
+                .unwrap_or_default(),
+            model: first([tree("model"), cpu("Model"), dmi("product_name")]).unwrap_or_default(),
+            revision: first([cpu("Revision"), dmi("product_version"), None]).unwrap_or_default(),
+            architecture: nix::sys::utsname::uname()
+                .map(|uname| uname.machine().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            cores: std::thread::available_parallelism()
+                .map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            memory_bytes: crate::telemetry::memory_bytes(&memory).unwrap_or(0),
+        }
+    }
+
+    /// Host name, the address of the interface with the default route, all global addresses.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        let route = self.read("proc/net/route").unwrap_or_default();
+        let mac = default_interface(&route)
+            .and_then(|name| self.read(&format!("sys/class/net/{name}/address")));
+        Network {
+            hostname: hostname(),
+            mac_address: mac.map(|mac| mac.to_lowercase()),
+            ip_addresses: addresses(),
+        }
+    }
+
+    /// What runs here.
+    #[must_use]
+    pub fn deployment(&self) -> Deployment {
+        let release = self.read("etc/os-release").unwrap_or_default();
+        Deployment {
+            os_version: os_version(&release),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The kernel's id of this boot.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<Uuid> {
+        self.read("proc/sys/kernel/random/boot_id")?.parse().ok()
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(self.root.join(path)).ok()?;
+        // Device tree texts end with a zero byte.
+        let text = String::from_utf8_lossy(&bytes);
+        Some(
+            text.trim_matches(|c: char| c == '\0' || c.is_whitespace())
+                .to_owned(),
+        )
+    }
+}
+
+/// This machine's host name.
 #[must_use]
-pub fn hardware(root: &Path) -> Hardware {
-    let first = |paths: &[&str]| {
-        paths
-            .iter()
-            .find_map(|path| text(root, path))
-            .unwrap_or_default()
+pub fn hostname() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Whether any interface but loopback has an address that reaches beyond this machine.
+#[must_use]
+pub fn has_network() -> bool {
+    !addresses().is_empty()
+}
+
+fn addresses() -> Vec<String> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
     };
-    Hardware {
-        serial: first(&[
-            "proc/device-tree/serial-number",
-            "sys/class/dmi/id/product_serial",
-        ]),
-        model: first(&["proc/device-tree/model", "sys/class/dmi/id/product_name"]),
-        revision: text(root, "proc/cpuinfo")
-            .and_then(|cpuinfo| revision(&cpuinfo))
-            .unwrap_or_default(),
-        architecture: std::env::consts::ARCH.to_owned(),
-        cores: std::thread::available_parallelism()
-            .map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
-        memory_bytes: text(root, "proc/meminfo")
-            .and_then(|meminfo| memory_total(&meminfo))
-            .unwrap_or(0),
-    }
-}
-
-/// The kernel's id of this boot; nil where it has none.
-#[must_use]
-pub fn boot_id(root: &Path) -> Uuid {
-    text(root, "proc/sys/kernel/random/boot_id")
-        .and_then(|id| id.parse().ok())
-        .unwrap_or_default()
-}
-
-/// `PRETTY_NAME` of os-release.
-#[must_use]
-pub fn os_version(root: &Path) -> String {
-    ["etc/os-release", "usr/lib/os-release"]
-        .iter()
-        .find_map(|path| pretty_name(&text(root, path)?))
-        .unwrap_or_default()
-}
-
-/// Seconds since boot.
-#[must_use]
-pub fn uptime_s(root: &Path) -> u64 {
-    let uptime = text(root, "proc/uptime").unwrap_or_default();
-    uptime
-        .split(['.', ' '])
-        .next()
-        .and_then(|seconds| seconds.parse().ok())
-        .unwrap_or(0)
-}
-
-/// Whether the kernel's clock is disciplined by a time service.
-#[must_use]
-pub fn clock_is_synced(root: &Path) -> bool {
-    // systemd-timesyncd and chrony's Debian unit both leave this mark; it is gone after a reboot.
-    root.join("run/systemd/timesync/synchronized").exists()
-        || root.join("run/chrony/drift-set").exists()
-}
-
-/// Host name, addresses, and the hardware address of the interface that leads out.
-#[must_use]
-pub fn network(root: &Path) -> Network {
-    let hostname = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_default();
-    let route = text(root, "proc/net/route").unwrap_or_default();
-    let mac_address = default_interface(&route)
-        .and_then(|interface| text(root, &format!("sys/class/net/{interface}/address")))
-        .filter(|address| address != "00:00:00:00:00:00");
-    let mut ip_addresses: Vec<String> = getifaddrs()
-        .into_iter()
-        .flatten()
+    let mut addresses: Vec<String> = interfaces
         .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
-        .filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
-        .filter_map(|interface| {
-            let address = interface.address?;
-            if let Some(v4) = address.as_sockaddr_in() {
-                return Some(v4.ip().to_string());
-            }
-            let v6 = address.as_sockaddr_in6()?.ip();
-            // Link-local addresses say nothing beyond their link.
-            (v6.segments()[0] & 0xffc0 != 0xfe80).then(|| v6.to_string())
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
         })
+        .filter(is_global)
+        .map(|ip| ip.to_string())
         .collect();
-    ip_addresses.sort();
-    ip_addresses.dedup();
-    Network {
-        hostname,
-        mac_address,
-        ip_addresses,
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+fn is_global(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
     }
 }
 
-/// A small file as text, without the NUL and white space that device trees and procfs end with.
-fn text(root: &Path, path: &str) -> Option<String> {
-    let bytes = fs::read(root.join(path)).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let text = text.trim_matches(['\0', ' ', '\n']);
-    (!text.is_empty()).then(|| text.to_owned())
+/// The interface of the default route in `/proc/net/route`.
+fn default_interface(text: &str) -> Option<&str> {
+    let mut fields = text.lines().skip(1).map(|line| line.split_whitespace());
+    fields.find_map(|mut line| {
+        let (name, destination) = (line.next()?, line.next()?);
+        (destination == "00000000").then_some(name)
+    })
 }
 
-fn revision(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("Revision"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+/// `Key\t: value` as in `/proc/cpuinfo`.
+fn value_of(text: &str, key: &str) -> Option<String> {
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(name, _)| name.trim() == key)
+        .map(|(_, value)| value.trim().to_owned())
+        .next()
 }
 
-fn memory_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-fn pretty_name(os_release: &str) -> Option<String> {
-    let value = os_release
+fn os_version(release: &str) -> String {
+    let name = release
         .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
-    Some(value.trim_matches('"').to_owned())
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.unwrap_or_default()
+        .trim_matches(['"', '\''])
+        .to_owned()
 }
 
-/// The interface whose destination and mask are both zero, with the lowest metric.
-fn default_interface(route: &str) -> Option<&str> {
-    route
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (interface, destination, metric, mask) = (
-                fields.first()?,
-                fields.get(1)?,
-                fields.get(6)?,
-                fields.get(7)?,
-            );
-            (*destination == "00000000" && *mask == "00000000")
-                .then_some((metric.parse::<u32>().ok()?, *interface))
-        })
-        .min()
-        .map(|(_, interface)| interface)
+/// A uuid kept in a file: read, or made and written once.
+#[must_use]
+pub fn lasting_uuid(path: &Path) -> Uuid {
+    if let Some(uuid) = fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+    {
+        return uuid;
+    }
+    let uuid = Uuid::new_v4();
+    let text = format!("{uuid}\n");
+    if let Err(error) = crate::storage::write_atomically(path, text.as_bytes(), 0o644) {
+        log::warn!(
+            "the robot's uuid cannot be kept in {}: {error}",
+            path.display()
+        );
+    }
+    uuid
+}
+
+/// Whether the machine was restarted since the last call with this file; `false` the first time.
+#[must_use]
+pub fn rebooted_since(path: &Path, boot_id: Uuid) -> bool {
+    let before = fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse::<Uuid>().ok());
+    if before == Some(boot_id) {
+        return false;
+    }
+    let text = format!("{boot_id}\n");
+    if let Err(error) = crate::storage::write_atomically(path, text.as_bytes(), 0o644) {
+        log::warn!(
+            "this boot's id cannot be kept in {}: {error}",
+            path.display()
+        );
+    }
+    before.is_some()
 }
 
 #[cfg(test)]
@@ -160,73 +208,85 @@ fn default_interface(route: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let machine = Machine::new(folder.path().to_owned());
+        (folder, machine)
+    }
+
     #[test]
     fn a_pi_is_read_from_its_device_tree() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, content: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        };
-        write("proc/device-tree/serial-number", "10000000abcdef01\0");
-        write("proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0");
-        write(
-            "proc/cpuinfo",
-            "processor\t: 0\nRevision\t: c04170\nSerial\t\t: 10000000abcdef01\n",
-        );
-        write(
-            "proc/meminfo",
-            "MemTotal:        4147248 kB\nMemFree: 1 kB\n",
-        );
-        write(
-            "proc/sys/kernel/random/boot_id",
-            "67e55044-10b1-426f-9247-bb680e5fe0c8\n",
-        );
-        write(
-            "usr/lib/os-release",
-            "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n",
-        );
-        write("proc/uptime", "5.93 20.11\n");
-        let hardware = hardware(root.path());
-        assert_eq!(
+        let (_folder, machine) = machine(&[
+            ("proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0"),
+            ("proc/device-tree/serial-number", "10000000deadbeef\0"),
             (
-                hardware.serial.as_str(),
-                hardware.model.as_str(),
-                hardware.revision.as_str(),
-                hardware.memory_bytes
+                "proc/cpuinfo",
+                "processor\t: 0\n\nRevision\t: d04170\nSerial\t\t: 10000000deadbeef\n",
             ),
+            ("proc/meminfo", "MemTotal:        8245456 kB\n"),
             (
-                "10000000abcdef01",
-                "Raspberry Pi 5 Model B Rev 1.0",
-                "c04170",
-                4_246_781_952
-            )
-        );
+                "etc/os-release",
+                "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
+            ),
+        ]);
+        let hardware = machine.hardware();
+        assert_eq!(hardware.model, "Raspberry Pi 5 Model B Rev 1.0");
+        assert_eq!(hardware.serial, "10000000deadbeef");
+        assert_eq!(hardware.revision, "d04170");
+        assert_eq!(hardware.memory_bytes, 8_245_456 * 1024);
         assert_eq!(
-            boot_id(root.path()).to_string(),
-            "67e55044-10b1-426f-9247-bb680e5fe0c8"
+            machine.deployment().os_version,
+            "Debian GNU/Linux 12 (bookworm)"
         );
-        assert_eq!(os_version(root.path()), "Debian GNU/Linux 13 (trixie)");
-        assert_eq!(uptime_s(root.path()), 5);
-        assert!(!clock_is_synced(root.path()));
     }
 
     #[test]
-    fn a_machine_that_says_nothing_is_empty_not_fatal() {
-        let root = Path::new("/nonexistent");
-        assert_eq!(hardware(root).serial, "");
-        assert_eq!(os_version(root), "");
-        assert_eq!(boot_id(root), Uuid::nil());
-        assert_eq!(uptime_s(root), 0);
+    fn a_pc_is_read_from_its_dmi_tables_and_a_mute_machine_is_empty() {
+        let (_folder, pc) = machine(&[
+            ("sys/class/dmi/id/product_name", "NUC7i5\n"),
+            ("sys/class/dmi/id/product_serial", "G6BN\n"),
+        ]);
+        assert_eq!(
+            (pc.hardware().model.as_str(), pc.hardware().serial.as_str()),
+            ("NUC7i5", "G6BN")
+        );
+        let (_folder, mute) = machine(&[]);
+        assert_eq!(mute.hardware().serial, "");
+        assert_eq!(
+            (mute.deployment().os_version, mute.boot_id()),
+            (String::new(), None)
+        );
     }
 
     #[test]
-    fn the_default_route_with_the_lowest_metric_leads_out() {
-        let route = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
-            wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
-            eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
-            eth0\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0\n";
-        assert_eq!(default_interface(route), Some("eth0"));
-        assert_eq!(default_interface(""), None);
+    fn the_mac_is_that_of_the_default_route() {
+        let route = "Iface\tDestination\tGateway\nwlan0\t0000A8C0\t0\nwlan0\t00000000\t0101A8C0\n";
+        let (_folder, machine) = machine(&[
+            ("proc/net/route", route),
+            ("sys/class/net/wlan0/address", "DC:A6:32:01:02:03\n"),
+        ]);
+        assert_eq!(
+            machine.network().mac_address.as_deref(),
+            Some("dc:a6:32:01:02:03")
+        );
+    }
+
+    #[test]
+    fn a_reboot_is_noticed_once_and_the_uuid_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boot_id");
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let seen: Vec<bool> = [first, first, second, second]
+            .into_iter()
+            .map(|boot| rebooted_since(&path, boot))
+            .collect();
+        assert_eq!(seen, [false, false, true, false]);
+        let uuid = folder.path().join("uuid");
+        assert_eq!(lasting_uuid(&uuid), lasting_uuid(&uuid));
     }
 }

@@ -1,6 +1,10 @@
 //! The decisions of the agent on the robot, without IO: no socket, file, clock or runtime. Time,
 //! randomness and numbers are arguments; outputs are values that `lekiwi-agent`'s driver carries out.
 //!
+//! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
+//! * [`debounce`]: when a metric is worth a message, and when it is an alert.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
+pub mod debounce;
+pub mod lifecycle;
 pub mod outbox;

@@ -32,7 +32,7 @@ struct Arguments {
     #[arg(long, default_value = "sim")]
     prefix: String,
     /// The relay's ready file.
-    #[arg(long, default_value = ".lekiwi/relay-ready.json")]
+    #[arg(long, default_value = ".lekiwi/ready.json")]
     ready_file: PathBuf,
     /// The relay's authority as PEM.
     #[arg(long, default_value = ".lekiwi/relay/ca/ca.pem")]

@@ -76,11 +76,8 @@ impl Identity {
         let status = answer.status();
         let body = answer.text().await?;
         ensure!(status.is_success(), "enrolment of {id}: {status}: {body}");
-        let pkcs7 = STANDARD.decode(body.split_ascii_whitespace().collect::<String>())?;
-        let certificates = {
-            let _ = &pkcs7;
-            Vec::<Vec<u8>>::new()
-        };
+        let certificates = lekiwi_agent::identity::certs_only(body.as_bytes())
+            .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))?;
         let certificate = certificates
             .first()
             .context("expected a certificate in the answer to an enrolment")?;

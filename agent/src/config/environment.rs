@@ -1,0 +1,97 @@
+//! `LEKIWI_*` variables: the one reader of them, filled by `main` from the process and by tests by hand.
+
+use std::collections::BTreeMap;
+
+use super::{ConfigError, nearest, raw};
+
+/// Variables of other parts of the program: the log level and the file itself.
+const ELSEWHERE: [&str; 2] = ["LEKIWI_LOG", "LEKIWI_CONFIG"];
+
+/// All variables whose name starts with `LEKIWI_`.
+#[derive(Debug, Default, Clone)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        let variables = variables.into_iter().map(|(k, v)| (k.into(), v.into()));
+        Self(
+            variables
+                .filter(|(name, _): &(String, String)| name.starts_with("LEKIWI_"))
+                .collect(),
+        )
+    }
+}
+
+type Target = fn(&mut raw::Config) -> Field<'_>;
+
+enum Field<'a> {
+    Text(&'a mut Option<String>),
+    Number(&'a mut Option<u64>),
+    Flag(&'a mut Option<bool>),
+}
+
+const OVERRIDES: [(&str, Target); 12] = [
+    ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
+    ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
+    ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
+    ("LEKIWI_RELAY_HTTPS", |c| Field::Text(&mut c.relay.https)),
+    ("LEKIWI_RELAY_MQTT", |c| Field::Text(&mut c.relay.mqtt)),
+    ("LEKIWI_RELAY_CA_FINGERPRINT", |c| {
+        Field::Text(&mut c.relay.ca_fingerprint)
+    }),
+    ("LEKIWI_ENROLMENT_TOKEN_FILE", |c| {
+        Field::Text(&mut c.enrolment.token_file)
+    }),
+    ("LEKIWI_ENROLMENT_REMOVE_TOKEN", |c| {
+        Field::Flag(&mut c.enrolment.remove_token)
+    }),
+    ("LEKIWI_STATE_DIR", |c| Field::Text(&mut c.state_dir)),
+    ("LEKIWI_SOCKET", |c| Field::Text(&mut c.socket)),
+    ("LEKIWI_HEARTBEAT_S", |c| Field::Number(&mut c.heartbeat_s)),
+    ("LEKIWI_TELEMETRY_SAMPLE_S", |c| {
+        Field::Number(&mut c.telemetry.sample_s)
+    }),
+];
+
+/// The variables that override keys of the file.
+pub fn override_names() -> impl Iterator<Item = &'static str> {
+    OVERRIDES.iter().map(|(name, _)| *name)
+}
+
+impl Environment {
+    /// One variable's value.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Overrides keys of `raw`; returns a warning for each unknown variable.
+    pub(super) fn apply(&self, raw: &mut raw::Config) -> Result<Vec<String>, ConfigError> {
+        let mut warnings = Vec::new();
+        for (name, value) in &self.0 {
+            let Some((_, target)) = OVERRIDES.iter().find(|(known, _)| known == name) else {
+                if !ELSEWHERE.contains(&name.as_str()) {
+                    let near = nearest(name, override_names().chain(ELSEWHERE));
+                    let near = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
+                    warnings.push(format!("unknown variable {name} is ignored{near}"));
+                }
+                continue;
+            };
+            let wrong = |expected: &str| ConfigError::Value {
+                key: name.clone(),
+                origin: "the environment".to_owned(),
+                reason: format!("expected {expected}, got {value:?}"),
+            };
+            match target(raw) {
+                Field::Text(field) => *field = Some(value.clone()),
+                Field::Number(field) => {
+                    *field = Some(value.parse().map_err(|_| wrong("a number of seconds"))?);
+                }
+                Field::Flag(field) => {
+                    *field = Some(value.parse().map_err(|_| wrong("true or false"))?);
+                }
+            }
+        }
+        Ok(warnings)
+    }
+}

@@ -1,0 +1,209 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use super::*;
+
+const FINGERPRINT: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn minimal(more: &str) -> String {
+    format!(
+        "version: 1\nrelay:\n  https: https://relay.example:8443\n  ca_fingerprint: {FINGERPRINT}\n{more}"
+    )
+}
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().copied().collect()
+}
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    parse(
+        text,
+        "/etc/lekiwi/agent.yml",
+        &environment(variables),
+        "Kiwi_07.local",
+    )
+}
+
+fn refused(text: &str, variables: &[(&str, &str)]) -> String {
+    let error = read(text, variables).unwrap_err();
+    let hint = error
+        .hint()
+        .map_or(String::new(), |hint| format!("\n  (hint: {hint})"));
+    format!("{error}{hint}")
+}
+
+#[test]
+fn the_shipped_file_says_what_the_defaults_are() {
+    let shipped = include_str!("../../agent.example.yml");
+    let config = read(shipped, &[]).unwrap().config;
+    let defaults = read(&minimal(""), &[]).unwrap().config;
+    assert_eq!(config.metrics, defaults.metrics);
+    assert_eq!(config.state_dir, defaults.state_dir);
+    assert_eq!(config.socket, defaults.socket);
+    assert_eq!(config.heartbeat, defaults.heartbeat);
+    assert_eq!(config.sample, defaults.sample);
+    assert_eq!(config.token_file, defaults.token_file);
+    assert_eq!(
+        config.relay.mqtt,
+        Address {
+            host: "relay.example".to_owned(),
+            port: 8883
+        }
+    );
+}
+
+#[test]
+fn the_host_name_is_the_default_id() {
+    let config = read(&minimal(""), &[]).unwrap().config;
+    assert_eq!(config.robot_id.as_str(), "kiwi-07");
+    assert_eq!(
+        (config.org.as_str(), config.profile.as_str()),
+        ("default", "generic")
+    );
+    assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
+}
+
+#[test]
+fn variables_override_the_file() {
+    let loaded = read(
+        &minimal("robot_id: kiwi-01\n"),
+        &[
+            ("LEKIWI_ROBOT_ID", "kiwi-02"),
+            ("LEKIWI_RELAY_HTTPS", "https://127.0.0.1:9"),
+            ("LEKIWI_HEARTBEAT_S", "5"),
+            ("LEKIWI_ENROLMENT_REMOVE_TOKEN", "false"),
+            ("LEKIWI_LOG", "debug"),
+            ("LEKIWI_ROBTO_ID", "x"),
+            ("PATH", "/bin"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(loaded.config.robot_id.as_str(), "kiwi-02");
+    assert!(loaded.config.relay.https.is_loopback() && !loaded.config.remove_token);
+    assert_eq!(loaded.config.heartbeat, Duration::from_secs(5));
+    assert_eq!(
+        loaded.warnings,
+        ["unknown variable LEKIWI_ROBTO_ID is ignored, did you mean LEKIWI_ROBOT_ID?"]
+    );
+}
+
+#[test]
+fn every_wrong_file_says_where_and_what_was_expected() {
+    let cases = [
+        (
+            minimal("heartbeat: 30\n"),
+            "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
+             profile, relay, enrolment, state_dir, socket, heartbeat_s, telemetry\n  (hint: did you mean \"heartbeat_s\"?)",
+        ),
+        (
+            minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
+            "unknown key \"cpu\" at /etc/lekiwi/agent.yml:7:5, expected one of cpu_percent, memory_percent, \
+             disk_percent, temperature_c, net_rx_bytes_per_s, net_tx_bytes_per_s, uptime_s\n  \
+             (hint: did you mean \"cpu_percent\"?)",
+        ),
+        (
+            minimal("zzz: 1\n"),
+            "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
+             profile, relay, enrolment, state_dir, socket, heartbeat_s, telemetry",
+        ),
+        (
+            minimal("heartbeat_s: soon\n"),
+            "wrong value at /etc/lekiwi/agent.yml:5:14: expected a whole number",
+        ),
+        (
+            minimal("org: [\n"),
+            "wrong value at /etc/lekiwi/agent.yml:5:6: expected string scalar",
+        ),
+        (
+            minimal("org: a\norg: b\n"),
+            "wrong value at /etc/lekiwi/agent.yml:6:1: expected each key once, got \"org\" again",
+        ),
+        (
+            minimal("org: 'a\n"),
+            "wrong value at /etc/lekiwi/agent.yml:6:1: invalid indentation in multiline quoted scalar",
+        ),
+        (
+            minimal("").replace("version: 1", "version: 2"),
+            "version in /etc/lekiwi/agent.yml: expected 1, got 2",
+        ),
+        (
+            minimal("").replace("version: 1\n", ""),
+            "version in /etc/lekiwi/agent.yml: expected `version: 1`, got none",
+        ),
+        (
+            minimal("robot_id: Kiwi\n"),
+            "robot_id in /etc/lekiwi/agent.yml: expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting \
+             with '-', got \"Kiwi\"",
+        ),
+        (
+            minimal("profile: Le Kiwi\n"),
+            "profile in /etc/lekiwi/agent.yml: expected a profile such as lekiwi, got \"Le Kiwi\"",
+        ),
+        (
+            minimal("").replace("https://relay", "http://relay"),
+            "relay.https in /etc/lekiwi/agent.yml: expected https://HOST:PORT with a name or IPv4 address, got \
+             \"http://relay.example:8443\"",
+        ),
+        (
+            "version: 1\n".to_owned(),
+            "relay.https in /etc/lekiwi/agent.yml: expected https://HOST:PORT, got none",
+        ),
+        (
+            "version: 1\nrelay: {https: 'https://a'}\n".to_owned(),
+            "relay.ca_fingerprint in /etc/lekiwi/agent.yml: expected the fingerprint that the relay shows at its \
+             first start, got none",
+        ),
+        (
+            minimal("").replace("sha256:", "sha1:"),
+            "relay.ca_fingerprint in /etc/lekiwi/agent.yml: expected sha256: and 64 hex digits, got \
+             \"sha1:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+        ),
+        (
+            minimal("state_dir: state\n"),
+            "state_dir in /etc/lekiwi/agent.yml: expected an absolute path, got \"state\"",
+        ),
+        (
+            minimal("heartbeat_s: 0\n"),
+            "heartbeat_s in /etc/lekiwi/agent.yml: expected 1 to 3600 seconds, got 0",
+        ),
+        (
+            minimal("telemetry: {metrics: {cpu_percent: {deadband: -1}}}\n"),
+            "telemetry.metrics.cpu_percent.deadband in /etc/lekiwi/agent.yml: expected a number from 0, got -1",
+        ),
+        (
+            minimal("telemetry: {metrics: {cpu_percent: {alert_above: 50, alert_clear: 60}}}\n"),
+            "telemetry.metrics.cpu_percent.alert_clear in /etc/lekiwi/agent.yml: expected at most alert_above, \
+             which is 50, got 60",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(refused(&text, &[]), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    assert_eq!(
+        refused(&minimal(""), &[("LEKIWI_HEARTBEAT_S", "often")]),
+        "LEKIWI_HEARTBEAT_S in the environment: expected a number of seconds, got \"often\""
+    );
+    assert_eq!(
+        refused(&minimal(""), &[("LEKIWI_RELAY_MQTT", "mqtt://a")]),
+        "LEKIWI_RELAY_MQTT in the environment: expected mqtts://HOST:PORT with a name or IPv4 address, got \"mqtt://a\""
+    );
+}
+
+#[test]
+fn a_missing_file_says_which() {
+    let error = load(
+        Path::new("/nonexistent/agent.yml"),
+        &Environment::default(),
+        "a",
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "expected a readable configuration file at /nonexistent/agent.yml"
+    );
+}

@@ -1,0 +1,603 @@
+//! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
+//! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
+
+mod speech;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lekiwi_agent_core::debounce::{Alert, Debouncer};
+use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
+use lekiwi_agent_core::outbox::{Cursor, Window};
+use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
+use lekiwi_protocol::message::{Ack, EventBatch, Network, State, Teleoperation, kind, metric};
+use lekiwi_protocol::topic::Path as TopicPath;
+use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
+use nix::fcntl::{Flock, FlockArg};
+use sd_notify::NotifyState;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::clock::{self, Floor};
+use crate::config::Config;
+use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, Store, enrol, remove_token};
+use crate::ipc::{self, OutboxStatus, Status};
+use crate::link::{Link, LinkEvent, Opening};
+use crate::machine::{self, Machine};
+use crate::outbox::{Limit, Outbox};
+use crate::telemetry::Sampler;
+use speech::Speech;
+
+/// How often the known time is written down.
+const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder cannot be used.
+    #[error("expected a writable state folder at {}", path.display())]
+    State {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another agent uses the same state.
+    #[error("another lekiwi-agent runs with the state folder {}", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// Signals cannot be caught.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Keeps other agents out of a state folder while it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<std::fs::File>,
+}
+
+/// Takes the state folder of `config`, which is made when it is missing.
+///
+/// # Errors
+/// When another agent has it, or it cannot be made.
+pub fn lock(config: &Config) -> Result<Lock, StartError> {
+    let folder = &config.state_dir;
+    let state = |source| StartError::State {
+        path: folder.clone(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(state)?;
+    let file = std::fs::File::create(folder.join("agent.lock")).map_err(state)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Lock { _file: file }),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::AlreadyRunning(folder.clone())),
+        Err((_, errno)) => Err(state(errno.into())),
+    }
+}
+
+/// What an enrolment of this robot needs.
+#[must_use]
+pub fn enrolment(config: &Config, machine: &Machine) -> Enrolment {
+    Enrolment {
+        store: Store::new(&config.state_dir),
+        relay: config.relay.https.clone(),
+        ca_fingerprint: config.relay.ca_fingerprint,
+        robot_id: config.robot_id.clone(),
+        profile: config.profile.clone(),
+        serial: machine.hardware().serial,
+        token_file: config.token_file.clone(),
+        remove_token: config.remove_token,
+    }
+}
+
+struct Driver {
+    config: Config,
+    enrolment: Enrolment,
+    machine: Machine,
+    sampler: Sampler,
+    floor: Floor,
+    lifecycle: Lifecycle,
+    debouncer: Debouncer,
+    window: Window,
+    outbox: Outbox,
+    speech: Speech,
+    link: Option<Link>,
+    enrolling: Option<JoinHandle<Result<Enrolled, EnrolError>>>,
+    next_sample: Instant,
+    next_heartbeat: Instant,
+    next_watchdog: Option<Instant>,
+    watchdog: Option<Duration>,
+    next_persist: Instant,
+    network: Network,
+    phase: &'static str,
+    not_after: Option<Timestamp>,
+    online_since: Option<Timestamp>,
+    last_telemetry: Option<Timestamp>,
+    last_error: Option<String>,
+    done: bool,
+}
+
+/// Runs until a signal asks to stop. `_lock` shows that the state folder is ours.
+///
+/// # Errors
+/// Only before it runs; afterwards everything is survived.
+pub async fn run(config: Config, _lock: &Lock) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let (questions, mut asked) = mpsc::channel(8);
+    let socket = ipc::serve(&config.socket, questions)
+        .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
+        .ok();
+    let socket_path = config.socket.clone();
+    let mut driver = Driver::new(config);
+    driver.begin();
+    while !driver.done {
+        let wake = tokio::time::sleep_until(driver.next_wake().into());
+        tokio::select! {
+            event = next_event(&mut driver.link) => driver.link_event(event),
+            result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
+            Some(question) = asked.recv() => drop(question.send(driver.status())),
+            _ = terminate.recv() => driver.stop("SIGTERM"),
+            _ = interrupt.recv() => driver.stop("SIGINT"),
+            () = wake => driver.timers(),
+        }
+        driver.carry_out();
+    }
+    if let Some(socket) = socket {
+        socket.abort();
+        let _ = std::fs::remove_file(socket_path);
+    }
+    driver.floor.persist();
+    Ok(())
+}
+
+async fn next_event(link: &mut Option<Link>) -> LinkEvent {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn enrolment_result(
+    task: &mut Option<JoinHandle<Result<Enrolled, EnrolError>>>,
+) -> Option<Result<Enrolled, EnrolError>> {
+    match task {
+        // A panic of the task counts as a failed attempt.
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    fn new(config: Config) -> Self {
+        let now = clock::now();
+        let machine = Machine::default();
+        let mut floor = Floor::load(config.state_dir.join("clock"));
+        let enrolment = enrolment(&config, &machine);
+        let boot_id = machine.boot_id().unwrap_or_default();
+        let identity = enrolment.store.load(
+            &config.robot_id,
+            config.relay.ca_fingerprint,
+            floor.certificate_time(),
+        );
+        let not_after = match &identity {
+            Ok(identity) => {
+                floor.passed(identity.not_before);
+                remove_token(&enrolment);
+                Some(identity.not_after)
+            }
+            Err(error) => {
+                log::info!("not enrolled yet: {}", chain(error));
+                None
+            }
+        };
+        let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+        Self {
+            outbox: Outbox::open(&config.state_dir.join("agent.db"), clock::wall()),
+            speech: Speech::new(&config, &machine, boot_id),
+            lifecycle: Lifecycle::new(identity.is_ok()),
+            debouncer: Debouncer::new(config.metrics.iter().cloned()),
+            sampler: Sampler::default(),
+            network: machine.network(),
+            window: Window::new(),
+            link: None,
+            enrolling: None,
+            next_sample: now,
+            next_heartbeat: now,
+            next_watchdog: watchdog.map(|_| now),
+            watchdog,
+            next_persist: now + PERSIST_CLOCK,
+            phase: "",
+            not_after,
+            online_since: None,
+            last_telemetry: None,
+            last_error: None,
+            done: false,
+            config,
+            enrolment,
+            machine,
+            floor,
+        }
+    }
+
+    fn begin(&mut self) {
+        let boot_id = self.speech.boot_id();
+        if machine::rebooted_since(&self.config.state_dir.join("boot_id"), boot_id) {
+            self.event(kind::REBOOTED, json!({ "boot_id": boot_id }));
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        self.event(kind::AGENT_STARTED, json!({ "version": version }));
+        log::info!(
+            "lekiwi-agent {version} of robot {} starts, relay {}",
+            self.config.robot_id,
+            self.config.relay.mqtt
+        );
+        notify(&[NotifyState::Ready]);
+        self.look_at_network();
+        self.carry_out();
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut random = || getrandom::u64().unwrap_or(u64::MAX / 2);
+        self.lifecycle.handle(clock::now(), input, &mut random);
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up => {
+                self.online_since = Some(clock::wall());
+                self.last_error = None;
+                self.input(Input::Connected);
+            }
+            LinkEvent::Message { topic, payload } => self.message(&topic, &payload),
+            LinkEvent::Left => {
+                self.link = None;
+                self.input(Input::GoodbyeSaid);
+            }
+            LinkEvent::Down(error) => {
+                let was_up = self.online_since.take().is_some();
+                self.complain(&chain(&error));
+                self.link = None;
+                self.window.link_down();
+                self.input(if was_up { Input::Lost } else { Input::Refused });
+            }
+        }
+    }
+
+    fn enrolled(&mut self, result: Option<Result<Enrolled, EnrolError>>) {
+        self.enrolling = None;
+        match result {
+            Some(Ok(enrolled)) => {
+                self.floor.passed(enrolled.not_before);
+                self.floor.persist();
+                self.not_after = Some(enrolled.not_after);
+                self.last_error = None;
+                log::info!("enrolled; the certificate ends at {}", enrolled.not_after);
+                self.input(Input::Enrolled);
+            }
+            Some(Err(error)) => {
+                let hint = error
+                    .hint()
+                    .map_or(String::new(), |hint| format!(" (hint: {hint})"));
+                self.complain(&format!("{}{hint}", chain(&error)));
+                self.input(Input::EnrolmentFailed);
+            }
+            None => self.input(Input::EnrolmentFailed),
+        }
+    }
+
+    /// Says what is wrong, once until something else is.
+    fn complain(&mut self, what: &str) {
+        if self.last_error.as_deref() == Some(what) {
+            log::debug!("{what}");
+        } else {
+            log::warn!("{what}");
+            self.last_error = Some(what.to_owned());
+        }
+    }
+
+    fn message(&mut self, topic: &str, payload: &[u8]) {
+        let path = match Topic::parse(topic) {
+            Ok(topic) => topic.path,
+            Err(error) => return log::warn!("message refused: {error}"),
+        };
+        let TopicPath::To(_, ToRobot::Ack) = path else {
+            return log::debug!("{topic} is of no use to this version");
+        };
+        match Envelope::<Ack>::parse(MessageType::Ack, &self.config.robot_id, payload) {
+            Ok(ack) => {
+                let count = self.outbox.acknowledge(&ack.payload);
+                self.window.acknowledged(clock::now(), count);
+                self.send_events();
+            }
+            Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
+        }
+    }
+
+    fn stop(&mut self, signal: &str) {
+        if self.lifecycle.link() == LinkState::Leaving {
+            // Asked twice: at once.
+            self.done = true;
+            return;
+        }
+        log::info!("{signal}: stopping");
+        notify(&[NotifyState::Stopping]);
+        self.event(kind::AGENT_STOPPED, json!({ "signal": signal }));
+        self.input(Input::Shutdown);
+    }
+
+    fn timers(&mut self) {
+        let now = clock::now();
+        if let (Some(at), Some(interval)) = (self.next_watchdog, self.watchdog)
+            && at <= now
+        {
+            notify(&[NotifyState::Watchdog]);
+            self.next_watchdog = Some(now + interval);
+        }
+        if self.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
+            self.input(Input::Timeout);
+        }
+        if self.next_persist <= now {
+            self.floor.persist();
+            self.next_persist = now + PERSIST_CLOCK;
+        }
+        if self.next_sample <= now {
+            self.sample(now);
+        }
+        if self.is_online() {
+            if self.next_heartbeat <= now {
+                self.next_heartbeat = now + self.config.heartbeat;
+                let uptime_s = self.sampler.uptime().unwrap_or(0);
+                self.speech.heartbeat(self.link.as_ref(), uptime_s);
+                let network = self.machine.network();
+                if network != self.network {
+                    self.network = network;
+                    self.publish_state();
+                }
+            }
+            self.send_telemetry(now);
+            if self.window.handle_timeout(now) {
+                log::debug!("events were not acknowledged in time and are sent again");
+            }
+            self.send_events();
+        }
+    }
+
+    fn sample(&mut self, now: Instant) {
+        self.next_sample = now + self.config.sample;
+        for (name, value) in self.sampler.sample(now) {
+            self.debouncer.observe(now, name, value);
+        }
+        while let Some(alert) = self.debouncer.poll_alert() {
+            let (kind, data) = describe(&alert);
+            log::warn!("{kind}: {data}");
+            self.event(kind, data);
+        }
+        if !self.is_online() {
+            self.look_at_network();
+        }
+    }
+
+    fn look_at_network(&mut self) {
+        let up = self.config.relay.mqtt.is_loopback() || machine::has_network();
+        self.input(Input::Network(up));
+    }
+
+    fn next_wake(&self) -> Instant {
+        let online = self.is_online();
+        [
+            Some(self.next_sample),
+            Some(self.next_persist),
+            self.next_watchdog,
+            self.lifecycle.poll_timeout(),
+            self.window.poll_timeout(),
+            self.debouncer.poll_timeout().filter(|_| online),
+            Some(self.next_heartbeat).filter(|_| online),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.next_sample)
+    }
+
+    fn is_online(&self) -> bool {
+        self.lifecycle.link() == LinkState::Online
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.lifecycle.poll_output() {
+            match output {
+                Output::Enrol => {
+                    let (enrolment, now) = (self.enrolment.clone(), self.floor.certificate_time());
+                    let task = async move { enrol(&enrolment, now).await };
+                    self.enrolling = Some(tokio::spawn(task));
+                }
+                Output::Connect => self.connect(),
+                Output::Announce => self.announce(),
+                Output::PublishState => self.publish_state(),
+                Output::SayGoodbye => {
+                    self.send_events();
+                    if !self.speech.goodbye(self.link.as_ref()) {
+                        self.input(Input::GoodbyeSaid);
+                    }
+                }
+                Output::Exit => self.done = true,
+            }
+        }
+        let phase = self.lifecycle.phase();
+        if phase != self.phase {
+            log::info!("{phase}");
+            notify(&[NotifyState::Status(phase)]);
+            self.phase = phase;
+        }
+    }
+
+    fn connect(&mut self) {
+        let now = self.floor.certificate_time();
+        let Config {
+            robot_id, relay, ..
+        } = &self.config;
+        let identity = self
+            .enrolment
+            .store
+            .load(robot_id, relay.ca_fingerprint, now);
+        let tls = match identity
+            .as_ref()
+            .map(|identity: &Identity| identity.tls(now))
+        {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                self.complain(&chain(&error));
+                return self.input(Input::NotEnrolled);
+            }
+            Err(error) => {
+                self.complain(&chain(error));
+                self.not_after = None;
+                return self.input(Input::NotEnrolled);
+            }
+        };
+        let will = self.speech.begin_session();
+        self.link = Some(Link::open(Opening {
+            client_id: self.config.robot_id.to_string(),
+            address: self.config.relay.mqtt.clone(),
+            tls,
+            will,
+            inbox: self.speech.inbox(),
+        }));
+    }
+
+    fn announce(&mut self) {
+        let now = clock::now();
+        let said = self.link.as_ref().is_some_and(|link| {
+            // The subscription first: acknowledgements must find it.
+            link.subscribe() && self.speech.birth(link)
+        });
+        if !said {
+            log::warn!("the announcement did not fit into the link's queue");
+        }
+        self.network = self.machine.network();
+        self.publish_state();
+        self.debouncer.told(now);
+        self.next_heartbeat = now + self.config.heartbeat;
+        self.window.link_up();
+        self.send_events();
+    }
+
+    fn publish_state(&mut self) {
+        let metrics = self.debouncer.newest();
+        let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
+        let state = State {
+            session: self.speech.session(),
+            activity: self.lifecycle.activity(),
+            operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
+            teleoperation: Teleoperation::default(),
+            network: self.network.clone(),
+            deployment: self.machine.deployment(),
+            resources,
+            uptime_s: self.sampler.uptime().unwrap_or(0),
+        };
+        self.speech.state(self.link.as_ref(), state);
+    }
+
+    fn send_telemetry(&mut self, now: Instant) {
+        if let Some(telemetry) = self.debouncer.poll_output(now) {
+            if self.speech.telemetry(self.link.as_ref(), telemetry) {
+                self.last_telemetry = Some(clock::wall());
+            } else {
+                // A picture, not a ledger: the next one is newer.
+                log::debug!("telemetry was dropped, the link is slow");
+            }
+        }
+    }
+
+    fn event(&mut self, kind: &str, data: Value) {
+        self.outbox.append(kind, clock::wall(), data);
+        self.send_events();
+    }
+
+    fn send_events(&mut self) {
+        while let Some((after, room)) = self.window.poll_output() {
+            let limit = Limit {
+                events: room.min(MAX_EVENTS_PER_MESSAGE),
+                ..Limit::default()
+            };
+            let Some(batch) = self.outbox.pending_after(after, limit) else {
+                return;
+            };
+            let EventBatch {
+                ordinal, events, ..
+            } = &batch;
+            let (ordinal, count) = (*ordinal, events.len());
+            let Some(seq) = events.last().map(|event| event.seq) else {
+                return;
+            };
+            if !self.speech.events(self.link.as_ref(), batch) {
+                // The queue is full; the next timer or acknowledgement goes on.
+                return;
+            }
+            self.window
+                .sent(clock::now(), Cursor { ordinal, seq }, count);
+        }
+    }
+
+    fn status(&self) -> Status {
+        let online = self.is_online();
+        Status {
+            robot_id: self.config.robot_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            phase: self.lifecycle.phase().to_owned(),
+            link: self.lifecycle.link().to_string(),
+            activity: self.lifecycle.activity(),
+            relay: self.config.relay.mqtt.to_string(),
+            session: online.then(|| self.speech.session()),
+            online_since: self.online_since,
+            last_error: self.last_error.clone(),
+            last_telemetry: self.last_telemetry,
+            certificate_not_after: self.not_after,
+            outbox: OutboxStatus {
+                pending: self.outbox.len(),
+                stream: self.outbox.stream(),
+                last_seq: self.outbox.last_seq(),
+                durable: self.outbox.is_durable(),
+                trouble: self.outbox.trouble().map(str::to_owned),
+            },
+        }
+    }
+}
+
+fn describe(alert: &Alert) -> (&'static str, Value) {
+    let kind = match (alert.raised, alert.metric.as_str()) {
+        (true, metric::TEMPERATURE_C) => kind::TEMPERATURE_WARNING,
+        (true, _) => kind::RESOURCE_ALERT,
+        (false, _) => kind::RESOURCE_RECOVERED,
+    };
+    let data = json!({ "metric": alert.metric, "value": alert.value, "threshold": alert.level });
+    (kind, data)
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::debug!("the service manager cannot be told: {error}");
+    }
+}
+
+/// An error and all its sources in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        // Libraries repeat their source in their own message.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,158 @@
+//! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
+
+use lekiwi_protocol::message::{
+    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, State, Telemetry,
+};
+use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::config::Config;
+use crate::link::{Delivery, Link};
+use crate::machine::{self, Machine};
+
+pub(super) struct Speech {
+    root: Root,
+    robot_id: RobotId,
+    factsheet: Factsheet,
+    session: Uuid,
+    sequence: u64,
+}
+
+impl Speech {
+    pub(super) fn new(config: &Config, machine: &Machine, boot_id: Uuid) -> Self {
+        Self {
+            root: Root::of(config.org.clone()),
+            robot_id: config.robot_id.clone(),
+            factsheet: Factsheet {
+                uuid: machine::lasting_uuid(&config.state_dir.join("uuid")),
+                profile: config.profile.clone(),
+                hardware: machine.hardware(),
+                agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                agent_target: env!("LEKIWI_AGENT_TARGET").to_owned(),
+                capabilities: vec!["events".to_owned(), "telemetry".to_owned()],
+                boot_id,
+            },
+            session: Uuid::nil(),
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn session(&self) -> Uuid {
+        self.session
+    }
+
+    pub(super) fn boot_id(&self) -> Uuid {
+        self.factsheet.boot_id
+    }
+
+    pub(super) fn inbox(&self) -> String {
+        self.root.robot_inbox(&self.robot_id)
+    }
+
+    /// A new session: topic and payload of its will.
+    pub(super) fn begin_session(&mut self) -> (String, Vec<u8>) {
+        self.session = Uuid::new_v4();
+        self.sequence = 0;
+        self.wrap(
+            FromRobot::Connection,
+            MessageType::Connection,
+            self.connection(ConnectionState::ConnectionBroken),
+        )
+    }
+
+    /// Birth and factsheet.
+    pub(super) fn birth(&mut self, link: &Link) -> bool {
+        let birth = self.connection(ConnectionState::Online);
+        let (connection, factsheet) = (FromRobot::Connection, FromRobot::Factsheet);
+        let sheet = self.factsheet.clone();
+        self.say(Some(link), connection, MessageType::Connection, birth)
+            && self.say(Some(link), factsheet, MessageType::Factsheet, sheet)
+    }
+
+    /// OFFLINE, then the end of the connection.
+    pub(super) fn goodbye(&mut self, link: Option<&Link>) -> bool {
+        let offline = self.connection(ConnectionState::Offline);
+        let said = self.say(
+            link,
+            FromRobot::Connection,
+            MessageType::Connection,
+            offline,
+        );
+        said && link.is_some_and(Link::leave)
+    }
+
+    pub(super) fn state(&mut self, link: Option<&Link>, state: State) -> bool {
+        self.say(link, FromRobot::State, MessageType::State, state)
+    }
+
+    pub(super) fn heartbeat(&mut self, link: Option<&Link>, uptime_s: u64) -> bool {
+        let session = self.session;
+        let heartbeat = Heartbeat { session, uptime_s };
+        self.say(
+            link,
+            FromRobot::Heartbeat,
+            MessageType::Heartbeat,
+            heartbeat,
+        )
+    }
+
+    pub(super) fn telemetry(&mut self, link: Option<&Link>, telemetry: Telemetry) -> bool {
+        self.say(
+            link,
+            FromRobot::Telemetry,
+            MessageType::Telemetry,
+            telemetry,
+        )
+    }
+
+    pub(super) fn events(&mut self, link: Option<&Link>, batch: EventBatch) -> bool {
+        self.say(link, FromRobot::Events, MessageType::Events, batch)
+    }
+
+    fn connection(&self, state: ConnectionState) -> Connection {
+        Connection {
+            session: self.session,
+            state,
+        }
+    }
+
+    fn say(
+        &mut self,
+        link: Option<&Link>,
+        from: FromRobot,
+        message_type: MessageType,
+        payload: impl Serialize,
+    ) -> bool {
+        let Some(link) = link else {
+            return false;
+        };
+        let delivery = match from {
+            FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
+            FromRobot::Events => Delivery::Acknowledged,
+            _ => Delivery::Once,
+        };
+        let (topic, payload) = self.wrap(from, message_type, payload);
+        link.publish(topic, payload, delivery)
+    }
+
+    fn wrap(
+        &mut self,
+        from: FromRobot,
+        message_type: MessageType,
+        payload: impl Serialize,
+    ) -> (String, Vec<u8>) {
+        let envelope = Envelope {
+            message_type,
+            robot_id: self.robot_id.clone(),
+            timestamp: clock::wall(),
+            sequence: self.sequence,
+            clock: clock::state(),
+            payload,
+        };
+        self.sequence += 1;
+        let topic = self.root.from_robot(&self.robot_id, from).to_string();
+        (topic, envelope.to_json())
+    }
+}

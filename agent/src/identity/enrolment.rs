@@ -1,0 +1,140 @@
+//! The enrolment as a whole: key, authority, request, certificate, in an order that survives a crash
+//! at any step. Each step's result is on disk before the next begins, and the same key may ask again.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use lekiwi_protocol::{RobotId, Timestamp};
+use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rustls_pki_types::CertificateDer;
+
+use super::est::{Client, EnrolError};
+use super::{Store, certificate};
+use crate::config::{Address, Fingerprint};
+
+/// What an enrolment needs.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// Where key and certificates go.
+    pub store: Store,
+    /// Where the relay is.
+    pub relay: Address,
+    /// Its authority.
+    pub ca_fingerprint: Fingerprint,
+    /// Who asks.
+    pub robot_id: RobotId,
+    /// Its profile.
+    pub profile: String,
+    /// The machine's serial number, when it has one.
+    pub serial: String,
+    /// Where the token lies.
+    pub token_file: PathBuf,
+    /// Whether to remove it afterwards.
+    pub remove_token: bool,
+}
+
+/// What an enrolment yields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enrolled {
+    /// When the certificate began: proof of the time.
+    pub not_before: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// Gets a certificate. `now` judges the relay's own.
+///
+/// # Errors
+/// See [`EnrolError`]; nothing is lost by asking again.
+pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Enrolled, EnrolError> {
+    let Enrolment {
+        store, robot_id, ..
+    } = enrolment;
+    let token = token(&enrolment.token_file)?;
+    let key = store.key().map_err(EnrolError::Store)?;
+    let client = Client::new(enrolment.relay.clone(), enrolment.ca_fingerprint, now)?;
+    let authority = client.authority().await?;
+    let request = request(enrolment, &key)?;
+    let issued = client.enrol(robot_id.as_str(), &token, &request).await?;
+    let chain = own_first(issued, &authority, |leaf| {
+        certificate::check(leaf, &authority, robot_id, &key, now).is_ok()
+    });
+    let validity = certificate::check(&chain, &authority, robot_id, &key, now)
+        .map_err(EnrolError::BadCertificate)?;
+    store.keep(&chain, &authority).map_err(EnrolError::Store)?;
+    remove_token(enrolment);
+    Ok(Enrolled {
+        not_before: validity.not_before,
+        not_after: validity.not_after,
+    })
+}
+
+/// Removes the token of a robot that is enrolled, also one that a crash left behind.
+pub(crate) fn remove_token(enrolment: &Enrolment) {
+    if !enrolment.remove_token {
+        return;
+    }
+    match fs::remove_file(&enrolment.token_file) {
+        Ok(()) => log::info!(
+            "the used token {} was removed",
+            enrolment.token_file.display()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => log::warn!(
+            "the used token {} cannot be removed: {error}",
+            enrolment.token_file.display()
+        ),
+    }
+}
+
+fn token(path: &std::path::Path) -> Result<String, EnrolError> {
+    let no_token = |source| EnrolError::NoToken {
+        path: path.to_owned(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(no_token)?;
+    let token = text.trim();
+    let printable = token.bytes().all(|b| b.is_ascii_graphic());
+    if token.is_empty() || token.len() > 256 || !printable {
+        let what = "expected one line that begins with lkt_";
+        return Err(no_token(io::Error::new(io::ErrorKind::InvalidData, what)));
+    }
+    Ok(token.to_owned())
+}
+
+fn request(enrolment: &Enrolment, key: &rcgen::KeyPair) -> Result<Vec<u8>, EnrolError> {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, enrolment.robot_id.as_str());
+    subject.push(DnType::OrganizationalUnitName, enrolment.profile.as_str());
+    if !enrolment.serial.is_empty() {
+        // serialNumber
+        subject.push(
+            DnType::CustomDnType(vec![2, 5, 4, 5]),
+            enrolment.serial.as_str(),
+        );
+    }
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = subject;
+    parameters
+        .serialize_request(key)
+        .map(|request| request.der().to_vec())
+        .map_err(|error| EnrolError::Relay(error.to_string()))
+}
+
+/// PKCS#7 holds a set, sorted by encoding: the robot's own certificate goes first, the authority out.
+fn own_first(
+    issued: Vec<CertificateDer<'static>>,
+    authority: &CertificateDer<'_>,
+    is_own: impl Fn(&[CertificateDer<'static>]) -> bool,
+) -> Vec<CertificateDer<'static>> {
+    let mut chain: Vec<_> = issued.into_iter().filter(|c| c != authority).collect();
+    for index in 0..chain.len() {
+        chain.swap(0, index);
+        if is_own(&chain) {
+            break;
+        }
+        chain.swap(0, index);
+    }
+    chain
+}

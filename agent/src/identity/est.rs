@@ -1,0 +1,350 @@
+//! EST (RFC 7030) over TLS: `cacerts` and `simpleenroll`, one connection each, bounded in time and size.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use cms::cert::CertificateChoices;
+use cms::content_info::ContentInfo;
+use cms::signed_data::SignedData;
+use der::{Decode, Encode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::api::Problem;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::pinned::Pinned;
+use super::{CertificateError, IdentityError, tls_builder};
+use crate::config::{Address, Fingerprint};
+
+/// Longest time for one request, connection included.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Largest answer; a certificate is about 600 bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Why the robot was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// No token to enrol with.
+    #[error("expected a one-time enrolment token in {}", path.display())]
+    NoToken {
+        /// Where it should lie.
+        path: std::path::PathBuf,
+        /// Why it was not read.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("expected a relay at {address}")]
+    Unreachable {
+        /// Where.
+        address: Address,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("expected an answer of the relay at {0} within {seconds} s", seconds = PATIENCE.as_secs())]
+    Slow(Address),
+    /// The relay answered with another authority than the image was made for.
+    #[error("expected a relay whose authority has fingerprint {expected}, got {actual}")]
+    WrongAuthority {
+        /// The configured one.
+        expected: Fingerprint,
+        /// The one that was shown.
+        actual: Fingerprint,
+    },
+    /// The connection or its certificate is wrong in another way.
+    #[error("expected a trustworthy relay at {address}")]
+    Untrusted {
+        /// Where.
+        address: Address,
+        /// What TLS found.
+        #[source]
+        source: io::Error,
+    },
+    /// The relay said no.
+    #[error("the relay refused the enrolment: {reason}")]
+    Refused {
+        /// The stable name of the reason.
+        slug: String,
+        /// In the relay's words.
+        reason: String,
+        /// What the relay says to do.
+        hint: Option<String>,
+    },
+    /// The relay has a problem of its own.
+    #[error("the relay could not answer: {0}")]
+    Relay(String),
+    /// An answer that EST does not have.
+    #[error("expected {expected} as the answer to {path}, got {actual}")]
+    BadAnswer {
+        /// The request.
+        path: &'static str,
+        /// What should come.
+        expected: &'static str,
+        /// What came.
+        actual: String,
+    },
+    /// The new certificate is not the one that was asked for.
+    #[error("the relay issued a certificate that is of no use")]
+    BadCertificate(#[source] CertificateError),
+    /// Key or certificates cannot be kept.
+    #[error("the robot's key and certificate cannot be kept")]
+    Store(#[source] IdentityError),
+}
+
+impl EnrolError {
+    /// Whether the same request may work later without anybody doing anything.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Slow(_) | Self::Relay(_)
+        )
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let make = "make a new one with `lekiwi token create`";
+        Some(match self {
+            Self::NoToken { path, .. } => {
+                format!("{make} and write it into {}", path.display())
+            }
+            Self::Unreachable { .. } | Self::Slow(_) => {
+                "is the relay running, and relay.https right?".to_owned()
+            }
+            Self::WrongAuthority { .. } => {
+                "if the relay was set up anew, put its new fingerprint into \
+                 relay.ca_fingerprint; otherwise somebody else answers at its address"
+                    .to_owned()
+            }
+            Self::Untrusted { .. } => {
+                "the relay's certificate must name the host in relay.https, and be valid now"
+                    .to_owned()
+            }
+            Self::Refused { slug, hint, .. } => match (slug.as_str(), hint) {
+                (_, Some(hint)) => hint.clone(),
+                ("token-expired", None) => format!("tokens live 24 h; {make}"),
+                ("token-used", None) => format!("each token is good for one robot; {make}"),
+                ("token-unknown", None) => format!("the token is not of this relay; {make}"),
+                ("token-wrong-profile", None) => {
+                    format!("the token is for another profile than the configuration's; {make}")
+                }
+                ("token-wrong-serial" | "token-wrong-robot", None) => {
+                    format!("the token was made for another robot; {make}")
+                }
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// One relay's EST endpoints.
+pub(super) struct Client {
+    address: Address,
+    expected: Fingerprint,
+    pinned: Arc<Pinned>,
+    tls: TlsConnector,
+}
+
+impl Client {
+    pub(super) fn new(
+        address: Address,
+        expected: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, EnrolError> {
+        let pinned = Arc::new(Pinned::new(expected));
+        let tls = tls_builder(now)
+            .map_err(|error| EnrolError::Untrusted {
+                address: address.clone(),
+                source: io::Error::other(error),
+            })?
+            .dangerous()
+            .with_custom_certificate_verifier(pinned.clone())
+            .with_no_client_auth();
+        Ok(Self {
+            address,
+            expected,
+            pinned,
+            tls: TlsConnector::from(Arc::new(tls)),
+        })
+    }
+
+    /// The authority, which is the certificate with the pinned fingerprint.
+    pub(super) async fn authority(&self) -> Result<CertificateDer<'static>, EnrolError> {
+        let path = "/.well-known/est/cacerts";
+        let certificates = self.certificates(path, Method::GET, None).await?;
+        let pinned = |c: &CertificateDer<'_>| super::fingerprint(c) == self.expected;
+        match certificates.iter().position(pinned) {
+            Some(index) => Ok(certificates[index].clone()),
+            None => Err(EnrolError::WrongAuthority {
+                expected: self.expected,
+                actual: certificates
+                    .first()
+                    .map_or(Fingerprint([0; 32]), super::fingerprint),
+            }),
+        }
+    }
+
+    /// The certificates for a request in DER.
+    pub(super) async fn enrol(
+        &self,
+        robot: &str,
+        token: &str,
+        request: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
+        let credentials = format!("Basic {}", STANDARD.encode(format!("{robot}:{token}")));
+        let body = STANDARD.encode(request);
+        let path = "/.well-known/est/simpleenroll";
+        self.certificates(path, Method::POST, Some((credentials, body)))
+            .await
+    }
+
+    async fn certificates(
+        &self,
+        path: &'static str,
+        method: Method,
+        enrolment: Option<(String, String)>,
+    ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
+        let exchange = self.exchange(path, method, enrolment);
+        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .map_err(|_| EnrolError::Slow(self.address.clone()))??;
+        if status != StatusCode::OK {
+            return Err(refusal(path, status, &body));
+        }
+        certs_only(&body).ok_or_else(|| EnrolError::BadAnswer {
+            path,
+            expected: "base64 of a certs-only PKCS#7",
+            actual: format!("{} other bytes", body.len()),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        path: &'static str,
+        method: Method,
+        enrolment: Option<(String, String)>,
+    ) -> Result<(StatusCode, Bytes), EnrolError> {
+        let unreachable = |source| EnrolError::Unreachable {
+            address: self.address.clone(),
+            source,
+        };
+        let Address { host, port } = &self.address;
+        let tcp = TcpStream::connect((host.as_str(), *port))
+            .await
+            .map_err(unreachable)?;
+        let name = ServerName::try_from(host.clone())
+            .map_err(|error| unreachable(io::Error::other(error)))?;
+        let stream = self.tls.connect(name, tcp).await.map_err(|source| {
+            match (self.pinned.stranger(), source.kind()) {
+                (Some(actual), _) => EnrolError::WrongAuthority {
+                    expected: self.expected,
+                    actual,
+                },
+                (None, io::ErrorKind::InvalidData) => EnrolError::Untrusted {
+                    address: self.address.clone(),
+                    source,
+                },
+                (None, _) => unreachable(source),
+            }
+        })?;
+        let broken = |error: hyper::Error| unreachable(io::Error::other(error));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.address.to_string())
+            .header(
+                USER_AGENT,
+                concat!("lekiwi-agent/", env!("CARGO_PKG_VERSION")),
+            );
+        let mut body = String::new();
+        if let Some((credentials, text)) = enrolment {
+            request = request
+                .header(CONTENT_TYPE, "application/pkcs10")
+                .header("Content-Transfer-Encoding", "base64")
+                .header(AUTHORIZATION, credentials);
+            body = text;
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| unreachable(io::Error::other(error)))?;
+        // Joined, not spawned: when this future is dropped, the connection is.
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|error| unreachable(io::Error::other(error)))?;
+            Ok((status, body.to_bytes()))
+        };
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            ended = connection => {
+                ended.map_err(broken)?;
+                answer.await
+            }
+        }
+    }
+}
+
+fn refusal(path: &'static str, status: StatusCode, body: &[u8]) -> EnrolError {
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        return EnrolError::BadAnswer {
+            path,
+            expected: "200 or a problem document",
+            actual: status.to_string(),
+        };
+    };
+    let reason = problem.detail.unwrap_or(problem.title);
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return EnrolError::Relay(reason);
+    }
+    EnrolError::Refused {
+        slug: problem
+            .problem_type
+            .rsplit(':')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        reason,
+        hint: problem.hint,
+    }
+}
+
+/// The certificates in a base64 PKCS#7 without signers; `None` when it is something else.
+#[must_use]
+pub fn certs_only(body: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let text: Vec<u8> = body
+        .iter()
+        .copied()
+        .filter(|b| !b.is_ascii_whitespace())
+        .collect();
+    let content = ContentInfo::from_der(&STANDARD.decode(text).ok()?).ok()?;
+    let signed: SignedData = content.content.decode_as().ok()?;
+    let certificates = signed.certificates?.0.into_vec();
+    let der = |choice: CertificateChoices| match choice {
+        CertificateChoices::Certificate(certificate) => {
+            certificate.to_der().ok().map(CertificateDer::from)
+        }
+        CertificateChoices::Other(_) => None,
+    };
+    let certificates: Vec<_> = certificates.into_iter().map(der).collect::<Option<_>>()?;
+    (!certificates.is_empty()).then_some(certificates)
+}
