@@ -96,7 +96,7 @@ pub struct EventRecord {
     pub aggregate_type: String,
     /// The robot's id.
     pub aggregate_id: String,
-    /// Who numbered it: a robot's id, or `relay`.
+    /// Who numbered it: a robot's id, or `relay:` and a relay's id (no robot's id has a colon).
     pub source: String,
     /// The stream its number counts in.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]

@@ -21,7 +21,7 @@ use crate::files;
 use crate::http;
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
 use crate::identity::server::{ServerIdentity, ServerName};
-use crate::ingest::{Ingest, Settings};
+use crate::ingest::{Ingest, Settings, own_source};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
@@ -192,6 +192,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         Some(id) => id,
         None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
     };
+    let source = own_source(&relay_id);
     let settings = Settings {
         root: root.clone(),
         relay_id,
@@ -220,6 +221,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         sessions: Sessions::new(store.clone())?,
         metrics,
         root,
+        source,
         mqtt: advertised(&config, host.as_deref(), mqtt),
         certificate_ends_ms: identity.not_after_ms,
         started,

@@ -43,14 +43,21 @@ const TICK: Duration = Duration::from_millis(250);
 const HISTORY_MS: u64 = 5_000;
 const SNAPSHOT_MS: u64 = 30_000;
 const EXPIRE_MS: u64 = 3_600_000;
-/// The source of the relay's own events; no robot may be called so.
-pub const OWN_SOURCE: &str = "relay";
 /// Longest event type.
 const MAX_KIND_BYTES: usize = 64;
 /// The relay's own events that wait while the store takes none.
 const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
 const KEPT_PAYLOAD: usize = 512;
+
+/// Start of the source of events that a relay makes. No robot's id has a colon.
+const OWN_SOURCE: &str = "relay:";
+
+/// The source of the events that `relay` makes itself.
+#[must_use]
+pub fn own_source(relay: &RelayId) -> Arc<str> {
+    format!("{OWN_SOURCE}{relay}").into()
+}
 
 /// What ingest is told by configuration.
 #[derive(Debug, Clone)]
@@ -103,6 +110,8 @@ pub struct Ingest {
     fleet: Arc<RwLock<Fleet>>,
     live: Collector,
     metrics: Arc<Metrics>,
+    /// The relay's own name in the log.
+    source: Arc<str>,
     /// The relay's own events: a new numbering at each start.
     stream: Uuid,
     seq: u64,
@@ -160,6 +169,7 @@ impl Ingest {
             live: live.clone(),
         };
         let ingest = Self {
+            source: own_source(&settings.relay_id),
             settings,
             store,
             commits,
@@ -299,7 +309,7 @@ impl Ingest {
         self.batch.events.push(NewEvent {
             aggregate_type: "robot",
             aggregate_id: robot.as_str().into(),
-            source: OWN_SOURCE.into(),
+            source: self.source.clone(),
             stream: self.stream,
             seq: self.seq,
             kind: kind.into(),
@@ -526,7 +536,7 @@ fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
     let (position, event) = (stored.position, &stored.event);
     match robot {
         // Only the relay registers; a robot may say what it likes.
-        Some(robot) if *event.kind == *kind::REGISTERED && *event.source == *OWN_SOURCE => {
+        Some(robot) if *event.kind == *kind::REGISTERED && event.source.starts_with(OWN_SOURCE) => {
             #[derive(Deserialize)]
             struct Data {
                 profile: Option<String>,
@@ -564,13 +574,10 @@ fn envelope<P: DeserializeOwned>(
     })
 }
 
-/// What to tell each robot; nothing for the relay's own events. A robot with many ranges gets several.
+/// What to tell each robot; relays are none. A robot with many ranges gets several.
 fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
     let mut messages = Vec::new();
     for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
-        if *acks[0].source == *OWN_SOURCE {
-            continue;
-        }
         let Ok(robot) = RobotId::new(&acks[0].source) else {
             continue;
         };

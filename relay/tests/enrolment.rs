@@ -383,14 +383,6 @@ fn each_bad_request_is_refused_in_its_own_words() {
             "expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi_1\""
         )
     );
-    assert_eq!(
-        enrol("relay", &csr),
-        expected(
-            400,
-            "robot-id-invalid",
-            "expected a robot id other than \"relay\", which the relay uses itself"
-        )
-    );
     let typed = relay.curl(
         "/.well-known/est/simpleenroll",
         &["-u", &format!("kiwi-01:{token}"), "-d", "x"],
@@ -443,7 +435,7 @@ fn the_certificate_works_with_mosquitto_and_only_for_its_own_topics() {
     let relay = Relay::start();
     let folder = relay.data.path();
     let session = relay.log_in();
-    for robot in ["kiwi-01", "kiwi-02"] {
+    for robot in ["kiwi-01", "kiwi-02", "relay"] {
         let (_, csr) = request(folder, robot, &format!("/CN={robot}"));
         let answer = relay.enrol(robot, &relay.token(&[]), &csr);
         file(&relay, &format!("{robot}.pem"), &certificate(&answer.body));
@@ -473,6 +465,25 @@ fn the_certificate_works_with_mosquitto_and_only_for_its_own_topics() {
             .json()["hint"],
         "kiwi-01 has cpu_percent"
     );
+
+    // A robot may be called so: the relay's own name is none that a robot can have.
+    let (topic, message_of_relay) = (
+        own.replace("kiwi-01", "relay"),
+        message.replace("kiwi-01", "relay"),
+    );
+    assert!(
+        publish(&relay, "relay", &["-t", &topic, "-m", &message_of_relay])
+            .status
+            .success()
+    );
+    wait_for("the robot called relay", || {
+        let robot = relay.curl_as(&session, "/api/v1/robots/relay", &[]).json();
+        (robot["resources"]["cpu_percent"] == 12.5).then_some(())
+    });
+    let events = relay
+        .curl_as(&session, "/api/v1/robots/relay/events", &[])
+        .json();
+    assert_eq!(events["events"][0]["source"], "relay:r1");
 
     let foreign = "fleet/v1/default/robots/kiwi-02/from/telemetry";
     let refused = publish(&relay, "kiwi-01", &["-t", foreign, "-m", message]);

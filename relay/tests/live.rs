@@ -5,7 +5,7 @@ mod support;
 
 use lekiwi_protocol::api::{EventRecord, Live};
 use lekiwi_protocol::message::kind;
-use lekiwi_relay::ingest::OWN_SOURCE;
+use lekiwi_relay::ingest::own_source;
 use lekiwi_relay::store::Batch;
 use lekiwi_relay::store::records::NewEvent;
 use support::{Client, PATIENCE, Relay, connection, envelope, from, until};
@@ -21,7 +21,7 @@ async fn what_a_robot_says_is_heard_live() {
         events: vec![NewEvent {
             aggregate_type: "robot",
             aggregate_id: "kiwi-01".into(),
-            source: OWN_SOURCE.into(),
+            source: own_source(&"r1".parse().unwrap()),
             stream: Uuid::new_v4(),
             seq: 1,
             kind: kind::REGISTERED.into(),

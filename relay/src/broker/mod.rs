@@ -311,7 +311,7 @@ impl Broker {
             0,
             None,
             None,
-            ClientId::from_static("relay"),
+            ClientId::from_static("relay:"),
             None,
         );
         Ok((

@@ -11,7 +11,7 @@ use super::App;
 use super::extract::{Body, expect_type};
 use super::problem::{Failure, Kind, basic_challenge};
 use crate::clock;
-use crate::identity::enrolment;
+use crate::identity::enrolment::{self, Registry};
 use crate::identity::pkcs7;
 use crate::identity::tokens::Secret;
 
@@ -56,16 +56,13 @@ pub(super) async fn simpleenroll(
     expect_type(&headers, "application/pkcs10")?;
     let now = Timestamp::from_ms(clock::now_ms());
     let secret = Secret::shown(&password);
-    let certificate = enrolment::enrol(
-        &app.store,
-        &app.authority,
-        app.root.org(),
-        &user,
-        &secret,
-        &body,
-        now,
-    )
-    .await;
+    let registry = Registry {
+        store: &app.store,
+        authority: &app.authority,
+        org: app.root.org(),
+        source: &app.source,
+    };
+    let certificate = enrolment::enrol(registry, &user, &secret, &body, now).await;
     match certificate {
         Ok(certificate) => certificates(
             &certificate,

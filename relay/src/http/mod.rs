@@ -60,6 +60,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The topics' start.
     pub root: Root,
+    /// The relay's own name in the log.
+    pub source: Arc<str>,
     /// The broker's `host:port`, as consumers reach it.
     pub mqtt: String,
     /// End of the server certificate, milliseconds since the epoch.

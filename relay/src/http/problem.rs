@@ -249,7 +249,6 @@ impl From<EnrolError> for Failure {
                 Self::new(Kind::TokenUnknown, detail).hint(token_hint).header(name, value)
             }
             EnrolError::RobotId(_) => Self::new(Kind::RobotIdInvalid, detail).hint("the user name is the robot's id"),
-            EnrolError::Reserved => Self::new(Kind::RobotIdInvalid, detail).hint("choose another id"),
             EnrolError::WrongSubject { .. } => Self::new(Kind::CsrWrongSubject, detail)
                 .hint("user name and the request's CN are both the robot's id"),
             EnrolError::Expired { .. } => Self::new(Kind::TokenExpired, detail).hint(token_hint),

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lekiwi_protocol::{Org, RelayId, RobotId, Root};
 use lekiwi_relay::broker::{Broker, BrokerError, Config, StoreAuthority};
+use lekiwi_relay::clock;
 use lekiwi_relay::ingest::{Handle, Ingest, Settings};
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::store::Store;
@@ -255,14 +256,14 @@ impl Relay {
 
     /// Waits until the refusal is on record.
     pub(crate) async fn refusal(&self, expected: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::monotonic() + PATIENCE;
         loop {
             let refused = self.refused().await;
             if refused.iter().any(|line| line == expected) {
                 return;
             }
             assert!(
-                Instant::now() < deadline,
+                clock::monotonic() < deadline,
                 "expected {expected:?}, got {refused:#?}"
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -276,10 +277,10 @@ impl Relay {
 
 /// Waits until `what` says yes.
 pub(crate) async fn until(description: &str, mut what: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::monotonic() + PATIENCE;
     while !what().await {
         assert!(
-            Instant::now() < deadline,
+            clock::monotonic() < deadline,
             "did not come about: {description}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
