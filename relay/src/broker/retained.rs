@@ -7,7 +7,9 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lekiwi_protocol::Topic;
+use lekiwi_protocol::message::{Connection, ConnectionState};
+use lekiwi_protocol::topic::Path;
+use lekiwi_protocol::{Envelope, FromRobot, Topic};
 use rmqtt::retain::{RetainStorage, RetainTree};
 use rmqtt::types::{Retain, TopicFilter, TopicName};
 
@@ -43,9 +45,9 @@ impl RetainStorage for Retained {
         retain: Retain,
         _default_expiry: Option<Duration>,
     ) -> rmqtt::Result<()> {
-        if !Topic::parse(topic).is_ok_and(|topic| topic.is_retained()) {
+        let Some(parsed) = Topic::parse(topic).ok().filter(Topic::is_retained) else {
             return Ok(());
-        }
+        };
         let place = rmqtt::topic::Topic::from_str(topic)?;
         let expiry_s = retain
             .publish
@@ -54,7 +56,15 @@ impl RetainStorage for Retained {
             .and_then(|p| p.message_expiry_interval);
         let until_ms = expiry_s.map(|s| clock::now_ms() + u64::from(s.get()) * 1_000);
         let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
-        let had = tree.remove(&place).is_some();
+        let old = tree.remove(&place);
+        let had = old.is_some();
+        if let Some(old) = old
+            && matches!(parsed.path, Path::From(_, FromRobot::Connection))
+            && outlives(&old.retain, &retain)
+        {
+            tree.insert(&place, old);
+            return Ok(());
+        }
         let has = !retain.publish.payload.is_empty();
         if has {
             tree.insert(&place, Kept { retain, until_ms });
@@ -84,5 +94,22 @@ impl RetainStorage for Retained {
 
     async fn max(&self) -> isize {
         -1
+    }
+}
+
+/// Whether `birth` is the birth of a later connection than the one whose death is `death`. rmqtt stores
+/// a will some time after its hook told ingest, possibly after the next birth.
+fn outlives(birth: &Retain, death: &Retain) -> bool {
+    let connection = |retain: &Retain| {
+        serde_json::from_slice::<Envelope<Connection>>(&retain.publish.payload)
+            .map(|envelope| envelope.payload)
+    };
+    match (connection(birth), connection(death)) {
+        (Ok(birth), Ok(death)) => {
+            birth.state == ConnectionState::Online
+                && death.state != ConnectionState::Online
+                && birth.session != death.session
+        }
+        _ => false,
     }
 }

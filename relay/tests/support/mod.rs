@@ -345,11 +345,19 @@ impl Client {
         self.deaf.store(true, Ordering::Relaxed);
     }
 
+    /// The next packet that is not an answer to a ping.
     async fn packet(&mut self) -> Packet {
-        tokio::time::timeout(PATIENCE, self.packets.recv())
+        let packet = async {
+            loop {
+                match self.packets.recv().await.expect("a connection") {
+                    Packet::PingResp(_) => {}
+                    packet => return packet,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, packet)
             .await
             .expect("a packet in time")
-            .expect("a connection")
     }
 
     /// Publishes with QoS 1 and gives the broker's answer.
