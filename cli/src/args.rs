@@ -37,7 +37,9 @@ pub(crate) enum Command {
     /// End the session and forget it
     Logout,
     /// List all robots
-    #[command(after_help = "Example:\n  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'")]
+    #[command(
+        after_help = "Example:\n  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'"
+    )]
     Robots(Json),
     /// Show one robot
     #[command(after_help = "Example:\n  lekiwi robot kiwi-01")]
@@ -55,7 +57,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Consumer(Consumer),
     /// Print a completion script
-    #[command(after_help = "Example:\n  lekiwi completions bash > ~/.local/share/bash-completion/completions/lekiwi")]
+    #[command(
+        after_help = "Example:\n  lekiwi completions bash > ~/.local/share/bash-completion/completions/lekiwi"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -115,7 +119,9 @@ pub(crate) struct Watch {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Make an enrolment token; it is good for one robot and shown once
-    #[command(after_help = "Example:\n  lekiwi token create --profile lekiwi --robot kiwi-01 --lifetime 2h")]
+    #[command(
+        after_help = "Example:\n  lekiwi token create --profile lekiwi --robot kiwi-01 --lifetime 2h"
+    )]
     Create(TokenCreate),
     /// List enrolment tokens
     List(Json),
@@ -172,7 +178,9 @@ mod tests {
     use super::*;
 
     fn check(line: &str, expected: &Expect) {
-        let error = Arguments::try_parse_from(line.split(' ')).expect_err("wrong usage").to_string();
+        let error = Arguments::try_parse_from(line.split(' '))
+            .expect_err("wrong usage")
+            .to_string();
         expected.assert_eq(error.lines().next().unwrap_or_default());
     }
 
@@ -185,15 +193,21 @@ mod tests {
     fn wrong_usage_says_what_was_expected() {
         check(
             "lekiwi robot Kiwi",
-            &expect!["error: invalid value 'Kiwi' for '<ID>': expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi\""],
+            &expect![
+                "error: invalid value 'Kiwi' for '<ID>': expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi\""
+            ],
         );
         check(
             "lekiwi token create --lifetime 0s",
-            &expect!["error: invalid value '0s' for '--lifetime <LIFETIME>': expected a time of at least a second, such as 30min, 2h or 7d"],
+            &expect![
+                "error: invalid value '0s' for '--lifetime <LIFETIME>': expected a time of at least a second, such as 30min, 2h or 7d"
+            ],
         );
         check(
             "lekiwi login https://r --ca-fingerprint sha256:12",
-            &expect!["error: invalid value 'sha256:12' for '--ca-fingerprint <FINGERPRINT>': expected sha256: and 64 hex digits, got \"sha256:12\""],
+            &expect![
+                "error: invalid value 'sha256:12' for '--ca-fingerprint <FINGERPRINT>': expected sha256: and 64 hex digits, got \"sha256:12\""
+            ],
         );
         check(
             "lekiwi events kiwi-01 --limit 0",
@@ -201,7 +215,9 @@ mod tests {
         );
         check(
             "lekiwi consumer create Bad --out /x",
-            &expect!["error: invalid value 'Bad' for '<NAME>': expected a consumer name: 1 to 40 of a-z, 0-9 and '-', not starting with '-', got \"Bad\""],
+            &expect![
+                "error: invalid value 'Bad' for '<NAME>': expected a consumer name: 1 to 40 of a-z, 0-9 and '-', not starting with '-', got \"Bad\""
+            ],
         );
     }
 }

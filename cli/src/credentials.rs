@@ -29,26 +29,46 @@ pub(crate) struct Credentials {
 
 /// Where `environment` keeps them.
 pub(crate) fn path(environment: &Environment) -> Result<PathBuf, Failure> {
-    let folder = environment.config_dir.as_ref().ok_or(Failure::NoConfigDir)?;
+    let folder = environment
+        .config_dir
+        .as_ref()
+        .ok_or(Failure::NoConfigDir)?;
     Ok(folder.join("credentials.json"))
 }
 
 /// What is stored; `None` when nobody is logged in.
 pub(crate) fn load(path: &Path) -> Result<Option<Credentials>, Failure> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| Failure::Credentials { path: path.to_owned(), source }),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| Failure::Credentials {
+                    path: path.to_owned(),
+                    source,
+                })
+        }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Failure::File { path: path.to_owned(), did: "read", source }),
+        Err(source) => Err(Failure::File {
+            path: path.to_owned(),
+            did: "read",
+            source,
+        }),
     }
 }
 
 /// Replaces what is stored.
 pub(crate) fn save(path: &Path, credentials: &Credentials) -> Result<(), Failure> {
-    let failed = |source| Failure::File { path: path.to_owned(), did: "written", source };
+    let failed = |source| Failure::File {
+        path: path.to_owned(),
+        did: "written",
+        source,
+    };
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(failed)?;
     }
     let json = serde_json::to_vec_pretty(credentials).map_err(|e| failed(e.into()))?;
     let beside = path.with_extension(format!("{}.new", std::process::id()));
@@ -58,12 +78,20 @@ pub(crate) fn save(path: &Path, credentials: &Credentials) -> Result<(), Failure
 
 /// Forgets what is stored.
 pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
-    fs::remove_file(path).map_err(|source| Failure::File { path: path.to_owned(), did: "removed", source })
+    fs::remove_file(path).map_err(|source| Failure::File {
+        path: path.to_owned(),
+        did: "removed",
+        source,
+    })
 }
 
 /// Writes a new file that only its owner may read; an existing one is an error.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

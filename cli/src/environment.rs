@@ -26,7 +26,9 @@ impl Environment {
     fn read(var: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
         // The XDG specification: a relative path is to be ignored.
-        let xdg = var("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let xdg = var("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
         Self {
             url: text("LEKIWI_URL"),
             token: text("LEKIWI_TOKEN"),

@@ -22,17 +22,32 @@ pub(crate) enum Failure {
     #[error("LEKIWI_CA_FINGERPRINT is wrong")]
     FingerprintVariable(#[source] FingerprintError),
     #[error("expected a relay whose authority has fingerprint {expected}, got {actual}")]
-    WrongAuthority { expected: Fingerprint, actual: Fingerprint },
+    WrongAuthority {
+        expected: Fingerprint,
+        actual: Fingerprint,
+    },
     #[error("the relay's authority is not trusted yet; its fingerprint is {0}")]
     Untrusted(Fingerprint),
     #[error("the relay at {url} could not be reached")]
-    Unreachable { url: String, #[source] source: reqwest::Error },
+    Unreachable {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
     #[error("{}", .0.detail.as_deref().unwrap_or(&.0.title))]
     Refused(Problem),
     #[error("expected {expected}, got HTTP {status} with {body:?}")]
-    Answer { expected: &'static str, status: u16, body: String },
+    Answer {
+        expected: &'static str,
+        status: u16,
+        body: String,
+    },
     #[error("expected {expected} from the relay")]
-    Body { expected: &'static str, #[source] source: serde_json::Error },
+    Body {
+        expected: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("the password could not be read")]
     Password(#[source] io::Error),
     #[error("expected a password, got an empty line")]
@@ -40,9 +55,18 @@ pub(crate) enum Failure {
     #[error("neither XDG_CONFIG_HOME nor HOME is set")]
     NoConfigDir,
     #[error("{} could not be {did}", path.display())]
-    File { path: PathBuf, did: &'static str, #[source] source: io::Error },
+    File {
+        path: PathBuf,
+        did: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("expected credentials in {}", path.display())]
-    Credentials { path: PathBuf, #[source] source: serde_json::Error },
+    Credentials {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("expected a folder without {}, but it exists", .0.display())]
     Exists(PathBuf),
     #[error("the key could not be made")]
@@ -85,9 +109,12 @@ impl Failure {
             Self::NoFingerprint { .. } => {
                 "set LEKIWI_CA_FINGERPRINT, or log in with `lekiwi login URL`".into()
             }
-            Self::FingerprintVariable(_) => "the relay prints its fingerprint when it starts".into(),
+            Self::FingerprintVariable(_) => {
+                "the relay prints its fingerprint when it starts".into()
+            }
             Self::WrongAuthority { .. } => {
-                "if the relay got a new authority on purpose, log in again with its new fingerprint".into()
+                "if the relay got a new authority on purpose, log in again with its new fingerprint"
+                    .into()
             }
             Self::Untrusted(fingerprint) => format!(
                 "compare it with what the relay prints when it starts, then add `--ca-fingerprint {fingerprint}`"
@@ -100,9 +127,13 @@ impl Failure {
             },
             Self::Answer { .. } => "is this the address of a Lekiwi relay?".into(),
             Self::Body { .. } => "the relay may be of another version than this program".into(),
-            Self::Password(_) => "name a file with `--password-file`, or `-` for standard input".into(),
+            Self::Password(_) => {
+                "name a file with `--password-file`, or `-` for standard input".into()
+            }
             Self::Credentials { .. } => "log in again with `lekiwi login URL`".into(),
-            Self::Exists(_) => "name another folder with `--out`; keys are never overwritten".into(),
+            Self::Exists(_) => {
+                "name another folder with `--out`; keys are never overwritten".into()
+            }
             _ => return None,
         })
     }
@@ -112,7 +143,9 @@ impl Failure {
             Self::NotLoggedIn | Self::Credentials { .. } => Exit::NotLoggedIn,
             Self::Refused(_) if self.is_session_over() => Exit::NotLoggedIn,
             Self::Refused(problem) if problem.status == 404 => Exit::NotFound,
-            Self::WrongAuthority { .. } | Self::Untrusted(_) | Self::NoFingerprint { .. } => Exit::Untrusted,
+            Self::WrongAuthority { .. } | Self::Untrusted(_) | Self::NoFingerprint { .. } => {
+                Exit::Untrusted
+            }
             Self::Unreachable { .. } => Exit::Unavailable,
             _ => Exit::Failure,
         }

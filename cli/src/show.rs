@@ -18,18 +18,33 @@ fn table(colour: bool, head: &[&str]) -> Table {
     } else {
         table.force_no_tty();
     }
-    table.set_header(head.iter().map(|title| Cell::new(title.to_uppercase())).collect::<Vec<_>>());
+    table.set_header(
+        head.iter()
+            .map(|title| Cell::new(title.to_uppercase()))
+            .collect::<Vec<_>>(),
+    );
     table
 }
 
 fn finish(table: &Table) -> String {
     // Without borders each cell still has a space on both sides.
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| {
+            line.strip_prefix(' ')
+                .unwrap_or(&line)
+                .trim_end()
+                .to_owned()
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn presence(status: &Status) -> (&'static str, Color) {
     match status {
-        Status { last_seen: None, .. } => ("never seen", Color::DarkGrey),
+        Status {
+            last_seen: None, ..
+        } => ("never seen", Color::DarkGrey),
         Status { stale: true, .. } => ("stale", Color::Yellow),
         Status { online: true, .. } => ("online", Color::Green),
         _ => ("offline", Color::Red),
@@ -66,15 +81,29 @@ fn figure(name: &str, value: f64) -> String {
 }
 
 fn resource(metrics: &Metrics, name: &str) -> String {
-    metrics.get(name).map_or_else(|| NONE.into(), |value| figure(name, *value))
+    metrics
+        .get(name)
+        .map_or_else(|| NONE.into(), |value| figure(name, *value))
 }
 
 /// `lekiwi robots`.
 pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
     if list.robots.is_empty() {
-        return "no robots yet; make a token with `lekiwi token create` and enrol the first one".into();
+        return "no robots yet; make a token with `lekiwi token create` and enrol the first one"
+            .into();
     }
-    let mut table = table(colour, &["robot", "status", "type", "cpu", "memory", "temp", "last seen"]);
+    let mut table = table(
+        colour,
+        &[
+            "robot",
+            "status",
+            "type",
+            "cpu",
+            "memory",
+            "temp",
+            "last seen",
+        ],
+    );
     for robot in &list.robots {
         let (word, hue) = presence(&robot.status);
         table.add_row(vec![
@@ -110,8 +139,18 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
         fact("up for", span(seconds));
     }
     fact("type", robot.robot_type.clone());
-    if let Some(teleoperation) = robot.teleoperation.as_ref().filter(|teleoperation| teleoperation.active) {
-        fact("driven by", teleoperation.operator_id.clone().unwrap_or_else(|| "somebody".into()));
+    if let Some(teleoperation) = robot
+        .teleoperation
+        .as_ref()
+        .filter(|teleoperation| teleoperation.active)
+    {
+        fact(
+            "driven by",
+            teleoperation
+                .operator_id
+                .clone()
+                .unwrap_or_else(|| "somebody".into()),
+        );
     }
     if let Some(network) = &robot.network {
         fact("host name", network.hostname.clone());
@@ -121,7 +160,10 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
         fact("system", deployment.os_version.clone());
     }
     if let Some(factsheet) = &robot.factsheet {
-        fact("agent", format!("{} ({})", factsheet.agent_version, factsheet.agent_target));
+        fact(
+            "agent",
+            format!("{} ({})", factsheet.agent_version, factsheet.agent_target),
+        );
         fact("model", factsheet.hardware.model.clone());
         fact("serial", factsheet.hardware.serial.clone());
         fact("uuid", factsheet.uuid.to_string());
@@ -129,8 +171,16 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     for (name, value) in &robot.resources {
         fact(name.as_str(), figure(name.as_str(), *value));
     }
-    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-    facts.iter().map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    facts
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// One line of `lekiwi events`.
@@ -140,7 +190,13 @@ pub(crate) fn event(event: &EventRecord) -> String {
         serde_json::Value::Object(fields) if fields.is_empty() => String::new(),
         data => data.to_string(),
     };
-    let line = format!("{}  {}  {:24}  {}", event.timestamp, plain(&event.aggregate_id), plain(&event.kind), plain(&data));
+    let line = format!(
+        "{}  {}  {:24}  {}",
+        event.timestamp,
+        plain(&event.aggregate_id),
+        plain(&event.kind),
+        plain(&data)
+    );
     line.trim_end().to_owned()
 }
 
@@ -149,7 +205,10 @@ pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, colour: bool) -> Stri
     if tokens.is_empty() {
         return "no tokens".into();
     }
-    let mut table = table(colour, &["id", "state", "robot", "profile", "serial", "expires"]);
+    let mut table = table(
+        colour,
+        &["id", "state", "robot", "profile", "serial", "expires"],
+    );
     for token in tokens {
         let (word, hue) = match (&token.used_by, token.used_at) {
             (Some(robot), _) => (format!("used by {robot}"), Color::DarkGrey),
@@ -175,16 +234,35 @@ pub(crate) fn live(live: &Live) -> String {
     let clock = live.timestamp.to_string();
     let time = clock.get(11..19).unwrap_or(&clock);
     let what = match (live.message_type.as_str(), &live.payload) {
-        ("telemetry", payload) => payload.get("metrics").and_then(|metrics| metrics.as_object()).map(|metrics| {
-            let figures = metrics.iter().filter_map(|(name, value)| Some(format!("{name} {}", figure(name, value.as_f64()?))));
-            figures.collect::<Vec<_>>().join(", ")
-        }),
-        ("heartbeat", payload) => payload.get("uptime_s").and_then(|s| s.as_u64()).map(|s| format!("up for {}", span(s))),
-        ("connection", payload) => payload.get("state").and_then(|state| state.as_str()).map(str::to_owned),
+        ("telemetry", payload) => payload
+            .get("metrics")
+            .and_then(|metrics| metrics.as_object())
+            .map(|metrics| {
+                let figures = metrics.iter().filter_map(|(name, value)| {
+                    Some(format!("{name} {}", figure(name, value.as_f64()?)))
+                });
+                figures.collect::<Vec<_>>().join(", ")
+            }),
+        ("heartbeat", payload) => payload
+            .get("uptime_s")
+            .and_then(|s| s.as_u64())
+            .map(|s| format!("up for {}", span(s))),
+        ("connection", payload) => payload
+            .get("state")
+            .and_then(|state| state.as_str())
+            .map(str::to_owned),
         ("state" | "factsheet", _) => Some(String::new()),
-        (_, payload) => payload.get("data").filter(|data| data.as_object().is_none_or(|fields| !fields.is_empty())).map(ToString::to_string),
+        (_, payload) => payload
+            .get("data")
+            .filter(|data| data.as_object().is_none_or(|fields| !fields.is_empty()))
+            .map(ToString::to_string),
     };
-    let line = format!("{time}  {}  {:12}  {}", live.robot_id, plain(&live.message_type), plain(&what.unwrap_or_default()));
+    let line = format!(
+        "{time}  {}  {:12}  {}",
+        live.robot_id,
+        plain(&live.message_type),
+        plain(&what.unwrap_or_default())
+    );
     line.trim_end().to_owned()
 }
 
@@ -221,7 +299,10 @@ mod tests {
             xle-1    stale       xle     3.0 %   –       –        2 min ago"#]]
         .assert_eq(&robots(&list(), false));
         let coloured = robots(&list(), true);
-        assert!(coloured.contains("\u{1b}[") && coloured.contains("online"), "{coloured}");
+        assert!(
+            coloured.contains("\u{1b}[") && coloured.contains("online"),
+            "{coloured}"
+        );
     }
 
     #[test]
@@ -254,11 +335,17 @@ mod tests {
             })
         };
         let lines = [
-            line("telemetry", json!({"metrics": {"cpu_percent": 12.34, "odd": "x"}})),
+            line(
+                "telemetry",
+                json!({"metrics": {"cpu_percent": 12.34, "odd": "x"}}),
+            ),
             line("heartbeat", json!({"uptime_s": 65})),
             line("connection", json!({"state": "ONLINE"})),
             line("robot.connected", json!({"data": {}})),
-            line("health.resource_alert", json!({"data": {"note": "\u{9b}31m"}})),
+            line(
+                "health.resource_alert",
+                json!({"data": {"note": "\u{9b}31m"}}),
+            ),
             line("telemetry", json!(null)),
         ];
         expect![[r#"

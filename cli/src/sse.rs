@@ -46,7 +46,14 @@ impl Parser {
             let name = std::mem::take(&mut self.name);
             let mut data = std::mem::take(&mut self.data);
             data.pop()?;
-            return Some(Event { name: if name.is_empty() { "message".into() } else { name }, data });
+            return Some(Event {
+                name: if name.is_empty() {
+                    "message".into()
+                } else {
+                    name
+                },
+                data,
+            });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -67,16 +74,27 @@ mod tests {
     use super::*;
 
     fn event(name: &str, data: &str) -> Event {
-        Event { name: name.into(), data: data.into() }
+        Event {
+            name: name.into(),
+            data: data.into(),
+        }
     }
 
     #[test]
     fn events_come_out_however_the_bytes_are_cut() {
         let stream = ": hello\n\ndata: {\"a\":1}\n\nevent: lagged\r\ndata: x\r\ndata:y\r\nid: 7\r\n\r\nevent: empty\n\ndata\n\ndata: cut";
-        let expected = [event("message", "{\"a\":1}"), event("lagged", "x\ny"), event("message", "")];
+        let expected = [
+            event("message", "{\"a\":1}"),
+            event("lagged", "x\ny"),
+            event("message", ""),
+        ];
         for size in 1..stream.len() {
             let mut parser = Parser::default();
-            let events: Vec<Event> = stream.as_bytes().chunks(size).flat_map(|bytes| parser.push(bytes)).collect();
+            let events: Vec<Event> = stream
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|bytes| parser.push(bytes))
+                .collect();
             assert_eq!(events, expected, "in pieces of {size}");
         }
     }

@@ -11,7 +11,9 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -94,7 +96,11 @@ struct Pinned {
 pub(crate) fn tls(pin: Option<Fingerprint>) -> Result<(ClientConfig, Shown), Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let shown = Shown::default();
-    let verifier = Pinned { pin, provider: Arc::clone(&provider), shown: shown.clone() };
+    let verifier = Pinned {
+        pin,
+        provider: Arc::clone(&provider),
+        shown: shown.clone(),
+    };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -112,7 +118,9 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let pinned = intermediates.iter().find(|certificate| Some(Fingerprint::of(certificate)) == self.pin);
+        let pinned = intermediates
+            .iter()
+            .find(|certificate| Some(Fingerprint::of(certificate)) == self.pin);
         let last = intermediates.last().unwrap_or(end_entity);
         let authority = pinned.unwrap_or(last);
         let mut roots = RootCertStore::empty();
@@ -139,7 +147,12 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -148,11 +161,18 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -165,10 +185,20 @@ mod tests {
     fn fingerprints_print_as_they_parse() {
         let text = format!("sha256:{}", "0f".repeat(32));
         assert_eq!(text.parse::<Fingerprint>().unwrap().to_string(), text);
-        for bad in ["", "sha256:", "sha256:zz", "0f", "sha1:0f", &format!("{text}0")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:zz",
+            "0f",
+            "sha1:0f",
+            &format!("{text}0"),
+        ] {
             assert_eq!(
                 bad.parse::<Fingerprint>().unwrap_err().to_string(),
-                format!("expected sha256: and 64 hex digits, got {:?}", bad.chars().take(80).collect::<String>())
+                format!(
+                    "expected sha256: and 64 hex digits, got {:?}",
+                    bad.chars().take(80).collect::<String>()
+                )
             );
         }
     }

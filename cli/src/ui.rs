@@ -17,7 +17,10 @@ pub(crate) struct Ui {
 impl Ui {
     pub(crate) fn of_process(environment: &Environment) -> Self {
         let colour = io::stdout().is_terminal() && !environment.no_color;
-        Self { out: io::BufWriter::new(io::stdout()), colour }
+        Self {
+            out: io::BufWriter::new(io::stdout()),
+            colour,
+        }
     }
 
     /// One line of the answer.
@@ -94,7 +97,10 @@ mod tests {
 
     #[test]
     fn control_characters_cannot_reach_the_terminal() {
-        assert_eq!(plain("a\u{1b}[2Jb\n\u{202e}é"), "a\\u{1b}[2Jb\\u{a}\\u{202e}é");
+        assert_eq!(
+            plain("a\u{1b}[2Jb\n\u{202e}é"),
+            "a\\u{1b}[2Jb\\u{a}\\u{202e}é"
+        );
     }
 
     #[test]
@@ -112,7 +118,10 @@ mod tests {
         );
         problem.detail = Some("there is no robot kiwi-09".into());
         problem.hint = None;
-        assert_eq!(explain(&Failure::Refused(problem)), "error: there is no robot kiwi-09");
+        assert_eq!(
+            explain(&Failure::Refused(problem)),
+            "error: there is no robot kiwi-09"
+        );
     }
 
     #[test]
@@ -122,6 +131,9 @@ mod tests {
             did: "written",
             source: io::Error::other("disk full"),
         };
-        assert_eq!(explain(&failure), "error: /x/key.pem could not be written: disk full");
+        assert_eq!(
+            explain(&failure),
+            "error: /x/key.pem could not be written: disk full"
+        );
     }
 }

@@ -9,7 +9,11 @@ use crate::failure::Failure;
 use crate::ui::{Ui, plain};
 use crate::{clock, show};
 
-pub(super) async fn create(relay: &Relay, arguments: TokenCreate, ui: &mut Ui) -> Result<(), Failure> {
+pub(super) async fn create(
+    relay: &Relay,
+    arguments: TokenCreate,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
     let request = TokenRequest {
         profile: arguments.profile,
         serial: arguments.serial,

@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(relay: &Relay, arguments: &Watch, ui: &mut Ui) -> Result<(), Failure> {
     // What fails at once is told at once; only a stream that has been there is waited for.
-    let mut response = relay.stream().await?;
+    let mut response = relay.stream(arguments.id.as_ref()).await?;
     loop {
         let mut parser = Parser::default();
         let broken = loop {
@@ -34,12 +34,15 @@ pub(super) async fn run(relay: &Relay, arguments: &Watch, ui: &mut Ui) -> Result
         };
         ui.note(match broken {
             Some(failure) => format!("reconnecting: {failure}"),
-            None => format!("reconnecting: the relay at {} ended the stream", relay.url()),
+            None => format!(
+                "reconnecting: the relay at {} ended the stream",
+                relay.url()
+            ),
         });
         let mut pause = FIRST_PAUSE;
         response = loop {
             tokio::time::sleep(pause).await;
-            match relay.stream().await {
+            match relay.stream(arguments.id.as_ref()).await {
                 Ok(response) => break response,
                 Err(failure) if failure.is_temporary() => pause = (pause * 2).min(LONGEST_PAUSE),
                 Err(failure) => return Err(failure),
@@ -52,15 +55,16 @@ pub(super) async fn run(relay: &Relay, arguments: &Watch, ui: &mut Ui) -> Result
 fn take(event: &Event, arguments: &Watch, ui: &mut Ui) -> Result<(), Failure> {
     if event.name == "lagged" {
         if let Ok(Lagged { dropped }) = serde_json::from_str(&event.data) {
-            ui.note(format!("{dropped} messages were left out: this terminal is too slow"));
+            ui.note(format!(
+                "{dropped} messages were left out: this terminal is too slow"
+            ));
         }
         return Ok(());
     }
-    let live: Live = serde_json::from_str(&event.data)
-        .map_err(|source| Failure::Body { expected: "live messages", source })?;
-    if arguments.id.as_ref().is_some_and(|id| *id != live.robot_id) {
-        return Ok(());
-    }
+    let live: Live = serde_json::from_str(&event.data).map_err(|source| Failure::Body {
+        expected: "live messages",
+        source,
+    })?;
     if arguments.json {
         // One object a line, also if the sender's JSON had line ends in it.
         let line = serde_json::to_string(&live).map_err(|source| Failure::Output(source.into()))?;
