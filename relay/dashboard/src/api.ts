@@ -70,6 +70,30 @@ export interface Live {
   readonly payload: unknown;
 }
 
+/**
+ * Names of the stream's events: the browser hands over only those that are asked for by name. Messages
+ * without a name come as `message`.
+ */
+export const LIVE_TYPES = [
+  "message",
+  "heartbeat",
+  "telemetry",
+  "state",
+  "factsheet",
+  "connection",
+  "robot.registered",
+  "robot.connected",
+  "robot.disconnected",
+  "robot.stale",
+  "robot.rebooted",
+  "agent.started",
+  "agent.stopped",
+  "health.resource_alert",
+  "health.resource_recovered",
+  "health.temperature_warning",
+  "events.dropped",
+] as const;
+
 export type Point = readonly [ms: number, value: number];
 
 /** The relay answered, but not with what was asked for. */

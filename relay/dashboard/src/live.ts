@@ -38,13 +38,14 @@ export class LiveLink {
     const source = new EventSource("/api/v1/stream");
     this.source = source;
     source.onopen = () => void this.resync();
-    source.onmessage = (message: MessageEvent<string>) => {
+    const take = (message: MessageEvent<string>): void => {
       const live = JSON.parse(message.data) as api.Live;
       this.sync.message(live);
       if (!this.sync.isComplete) return;
       this.on.message(live);
       this.on.changed();
     };
+    for (const type of api.LIVE_TYPES) source.addEventListener(type, take);
     source.addEventListener("lagged", () => void this.resync());
     source.onerror = () => {
       this.on.link("reconnecting");

@@ -32,7 +32,7 @@ export class RobotPage implements View {
   private readonly ranges: HTMLButtonElement[];
   private range = RANGES[0]?.[1] ?? 900_000;
   private abort = new AbortController();
-  private newest = 0;
+  private log: readonly api.EventRecord[] = [];
   private version = -1;
 
   constructor(
@@ -129,26 +129,35 @@ export class RobotPage implements View {
       points.splice(0, points.length, ...loaded, ...points.filter(([at]) => at > last));
       this.context.schedule();
     });
-    const events = api.events(this.id, MOST_EVENTS, signal).then((page) => page.forEach((event) => this.take(event)));
+    const events = api.events(this.id, MOST_EVENTS, signal).then((page) => this.merge(page));
     await Promise.all([...loads, events]);
     this.trouble.hidden = true;
   }
 
   private take(event: api.EventRecord): void {
-    if (event.position <= this.newest) return;
-    this.newest = event.position;
-    const data = event.data === undefined || event.data === null || JSON.stringify(event.data) === "{}" ? "" : JSON.stringify(event.data);
-    this.events.prepend(
-      h(
-        "li",
-        { "data-event": event.type },
-        h("time", { datetime: event.timestamp, class: "mono soft" }, format.moment(event.timestamp)),
-        h("span", { class: "event-type", "data-family": event.type.split(".")[0] }, event.type),
-        h("span", { class: "mono soft event-data" }, data),
-      ),
-    );
+    if (event.position <= (this.log.at(-1)?.position ?? 0)) return;
+    this.log = [...this.log, event].slice(-MOST_EVENTS);
+    this.events.prepend(eventItem(event));
     while (this.events.childElementCount > MOST_EVENTS) this.events.lastElementChild?.remove();
   }
+
+  /** A page of the log joins what has come live meanwhile. */
+  private merge(page: readonly api.EventRecord[]): void {
+    const newest = page.at(-1)?.position ?? 0;
+    this.log = [...page, ...this.log.filter((event) => event.position > newest)].slice(-MOST_EVENTS);
+    this.events.replaceChildren(...this.log.toReversed().map(eventItem));
+  }
+}
+
+function eventItem(event: api.EventRecord): HTMLElement {
+  const data = event.data === undefined || event.data === null || JSON.stringify(event.data) === "{}" ? "" : JSON.stringify(event.data);
+  return h(
+    "li",
+    { "data-event": event.type },
+    h("time", { datetime: event.timestamp, class: "mono soft" }, format.moment(event.timestamp)),
+    h("span", { class: "event-type", "data-family": event.type.split(".")[0] }, event.type),
+    h("span", { class: "mono soft event-data" }, data),
+  );
 }
 
 type Fact = readonly [name: string, value: string];

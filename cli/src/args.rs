@@ -1,0 +1,223 @@
+//! The command line's shape. Every command says what it does and shows an example.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use lekiwi_protocol::{ConsumerName, RobotId};
+use uuid::Uuid;
+
+use crate::trust::Fingerprint;
+
+const ENVIRONMENT: &str = "\
+Environment:
+  LEKIWI_URL             the relay, instead of the one logged in to
+  LEKIWI_TOKEN           a session token, instead of the stored one
+  LEKIWI_CA_FINGERPRINT  fingerprint of the relay's authority, instead of the stored one
+  NO_COLOR               no colours
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not logged in, 4 not found,
+5 relay not trusted, 69 relay not reached";
+
+/// Operate a fleet of robots through its Lekiwi relay.
+#[derive(Debug, Parser)]
+#[command(name = "lekiwi", version, after_help = ENVIRONMENT, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Log in to a relay; its authority is pinned by fingerprint
+    #[command(after_help = "Examples:
+  lekiwi login https://relay.example:8443
+  lekiwi login https://relay.example:8443 --ca-fingerprint sha256:… --password-file - < password")]
+    Login(Login),
+    /// End the session and forget it
+    Logout,
+    /// List all robots
+    #[command(
+        after_help = "Example:\n  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'"
+    )]
+    Robots(Json),
+    /// Show one robot
+    #[command(after_help = "Example:\n  lekiwi robot kiwi-01")]
+    Robot(OneRobot),
+    /// Show the newest events of a robot
+    #[command(after_help = "Example:\n  lekiwi events kiwi-01 --limit 20")]
+    Events(Events),
+    /// Follow what robots say, live
+    #[command(after_help = "Examples:\n  lekiwi watch\n  lekiwi watch kiwi-01 --json")]
+    Watch(Watch),
+    /// Make, list and revoke enrolment tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Make read-only broker certificates
+    #[command(subcommand)]
+    Consumer(Consumer),
+    /// Print a completion script
+    #[command(
+        after_help = "Example:\n  lekiwi completions bash > ~/.local/share/bash-completion/completions/lekiwi"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Json {
+    /// Print JSON, as the relay's interface has it
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// Address of the relay, such as <https://relay.example:8443>
+    pub(crate) url: String,
+    /// User name
+    #[arg(long, default_value = "admin")]
+    pub(crate) user: String,
+    /// Read the password from this file's first line; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneRobot {
+    /// The robot
+    pub(crate) id: RobotId,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// How many at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Only this robot
+    pub(crate) id: Option<RobotId>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make an enrolment token; it is good for one robot and shown once
+    #[command(
+        after_help = "Example:\n  lekiwi token create --profile lekiwi --robot kiwi-01 --lifetime 2h"
+    )]
+    Create(TokenCreate),
+    /// List enrolment tokens
+    List(Json),
+    /// Revoke an enrolment token
+    Revoke {
+        /// The token's id, as `lekiwi token list` shows it
+        id: Uuid,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreate {
+    /// Only for this hardware profile
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// Only for the machine with this serial number
+    #[arg(long)]
+    pub(crate) serial: Option<String>,
+    /// Only for this robot id
+    #[arg(long)]
+    pub(crate) robot: Option<RobotId>,
+    /// How long it may be used, such as 2h or 7d; the relay's default is 24h
+    #[arg(long, value_parser = lifetime)]
+    pub(crate) lifetime: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Consumer {
+    /// Make a read-only broker certificate; the key is made here and stays here
+    #[command(after_help = "Example:\n  lekiwi consumer create analytics --out ./analytics")]
+    Create {
+        /// Its name; the certificate's common name is `consumer:NAME`
+        name: ConsumerName,
+        /// Folder for key.pem, cert.pem and ca.pem
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(lifetime) if lifetime.as_secs() > 0 => Ok(lifetime),
+        _ => Err("expected a time of at least a second, such as 30min, 2h or 7d".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(line: &str, expected: &Expect) {
+        let error = Arguments::try_parse_from(line.split(' '))
+            .expect_err("wrong usage")
+            .to_string();
+        expected.assert_eq(error.lines().next().unwrap_or_default());
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_says_what_was_expected() {
+        check(
+            "lekiwi robot Kiwi",
+            &expect![
+                "error: invalid value 'Kiwi' for '<ID>': expected a robot id: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"Kiwi\""
+            ],
+        );
+        check(
+            "lekiwi token create --lifetime 0s",
+            &expect![
+                "error: invalid value '0s' for '--lifetime <LIFETIME>': expected a time of at least a second, such as 30min, 2h or 7d"
+            ],
+        );
+        check(
+            "lekiwi login https://r --ca-fingerprint sha256:12",
+            &expect![
+                "error: invalid value 'sha256:12' for '--ca-fingerprint <FINGERPRINT>': expected sha256: and 64 hex digits, got \"sha256:12\""
+            ],
+        );
+        check(
+            "lekiwi events kiwi-01 --limit 0",
+            &expect!["error: invalid value '0' for '--limit <LIMIT>': 0 is not in 1..=1000"],
+        );
+        check(
+            "lekiwi consumer create Bad --out /x",
+            &expect![
+                "error: invalid value 'Bad' for '<NAME>': expected a consumer name: 1 to 40 of a-z, 0-9 and '-', not starting with '-', got \"Bad\""
+            ],
+        );
+    }
+}

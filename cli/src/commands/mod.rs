@@ -1,0 +1,78 @@
+//! What each command does: ask the relay, show the answer.
+
+mod consumer;
+mod session;
+mod token;
+mod watch;
+
+use clap::CommandFactory;
+use serde::Serialize;
+
+use crate::args::{Arguments, Command, Consumer, Events, OneRobot, Token};
+use crate::client::Relay;
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::ui::Ui;
+use crate::{clock, show};
+
+/// Runs one command to its end.
+pub(crate) async fn run(
+    command: Command,
+    environment: &Environment,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    match command {
+        Command::Login(login) => session::login(login, environment, ui).await,
+        Command::Logout => session::logout(environment, ui).await,
+        Command::Robots(output) => {
+            let list = Relay::of(environment)?.robots().await?;
+            if output.json {
+                json(ui, &list)
+            } else {
+                ui.line(show::robots(&list, ui.colour))
+            }
+        }
+        Command::Robot(OneRobot { id, output }) => {
+            let robot = Relay::of(environment)?.robot(&id).await?;
+            if output.json {
+                json(ui, &robot)
+            } else {
+                ui.line(show::robot(&robot, clock::now()))
+            }
+        }
+        Command::Events(Events { id, limit, output }) => {
+            let page = Relay::of(environment)?.events(&id, limit).await?;
+            if output.json {
+                return json(ui, &page);
+            }
+            page.events
+                .iter()
+                .try_for_each(|event| ui.line(show::event(event)))
+        }
+        Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
+        Command::Token(Token::Create(arguments)) => {
+            token::create(&Relay::of(environment)?, arguments, ui).await
+        }
+        Command::Token(Token::List(output)) => {
+            token::list(&Relay::of(environment)?, &output, ui).await
+        }
+        Command::Token(Token::Revoke { id }) => {
+            token::revoke(&Relay::of(environment)?, id, ui).await
+        }
+        Command::Consumer(Consumer::Create { name, out }) => {
+            consumer::create(&Relay::of(environment)?, name, &out, ui).await
+        }
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "lekiwi", &mut script);
+            ui.bytes(&script)
+        }
+    }
+}
+
+fn json(ui: &mut Ui, value: &impl Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|source| Failure::Output(source.into()))?;
+    ui.line(text)
+}

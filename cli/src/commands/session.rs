@@ -1,0 +1,125 @@
+//! `lekiwi login` and `lekiwi logout`.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use lekiwi_protocol::api;
+
+use crate::args::Login;
+use crate::client::{self, Relay};
+use crate::credentials::{self, Credentials};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::trust::Fingerprint;
+use crate::ui::Ui;
+
+/// Longest password that is read, in bytes.
+const MAX_PASSWORD_BYTES: u64 = 4096;
+
+pub(super) async fn login(
+    login: Login,
+    environment: &Environment,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    let path = credentials::path(environment)?;
+    let url = client::address(&login.url)?;
+    let pin = match login.ca_fingerprint {
+        Some(pin) => pin,
+        None => trust(&Relay::stranger(url.clone(), None)?, ui).await?,
+    };
+    let relay = Relay::stranger(url, Some(pin))?;
+    let password = password(login.password_file.as_deref(), &login.user)?;
+    let session = relay
+        .login(&api::Login {
+            user: login.user.clone(),
+            password,
+        })
+        .await?;
+    let expires_at = session.expires_at;
+    let credentials = Credentials {
+        url: relay.url().to_string(),
+        ca_fingerprint: pin,
+        user: login.user,
+        token: session.token,
+        expires_at,
+    };
+    credentials::save(&path, &credentials)?;
+    ui.line(format!(
+        "logged in to {} as {} until {expires_at}",
+        relay.url(),
+        credentials.user
+    ))
+}
+
+/// Shows the authority, and asks whether it is the right one.
+async fn trust(stranger: &Relay, ui: &mut Ui) -> Result<Fingerprint, Failure> {
+    let fingerprint = stranger.authority().await?;
+    if !ui.can_ask() {
+        return Err(Failure::Untrusted(fingerprint));
+    }
+    ui.note(format!(
+        "The relay at {} is not known yet. The fingerprint of its authority is\n  {fingerprint}",
+        stranger.url()
+    ));
+    if ui.confirm("Is that what the relay printed when it started?") {
+        Ok(fingerprint)
+    } else {
+        Err(Failure::Untrusted(fingerprint))
+    }
+}
+
+fn password(file: Option<&Path>, user: &str) -> Result<String, Failure> {
+    let password = match file {
+        Some(path) if path == Path::new("-") => {
+            first_line(io::stdin().lock()).map_err(Failure::Password)?
+        }
+        Some(path) => fs::File::open(path)
+            .and_then(first_line)
+            .map_err(|source| Failure::File {
+                path: path.to_owned(),
+                did: "read",
+                source,
+            })?,
+        None => rpassword::prompt_password(format!("Password of {user}: "))
+            .map_err(Failure::Password)?,
+    };
+    if password.is_empty() {
+        Err(Failure::EmptyPassword)
+    } else {
+        Ok(password)
+    }
+}
+
+fn first_line(reader: impl Read) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(reader.take(MAX_PASSWORD_BYTES)).read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+pub(super) async fn logout(environment: &Environment, ui: &mut Ui) -> Result<(), Failure> {
+    let path = credentials::path(environment)?;
+    let Some(stored) = credentials::load(&path)? else {
+        return Err(Failure::NotLoggedIn);
+    };
+    // The stored session is meant, whatever the environment says.
+    let own = Environment {
+        config_dir: environment.config_dir.clone(),
+        ..Environment::default()
+    };
+    let ended = Relay::of(&own)?.logout().await;
+    credentials::remove(&path)?;
+    match ended {
+        Ok(()) => ui.line(format!("logged out of {}", stored.url)),
+        Err(failure) if failure.is_session_over() => {
+            ui.line(format!("logged out of {}", stored.url))
+        }
+        Err(failure) => {
+            ui.note(format!(
+                "forgot the session at {}; it stays open there until {}",
+                stored.url, stored.expires_at
+            ));
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Everything that can go wrong, with the hint and the exit code of each. `main` prints it, once.
+
+use std::io;
+use std::path::PathBuf;
+
+use lekiwi_protocol::api::Problem;
+
+use crate::exit::Exit;
+use crate::trust::{Fingerprint, FingerprintError};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("expected the relay's address such as https://relay.example:8443, got {0:?}")]
+    Address(String),
+    #[error("not logged in")]
+    NotLoggedIn,
+    #[error("LEKIWI_TOKEN is set, but not which relay it is for")]
+    TokenWithoutRelay,
+    #[error("no authority is known for {url}")]
+    NoFingerprint { url: String },
+    #[error("LEKIWI_CA_FINGERPRINT is wrong")]
+    FingerprintVariable(#[source] FingerprintError),
+    #[error("expected a relay whose authority has fingerprint {expected}, got {actual}")]
+    WrongAuthority {
+        expected: Fingerprint,
+        actual: Fingerprint,
+    },
+    #[error("the relay's authority is not trusted yet; its fingerprint is {0}")]
+    Untrusted(Fingerprint),
+    #[error("the relay at {url} could not be reached")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{}", .0.detail.as_deref().unwrap_or(&.0.title))]
+    Refused(Problem),
+    #[error("expected {expected}, got HTTP {status} with {body:?}")]
+    Answer {
+        expected: &'static str,
+        status: u16,
+        body: String,
+    },
+    #[error("expected {expected} from the relay")]
+    Body {
+        expected: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the password could not be read")]
+    Password(#[source] io::Error),
+    #[error("expected a password, got an empty line")]
+    EmptyPassword,
+    #[error("neither XDG_CONFIG_HOME nor HOME is set")]
+    NoConfigDir,
+    #[error("{} could not be {did}", path.display())]
+    File {
+        path: PathBuf,
+        did: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("expected credentials in {}", path.display())]
+    Credentials {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("expected a folder without {}, but it exists", .0.display())]
+    Exists(PathBuf),
+    #[error("the key could not be made")]
+    Key(#[source] rcgen::Error),
+    #[error("TLS could not be set up")]
+    Tls(#[source] rustls::Error),
+    #[error("the HTTP client could not be set up")]
+    Http(#[source] reqwest::Error),
+    #[error("the runtime could not be started")]
+    Runtime(#[source] io::Error),
+    #[error("the output could not be written")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// Whoever read our output has had enough.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Nobody is logged in any more, as opposed to a wrong password.
+    pub(crate) fn is_session_over(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == 401 && !problem.problem_type.ends_with(":login-failed"))
+    }
+
+    /// Worth another try by itself: the relay is away, stopping or starting.
+    pub(crate) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(problem) => problem.status == 503,
+            Self::Answer { status, .. } => matches!(status, 502..=504),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotLoggedIn => "log in with `lekiwi login URL`".into(),
+            Self::TokenWithoutRelay => "set LEKIWI_URL as well".into(),
+            Self::NoFingerprint { .. } => {
+                "set LEKIWI_CA_FINGERPRINT, or log in with `lekiwi login URL`".into()
+            }
+            Self::FingerprintVariable(_) => {
+                "the relay prints its fingerprint when it starts".into()
+            }
+            Self::WrongAuthority { .. } => {
+                "if the relay got a new authority on purpose, log in again with its new fingerprint"
+                    .into()
+            }
+            Self::Untrusted(fingerprint) => format!(
+                "compare it with what the relay prints when it starts, then add `--ca-fingerprint {fingerprint}`"
+            ),
+            Self::Unreachable { .. } => "is the relay running, and is the address right?".into(),
+            Self::Refused(problem) => match &problem.hint {
+                Some(hint) => hint.clone(),
+                None if self.is_session_over() => "log in with `lekiwi login URL`".into(),
+                None => return None,
+            },
+            Self::Answer { .. } => "is this the address of a Lekiwi relay?".into(),
+            Self::Body { .. } => "the relay may be of another version than this program".into(),
+            Self::Password(_) => {
+                "name a file with `--password-file`, or `-` for standard input".into()
+            }
+            Self::Credentials { .. } => "log in again with `lekiwi login URL`".into(),
+            Self::Exists(_) => {
+                "name another folder with `--out`; keys are never overwritten".into()
+            }
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::NotLoggedIn | Self::Credentials { .. } => Exit::NotLoggedIn,
+            Self::Refused(_) if self.is_session_over() => Exit::NotLoggedIn,
+            Self::Refused(problem) if problem.status == 404 => Exit::NotFound,
+            Self::WrongAuthority { .. } | Self::Untrusted(_) | Self::NoFingerprint { .. } => {
+                Exit::Untrusted
+            }
+            Self::Unreachable { .. } => Exit::Unavailable,
+            _ => Exit::Failure,
+        }
+    }
+}

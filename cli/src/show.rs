@@ -1,0 +1,360 @@
+//! Answers as tables and lines for people. Pure: values in, text out; whatever a robot or relay says is
+//! made harmless for the terminal.
+
+use comfy_table::{Cell, Color, Table, presets};
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::api::{EventRecord, Live, RobotList, RobotView, Status, TokenInfo};
+use lekiwi_protocol::message::{ConnectionState, Metrics, metric};
+
+use crate::ui::plain;
+
+const NONE: &str = "–";
+
+fn table(colour: bool, head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table.set_header(
+        head.iter()
+            .map(|title| Cell::new(title.to_uppercase()))
+            .collect::<Vec<_>>(),
+    );
+    table
+}
+
+fn finish(table: &Table) -> String {
+    // Without borders each cell still has a space on both sides.
+    table
+        .lines()
+        .map(|line| {
+            line.strip_prefix(' ')
+                .unwrap_or(&line)
+                .trim_end()
+                .to_owned()
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn presence(status: &Status) -> (&'static str, Color) {
+    match status {
+        Status {
+            last_seen: None, ..
+        } => ("never seen", Color::DarkGrey),
+        Status { stale: true, .. } => ("stale", Color::Yellow),
+        Status { online: true, .. } => ("online", Color::Green),
+        _ => ("offline", Color::Red),
+    }
+}
+
+/// `3 s ago`, `5 min ago`, `2 h ago`, `4 d ago`.
+fn ago(at: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(at) = at else { return "never".into() };
+    match now.since(at).as_secs() {
+        0 => "now".into(),
+        s => format!("{} ago", span(s)),
+    }
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3_600 => format!("{} min", s / 60),
+        s @ 3_600..86_400 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+fn figure(name: &str, value: f64) -> String {
+    let rounded = format!("{value:.1}");
+    match name {
+        metric::UPTIME_S => span(value.max(0.0) as u64),
+        _ if name.ends_with("_percent") => format!("{rounded} %"),
+        _ if name.ends_with("_bytes_per_s") => format!("{value:.0} B/s"),
+        _ if name.ends_with("_c") => format!("{rounded} °C"),
+        _ => rounded,
+    }
+}
+
+fn resource(metrics: &Metrics, name: &str) -> String {
+    metrics
+        .get(name)
+        .map_or_else(|| NONE.into(), |value| figure(name, *value))
+}
+
+/// `lekiwi robots`.
+pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
+    if list.robots.is_empty() {
+        return "no robots yet; make a token with `lekiwi token create` and enrol the first one"
+            .into();
+    }
+    let mut table = table(
+        colour,
+        &[
+            "robot",
+            "status",
+            "type",
+            "cpu",
+            "memory",
+            "temp",
+            "last seen",
+        ],
+    );
+    for robot in &list.robots {
+        let (word, hue) = presence(&robot.status);
+        table.add_row(vec![
+            Cell::new(robot.id.as_str()),
+            Cell::new(word).fg(hue),
+            Cell::new(plain(&robot.robot_type)),
+            Cell::new(resource(&robot.resources, metric::CPU_PERCENT)),
+            Cell::new(resource(&robot.resources, metric::MEMORY_PERCENT)),
+            Cell::new(resource(&robot.resources, metric::TEMPERATURE_C)),
+            Cell::new(ago(robot.status.last_seen, list.now)),
+        ]);
+    }
+    finish(&table)
+}
+
+/// `lekiwi robot ID`.
+pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
+    let connection = match robot.status.connection {
+        ConnectionState::Online => "online",
+        ConnectionState::Offline => "offline",
+        ConnectionState::ConnectionBroken => "broken",
+    };
+    let mut facts: Vec<(String, String)> = Vec::new();
+    let mut fact = |name: &str, value: String| facts.push((plain(name), plain(&value)));
+    fact("robot", robot.id.to_string());
+    fact("status", presence(&robot.status).0.into());
+    fact("connection", connection.into());
+    fact("last seen", ago(robot.status.last_seen, now));
+    if let Some(at) = robot.status.registered_at {
+        fact("registered", at.to_string());
+    }
+    if let Some(seconds) = robot.status.uptime_s {
+        fact("up for", span(seconds));
+    }
+    fact("type", robot.robot_type.clone());
+    if let Some(teleoperation) = robot
+        .teleoperation
+        .as_ref()
+        .filter(|teleoperation| teleoperation.active)
+    {
+        fact(
+            "driven by",
+            teleoperation
+                .operator_id
+                .clone()
+                .unwrap_or_else(|| "somebody".into()),
+        );
+    }
+    if let Some(network) = &robot.network {
+        fact("host name", network.hostname.clone());
+        fact("addresses", network.ip_addresses.join(", "));
+    }
+    if let Some(deployment) = &robot.deployment {
+        fact("system", deployment.os_version.clone());
+    }
+    if let Some(factsheet) = &robot.factsheet {
+        fact(
+            "agent",
+            format!("{} ({})", factsheet.agent_version, factsheet.agent_target),
+        );
+        fact("model", factsheet.hardware.model.clone());
+        fact("serial", factsheet.hardware.serial.clone());
+        fact("uuid", factsheet.uuid.to_string());
+    }
+    for (name, value) in &robot.resources {
+        fact(name.as_str(), figure(name.as_str(), *value));
+    }
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    facts
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// One line of `lekiwi events`.
+pub(crate) fn event(event: &EventRecord) -> String {
+    let data = match &event.data {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::Object(fields) if fields.is_empty() => String::new(),
+        data => data.to_string(),
+    };
+    let line = format!(
+        "{}  {}  {:24}  {}",
+        event.timestamp,
+        plain(&event.aggregate_id),
+        plain(&event.kind),
+        plain(&data)
+    );
+    line.trim_end().to_owned()
+}
+
+/// `lekiwi token list`.
+pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, colour: bool) -> String {
+    if tokens.is_empty() {
+        return "no tokens".into();
+    }
+    let mut table = table(
+        colour,
+        &["id", "state", "robot", "profile", "serial", "expires"],
+    );
+    for token in tokens {
+        let (word, hue) = match (&token.used_by, token.used_at) {
+            (Some(robot), _) => (format!("used by {robot}"), Color::DarkGrey),
+            (None, Some(_)) => ("used".into(), Color::DarkGrey),
+            (None, None) if token.expires_at <= now => ("expired".into(), Color::Red),
+            (None, None) => ("fresh".into(), Color::Green),
+        };
+        let optional = |text: Option<&str>| text.map_or_else(|| "any".into(), plain);
+        table.add_row(vec![
+            Cell::new(token.id),
+            Cell::new(word).fg(hue),
+            Cell::new(optional(token.robot_id.as_ref().map(|id| id.as_str()))),
+            Cell::new(optional(token.profile.as_deref())),
+            Cell::new(optional(token.serial.as_deref())),
+            Cell::new(token.expires_at),
+        ]);
+    }
+    finish(&table)
+}
+
+/// One line of `lekiwi watch`.
+pub(crate) fn live(live: &Live) -> String {
+    let clock = live.timestamp.to_string();
+    let time = clock.get(11..19).unwrap_or(&clock);
+    let what = match (live.message_type.as_str(), &live.payload) {
+        ("telemetry", payload) => payload
+            .get("metrics")
+            .and_then(|metrics| metrics.as_object())
+            .map(|metrics| {
+                let figures = metrics.iter().filter_map(|(name, value)| {
+                    Some(format!("{name} {}", figure(name, value.as_f64()?)))
+                });
+                figures.collect::<Vec<_>>().join(", ")
+            }),
+        ("heartbeat", payload) => payload
+            .get("uptime_s")
+            .and_then(|s| s.as_u64())
+            .map(|s| format!("up for {}", span(s))),
+        ("connection", payload) => payload
+            .get("state")
+            .and_then(|state| state.as_str())
+            .map(str::to_owned),
+        ("state" | "factsheet", _) => Some(String::new()),
+        (_, payload) => payload
+            .get("data")
+            .filter(|data| data.as_object().is_none_or(|fields| !fields.is_empty()))
+            .map(ToString::to_string),
+    };
+    let line = format!(
+        "{time}  {}  {:12}  {}",
+        live.robot_id,
+        plain(&live.message_type),
+        plain(&what.unwrap_or_default())
+    );
+    line.trim_end().to_owned()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::*;
+
+    fn list() -> RobotList {
+        serde_json::from_value(json!({
+            "position": 7, "now": "2026-11-21T04:00:10.000Z",
+            "robots": [
+                {"id": "kiwi-01", "type": "lekiwi", "resources": {"cpu_percent": 12.34, "memory_percent": 40, "temperature_c": 51.25},
+                 "status": {"online": true, "stale": false, "connection": "ONLINE", "last_seen": "2026-11-21T04:00:07.000Z", "uptime_s": 7300},
+                 "network": {"hostname": "kiwi\u{1b}[2J", "ip_addresses": ["10.0.0.7", "fd00::7"]}},
+                {"id": "kiwi-02", "type": "lekiwi", "resources": {},
+                 "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
+                {"id": "xle-1", "type": "xle", "resources": {"cpu_percent": 3},
+                 "status": {"online": false, "stale": true, "connection": "ONLINE", "last_seen": "2026-11-21T03:58:00.000Z"}},
+            ]
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_table_of_robots() {
+        expect![[r#"
+            ROBOT    STATUS      TYPE    CPU     MEMORY  TEMP     LAST SEEN
+            kiwi-01  online      lekiwi  12.3 %  40.0 %  51.2 °C  3 s ago
+            kiwi-02  never seen  lekiwi  –       –       –        never
+            xle-1    stale       xle     3.0 %   –       –        2 min ago"#]]
+        .assert_eq(&robots(&list(), false));
+        let coloured = robots(&list(), true);
+        assert!(
+            coloured.contains("\u{1b}[") && coloured.contains("online"),
+            "{coloured}"
+        );
+    }
+
+    #[test]
+    fn one_robot_with_hostile_names() {
+        let list = list();
+        expect![[r#"
+            robot           kiwi-01
+            status          online
+            connection      online
+            last seen       3 s ago
+            up for          2 h
+            type            lekiwi
+            host name       kiwi\u{1b}[2J
+            addresses       10.0.0.7, fd00::7
+            cpu_percent     12.3 %
+            memory_percent  40.0 %
+            temperature_c   51.2 °C"#]]
+        .assert_eq(&robot(&list.robots[0], list.now));
+    }
+
+    #[test]
+    fn live_lines() {
+        let line = |kind: &str, payload: serde_json::Value| {
+            live(&Live {
+                message_type: kind.into(),
+                robot_id: "kiwi-01".parse().unwrap(),
+                timestamp: "2026-11-21T04:00:07.000Z".parse().unwrap(),
+                sequence: 1,
+                payload,
+            })
+        };
+        let lines = [
+            line(
+                "telemetry",
+                json!({"metrics": {"cpu_percent": 12.34, "odd": "x"}}),
+            ),
+            line("heartbeat", json!({"uptime_s": 65})),
+            line("connection", json!({"state": "ONLINE"})),
+            line("robot.connected", json!({"data": {}})),
+            line(
+                "health.resource_alert",
+                json!({"data": {"note": "\u{9b}31m"}}),
+            ),
+            line("telemetry", json!(null)),
+        ];
+        expect![[r#"
+            04:00:07  kiwi-01  telemetry     cpu_percent 12.3 %
+            04:00:07  kiwi-01  heartbeat     up for 1 min
+            04:00:07  kiwi-01  connection    ONLINE
+            04:00:07  kiwi-01  robot.connected
+            04:00:07  kiwi-01  health.resource_alert  {"note":"\u{9b}31m"}
+            04:00:07  kiwi-01  telemetry"#]]
+        .assert_eq(&lines.join("\n"));
+    }
+}

@@ -1,0 +1,484 @@
+//! The program as a person runs it, against a small relay of the test's own: real TLS, canned answers.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+
+/// Serves what `answer` says to `METHOD /path`, and keeps the requests as they came.
+struct Relay {
+    url: String,
+    fingerprint: String,
+    requests: Arc<Mutex<Vec<String>>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Relay {
+    fn start(answer: fn(&str) -> (u16, &'static str, &'static str)) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name
+            .push(DnType::CommonName, "test authority");
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let leaf = leaf
+            .signed_by(&key, &Issuer::from_params(&ca, &ca_key))
+            .unwrap();
+        let fingerprint = format!(
+            "sha256:{}",
+            hex::encode(Sha256::digest(ca_certificate.der()))
+        );
+        let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf.der().clone(), ca_certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (acceptor, log) = (TlsAcceptor::from(Arc::new(tls)), Arc::clone(&requests));
+        runtime.spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
+                tokio::spawn(async move {
+                    // A client that does not believe us ends the handshake: nothing to serve.
+                    let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+                    let request = read(&mut tls).await;
+                    let line = request.lines().next().unwrap_or_default().replace(" HTTP/1.1", "");
+                    log.lock().unwrap().push(request);
+                    let (status, kind, body) = answer(&line);
+                    let head = format!("HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                    let _ = tls.write_all(format!("{head}{body}").as_bytes()).await;
+                    let _ = tls.shutdown().await;
+                });
+            }
+        });
+        Self {
+            url,
+            fingerprint,
+            requests,
+            _runtime: runtime,
+        }
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return text;
+            }
+        }
+        match stream.read(&mut piece).await {
+            Ok(n) if n > 0 => bytes.extend_from_slice(&piece[..n]),
+            _ => return text,
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+
+fn fleet(line: &str) -> (u16, &'static str, &'static str) {
+    match line {
+        "POST /api/v1/session" => (
+            200,
+            JSON,
+            r#"{"token":"session-1","expires_at":"2126-11-21T16:00:00.000Z"}"#,
+        ),
+        "DELETE /api/v1/session" => (204, JSON, ""),
+        "GET /api/v1/robots" => (
+            200,
+            JSON,
+            r#"{"position":1,"now":"2026-11-21T04:00:10.000Z","robots":[{"id":"kiwi-01","type":"lekiwi","resources":{"cpu_percent":12.34},"status":{"online":true,"stale":false,"connection":"ONLINE","last_seen":"2026-11-21T04:00:07.000Z"}}]}"#,
+        ),
+        "GET /api/v1/robots/kiwi-01/events?limit=100" => (
+            200,
+            JSON,
+            r#"{"events":[{"position":1,"aggregate_type":"robot","aggregate_id":"kiwi-01","source":"relay","stream":"67e55044-10b1-426f-9247-bb680e5fe0c8","seq":1,"type":"robot.connected","timestamp":"2026-11-21T04:00:00.000Z","data":{},"metadata":{}}]}"#,
+        ),
+        "POST /api/v1/tokens" => (
+            200,
+            JSON,
+            r#"{"token":"lkt_secret","info":{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","created_at":"2026-11-21T04:00:00.000Z","expires_at":"2026-11-21T06:00:00.000Z"}}"#,
+        ),
+        "POST /api/v1/consumers" => (
+            200,
+            JSON,
+            r#"{"certificate_pem":"CERT\n","ca_pem":"CA\n","serial":"1f","expires_at":"2027-02-19T04:00:00.000Z","mqtt":"127.0.0.1:8883","filter":"fleet/v1/default/robots/+/from/#"}"#,
+        ),
+        "GET /api/v1/stream?robot=kiwi-01" => (
+            200,
+            "text/event-stream",
+            ": listening\n\nevent: heartbeat\ndata: {\"type\":\"heartbeat\",\"robot_id\":\"kiwi-01\",\"timestamp\":\"2026-11-21T04:00:07.000Z\",\"sequence\":3,\"payload\":{\"uptime_s\":65}}\n\nevent: lagged\ndata: {\"dropped\":4}\n\nevent: heartbeat\ndata: no json\n\n",
+        ),
+        _ => (
+            404,
+            "application/problem+json",
+            r#"{"type":"urn:lekiwi:problem:robot-unknown","title":"Unknown robot","status":404,"detail":"there is no robot kiwi-09","hint":"`lekiwi robots` lists them"}"#,
+        ),
+    }
+}
+
+fn lekiwi(home: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lekiwi"))
+        .args(arguments)
+        .env_clear()
+        .env("XDG_CONFIG_HOME", home)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that fails before it reads closes its end: that is no fault of the test.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn check(output: &Output, code: i32, out: &str, err: &str) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr)
+        ),
+        (Some(code), out.into(), err.into())
+    );
+}
+
+fn login(home: &Path, relay: &Relay) {
+    let arguments = [
+        "login",
+        &relay.url,
+        "--password-file",
+        "-",
+        "--ca-fingerprint",
+        &relay.fingerprint,
+    ];
+    let out = format!(
+        "logged in to {}/ as admin until 2126-11-21T16:00:00.000Z\n",
+        relay.url
+    );
+    check(
+        &lekiwi(home, &arguments, "hunter2\nnot this\n"),
+        0,
+        &out,
+        "",
+    );
+}
+
+#[test]
+fn a_day_of_an_operator() {
+    let relay = Relay::start(fleet);
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    login(home, &relay);
+    let stored = std::fs::metadata(home.join("lekiwi/credentials.json")).unwrap();
+    assert_eq!(stored.permissions().mode() & 0o777, 0o600);
+    assert!(
+        relay.requests()[0].ends_with(r#"{"user":"admin","password":"hunter2"}"#),
+        "{:?}",
+        relay.requests()
+    );
+
+    let table = "ROBOT    STATUS  TYPE    CPU     MEMORY  TEMP  LAST SEEN\nkiwi-01  online  lekiwi  12.3 %  –       –     3 s ago\n";
+    check(&lekiwi(home, &["robots"], ""), 0, table, "");
+    assert!(
+        relay.requests()[1]
+            .to_ascii_lowercase()
+            .contains("authorization: bearer session-1\r\n")
+    );
+    let json = lekiwi(home, &["robots", "--json"], "");
+    let list: lekiwi_protocol::api::RobotList = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(list.robots[0].id.as_str(), "kiwi-01");
+    check(
+        &lekiwi(home, &["events", "kiwi-01"], ""),
+        0,
+        "2026-11-21T04:00:00.000Z  kiwi-01  robot.connected\n",
+        "",
+    );
+    check(
+        &lekiwi(home, &["robot", "kiwi-09"], ""),
+        4,
+        "",
+        "error: there is no robot kiwi-09\n  (hint: `lekiwi robots` lists them)\n",
+    );
+    check(
+        &lekiwi(
+            home,
+            &["token", "create", "--robot", "kiwi-02", "--lifetime", "2h"],
+            "",
+        ),
+        0,
+        "lkt_secret\n",
+        "good for one robot until 2026-11-21T06:00:00.000Z; shown only now (revoke it with `lekiwi token revoke 67e55044-10b1-426f-9247-bb680e5fe0c8`)\n",
+    );
+    assert!(
+        relay
+            .requests()
+            .last()
+            .unwrap()
+            .ends_with(r#"{"robot_id":"kiwi-02","lifetime_s":7200}"#)
+    );
+    check(
+        &lekiwi(home, &["watch", "kiwi-01"], ""),
+        1,
+        "04:00:07  kiwi-01  heartbeat     up for 1 min\n",
+        "4 messages were left out: this terminal is too slow\nerror: expected live messages from the relay: expected ident at line 1 column 2\n  (hint: the relay may be of another version than this program)\n",
+    );
+    check(
+        &lekiwi(home, &["logout"], ""),
+        0,
+        &format!("logged out of {}/\n", relay.url),
+        "",
+    );
+    check(
+        &lekiwi(home, &["robots"], ""),
+        3,
+        "",
+        "error: not logged in\n  (hint: log in with `lekiwi login URL`)\n",
+    );
+}
+
+#[test]
+fn a_consumer_certificate_and_its_key() {
+    let relay = Relay::start(fleet);
+    let folder = tempfile::tempdir().unwrap();
+    login(folder.path(), &relay);
+    let out = folder.path().join("analytics");
+    let shown = out.display().to_string();
+    let arguments = ["consumer", "create", "analytics", "--out", &shown];
+    check(
+        &lekiwi(folder.path(), &arguments, ""),
+        0,
+        &format!(
+            "mosquitto_sub -V 5 -h 127.0.0.1 -p 8883 --cafile {shown}/ca.pem --cert {shown}/cert.pem --key {shown}/key.pem -i consumer:analytics -t 'fleet/v1/default/robots/+/from/#' -v\n"
+        ),
+        &format!(
+            "wrote key.pem, cert.pem and ca.pem to {shown}, good until 2027-02-19T04:00:00.000Z; follow the fleet with\n"
+        ),
+    );
+    assert_eq!(
+        std::fs::metadata(out.join("key.pem"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
+    assert_eq!(
+        std::fs::read_to_string(out.join("cert.pem")).unwrap(),
+        "CERT\n"
+    );
+    assert!(!relay.requests()[1].contains("PRIVATE KEY"));
+    check(
+        &lekiwi(folder.path(), &arguments, ""),
+        1,
+        "",
+        &format!(
+            "error: expected a folder without {shown}/key.pem, but it exists\n  (hint: name another folder with `--out`; keys are never overwritten)\n"
+        ),
+    );
+}
+
+#[test]
+fn an_unknown_relay_is_not_believed() {
+    let relay = Relay::start(fleet);
+    let folder = tempfile::tempdir().unwrap();
+    let (url, fingerprint) = (&relay.url, &relay.fingerprint);
+    check(
+        &lekiwi(
+            folder.path(),
+            &["login", url, "--password-file", "-"],
+            "hunter2\n",
+        ),
+        5,
+        "",
+        &format!(
+            "error: the relay's authority is not trusted yet; its fingerprint is {fingerprint}\n  (hint: compare it with what the relay prints when it starts, then add `--ca-fingerprint {fingerprint}`)\n"
+        ),
+    );
+    let other = format!("sha256:{}", "00".repeat(32));
+    check(
+        &lekiwi(
+            folder.path(),
+            &[
+                "login",
+                url,
+                "--password-file",
+                "-",
+                "--ca-fingerprint",
+                &other,
+            ],
+            "hunter2\n",
+        ),
+        5,
+        "",
+        &format!(
+            "error: expected a relay whose authority has fingerprint {other}, got {fingerprint}\n  (hint: if the relay got a new authority on purpose, log in again with its new fingerprint)\n"
+        ),
+    );
+    assert_eq!(
+        relay.requests(),
+        Vec::<String>::new(),
+        "nothing may be sent to a relay that is not believed"
+    );
+}
+
+#[test]
+fn a_certificate_for_another_host_is_refused() {
+    let relay = Relay::start(fleet);
+    let folder = tempfile::tempdir().unwrap();
+    let url = relay.url.replace("127.0.0.1", "localhost");
+    let output = lekiwi(
+        folder.path(),
+        &[
+            "login",
+            &url,
+            "--password-file",
+            "-",
+            "--ca-fingerprint",
+            &relay.fingerprint,
+        ],
+        "x\n",
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    assert!(told.contains("not valid for name \"localhost\""), "{told}");
+    assert_eq!(relay.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn an_ended_session_and_a_wrong_password() {
+    let relay = Relay::start(|line| match line {
+        "GET /api/v1/robots" => (
+            401,
+            "application/problem+json",
+            r#"{"type":"urn:lekiwi:problem:login-required","title":"Log in first","status":401}"#,
+        ),
+        "POST /api/v1/session" => (
+            401,
+            "application/problem+json",
+            r#"{"type":"urn:lekiwi:problem:login-failed","title":"Login failed","status":401,"detail":"wrong user or password"}"#,
+        ),
+        _ => (502, "text/html", "<h1>\u{1b}[31mbad gateway</h1>"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_lekiwi"))
+            .args(arguments)
+            .env_clear()
+            .env("LEKIWI_URL", &relay.url)
+            .env("LEKIWI_TOKEN", "t")
+            .env("LEKIWI_CA_FINGERPRINT", &relay.fingerprint)
+            .output()
+            .unwrap()
+    };
+    check(
+        &run(&["robots"]),
+        3,
+        "",
+        "error: Log in first\n  (hint: log in with `lekiwi login URL`)\n",
+    );
+    check(
+        &run(&["token", "list"]),
+        1,
+        "",
+        "error: expected an answer of a Lekiwi relay, got HTTP 502 with \"<h1>\\u{1b}[31mbad gateway</h1>\"\n  (hint: is this the address of a Lekiwi relay?)\n",
+    );
+    let arguments = [
+        "login",
+        &relay.url,
+        "--password-file",
+        "-",
+        "--ca-fingerprint",
+        &relay.fingerprint,
+    ];
+    check(
+        &lekiwi(folder.path(), &arguments, "wrong\n"),
+        1,
+        "",
+        "error: wrong user or password\n",
+    );
+    check(
+        &lekiwi(folder.path(), &arguments, "\n"),
+        1,
+        "",
+        "error: expected a password, got an empty line\n",
+    );
+}
+
+#[test]
+fn nobody_listens_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let folder = tempfile::tempdir().unwrap();
+    let output = lekiwi(
+        folder.path(),
+        &["login", &url, "--password-file", "-"],
+        "x\n",
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(
+        told.starts_with(&format!(
+            "error: the relay at {url}/ could not be reached: "
+        )),
+        "{told}"
+    );
+    assert!(
+        told.contains("Connection refused")
+            && told.ends_with("(hint: is the relay running, and is the address right?)\n"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_lekiwi"))
+        .args(["completions", "bash"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    check(&output, 0, "", "");
+}
