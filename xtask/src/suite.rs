@@ -134,11 +134,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let total = times.iter().map(|(_, time)| *time).sum();
     ui::result(format_args!("{:<12}{:>8}", "total", minutes(total)));
-    outcome.map_err(|error| {
-        error.context(
-            "not everything passed\n  (hint: `cargo xtask test --only STEP` repeats one step)",
-        )
-    })
+    if outcome.is_err()
+        && let Some((name, _)) = times.last()
+    {
+        ui::result(format_args!(
+            "\n`cargo xtask test --only {name}` repeats the step that failed"
+        ));
+    }
+    outcome
 }
 
 /// `3:07`
