@@ -171,10 +171,20 @@ fn format(_: &Options) -> Result<()> {
     command::run(&mut cargo(["fmt", "--all", "--check"]))
 }
 
+/// Programs may not read the clock where they like (`clippy.toml`); their tests, and the tools that measure
+/// them, may.
 fn clippy(_: &Options) -> Result<()> {
-    let flags = ["--all-targets", "--", "-D", "warnings"];
-    each_group(&["clippy"], &flags)?;
-    command::run(&mut over(&["clippy"], &["lekiwi-tests"], &flags))
+    let tests = [
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+        "-A",
+        "clippy::disallowed_methods",
+    ];
+    each_group(&["clippy"], &["--", "-D", "warnings"])?;
+    each_group(&["clippy"], &tests)?;
+    command::run(&mut over(&["clippy"], &["lekiwi-tests"], &tests))
 }
 
 fn dashboard(options: &Options) -> Result<()> {
