@@ -195,7 +195,7 @@ pub(crate) fn rust(targets: &[&str], components: &[&str]) -> Result<()> {
             "adding to the Rust toolchain: {}",
             missing.join(", ")
         ));
-        run(command("rustup").args([kind, "add"]).args(&missing))
+        read(command("rustup").args([kind, "add"]).args(&missing)).map(drop)
     };
     add("target", targets)?;
     add("component", components)

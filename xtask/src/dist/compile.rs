@@ -97,8 +97,9 @@ fn zig(target: Target, yes: bool) -> Result<()> {
     if let Err(error) = needs::rust(&[target.triple()], &[]) {
         // Some mirrors of the toolchain lack rarer targets; its source builds them.
         ui::say(format_args!(
-            "no ready standard library for {}: building it from source ({error})",
-            target.triple()
+            "no ready standard library for {}: building it from source ({})",
+            target.triple(),
+            error.to_string().lines().next().unwrap_or_default()
         ));
         needs::rust(&[], &["rust-src"]).with_context(|| {
             format!(
