@@ -16,7 +16,7 @@ fn main() {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
     };
-    println!("cargo::rustc-env=LEKIWI_AGENT_BUILD_TIME_S={seconds}");
+    println!("cargo::rustc-env=AGENT_BUILD_TIME_S={seconds}");
     let target = std::env::var("TARGET").expect("cargo sets TARGET");
-    println!("cargo::rustc-env=LEKIWI_AGENT_TARGET={target}");
+    println!("cargo::rustc-env=AGENT_TARGET={target}");
 }

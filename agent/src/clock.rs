@@ -36,7 +36,7 @@ pub fn state() -> Clock {
 /// When this program was built.
 #[must_use]
 pub fn build_time() -> Timestamp {
-    let seconds = env!("LEKIWI_AGENT_BUILD_TIME_S").parse().unwrap_or(0_u64);
+    let seconds = env!("AGENT_BUILD_TIME_S").parse().unwrap_or(0_u64);
     Timestamp::from_ms(seconds.saturating_mul(1000))
 }
 
