@@ -1,6 +1,5 @@
 //! Tells the agent when and for what it was built. The build time is the least that the clock can be
 //! when certificates are judged; `SOURCE_DATE_EPOCH` makes it reproducible.
-#![expect(clippy::print_stdout, reason = "cargo reads a build script's output")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
