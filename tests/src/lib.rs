@@ -1,1 +1,6 @@
-//! tests
+//! What the end-to-end suites, the simulator, the soak and the benchmarks are made of. Nothing of this
+//! runs on a robot or a server.
+
+pub mod fleet;
+pub mod flood;
+pub mod harness;

@@ -329,7 +329,8 @@ fn refusal(path: &'static str, status: StatusCode, body: &[u8]) -> EnrolError {
 }
 
 /// The certificates in a base64 PKCS#7 without signers; `None` when it is something else.
-fn certs_only(body: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+#[must_use]
+pub fn certs_only(body: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let text: Vec<u8> = body
         .iter()
         .copied()

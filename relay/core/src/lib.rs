@@ -1,1 +1,9 @@
-//! placeholder
+//! The relay's pure core: what the fleet looks like, and what follows from what robots say. No IO, no
+//! runtime, no clock; `relay/src/ingest.rs` feeds it and carries its outputs out.
+//!
+//! * [`fleet::Fleet`] is the picture of all robots, with the rules of presence.
+
+pub mod fleet;
+mod robot;
+
+pub use fleet::{Fleet, Input, Link, LivePayload, Output};

@@ -1,0 +1,6 @@
+//! Takes a card from blank to a robot that registers itself. Data goes one way: [`order`] checks what was
+//! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk.
+
+pub mod apply;
+pub mod order;
+pub mod plan;

@@ -1,0 +1,125 @@
+/**
+ * The relay's interface as the dashboard uses it. The types follow `protocol/src/api.rs`; fields that
+ * the page does not show are left out. A 401 leads to the login page.
+ */
+
+export type Metrics = Readonly<Record<string, number>>;
+export type ConnectionState = "ONLINE" | "OFFLINE" | "CONNECTION_BROKEN";
+
+export interface Status {
+  readonly online: boolean;
+  readonly stale: boolean;
+  readonly connection: ConnectionState;
+  readonly last_seen?: string;
+  readonly registered_at?: string;
+  readonly uptime_s?: number;
+}
+
+export interface Factsheet {
+  readonly uuid: string;
+  readonly profile: string;
+  readonly hardware: {
+    readonly serial: string;
+    readonly model: string;
+    readonly revision: string;
+    readonly architecture?: string;
+    readonly cores?: number;
+    readonly memory_bytes?: number;
+  };
+  readonly agent_version: string;
+  readonly agent_target: string;
+  readonly capabilities?: readonly string[];
+  readonly boot_id: string;
+}
+
+export interface RobotView {
+  readonly id: string;
+  readonly type: string;
+  readonly status: Status;
+  readonly factsheet?: Factsheet;
+  readonly network?: { readonly hostname: string; readonly mac_address?: string; readonly ip_addresses?: readonly string[] };
+  readonly deployment?: { readonly os_version: string; readonly agent_version: string };
+  readonly activity?: string;
+  readonly operating_mode?: string;
+  readonly teleoperation?: { readonly active: boolean; readonly operator_id?: string };
+  readonly resources: Metrics;
+  readonly resources_at?: string;
+}
+
+export interface RobotList {
+  readonly robots: readonly RobotView[];
+  readonly position: number;
+  readonly now: string;
+}
+
+export interface EventRecord {
+  readonly position: number;
+  readonly aggregate_id: string;
+  readonly source: string;
+  readonly type: string;
+  readonly timestamp: string;
+  readonly data?: unknown;
+}
+
+/** A message of the live stream; `payload` is the robot's own, or an `EventRecord`. */
+export interface Live {
+  readonly type: string;
+  readonly robot_id: string;
+  readonly timestamp: string;
+  readonly sequence: number;
+  readonly payload: unknown;
+}
+
+export type Point = readonly [ms: number, value: number];
+
+/** The relay answered, but not with what was asked for. */
+export class RelayError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+async function read<T>(path: string, signal?: AbortSignal): Promise<T> {
+  const response = await fetch(path, {
+    headers: { accept: "application/json" },
+    credentials: "same-origin",
+    ...(signal ? { signal } : {}),
+  });
+  if (response.status === 401) {
+    location.assign("/login");
+    throw new RelayError(401, "the session has ended");
+  }
+  if (!response.ok) {
+    const problem = (await response.json().catch(() => ({}))) as { title?: string; detail?: string };
+    throw new RelayError(response.status, problem.detail ?? problem.title ?? `the relay answered ${response.status}`);
+  }
+  return (await response.json()) as T;
+}
+
+const robotPath = (id: string): string => `/api/v1/robots/${encodeURIComponent(id)}`;
+
+export const robots = (): Promise<RobotList> => read("/api/v1/robots");
+
+export const robot = (id: string): Promise<RobotView> => read(robotPath(id));
+
+/** The newest events of one robot, ascending. */
+export async function events(id: string, limit: number, signal?: AbortSignal): Promise<readonly EventRecord[]> {
+  const page = await read<{ events: EventRecord[] }>(`${robotPath(id)}/events?limit=${limit}`, signal);
+  return page.events;
+}
+
+/** The newest points of one metric since `fromMs`, ascending. */
+export async function telemetry(
+  id: string,
+  metric: string,
+  fromMs: number,
+  limit: number,
+  signal?: AbortSignal,
+): Promise<readonly Point[]> {
+  const query = new URLSearchParams({ metric, from: String(Math.round(fromMs)), limit: String(limit) });
+  const series = await read<{ points: Point[] }>(`${robotPath(id)}/telemetry?${query}`, signal);
+  return series.points;
+}

@@ -1,0 +1,25 @@
+/** What a view gets from `main.ts`, and what `main.ts` asks of a view. */
+
+import type { Live } from "./api";
+import type { History } from "./history";
+import type { Fleet } from "./model";
+
+export interface Context {
+  readonly fleet: Fleet;
+  readonly history: History;
+  /** The relay's time in ms: last seen is told by its clock, not by the browser's. */
+  now(): number;
+  /** Asks for `draw` in the next animation frame. */
+  schedule(): void;
+}
+
+export interface View {
+  readonly element: HTMLElement;
+  readonly title: string;
+  /** Called at most once a frame, and once a second for the ticking times. */
+  draw(): void;
+  message?(live: Live): void;
+  /** After a reconnect: whatever the view keeps beside the fleet may have a gap. */
+  refetch?(): void;
+  close?(): void;
+}

@@ -1,0 +1,205 @@
+/**
+ * What the page knows of the fleet: snapshots and live messages in, robots out. Pure: no DOM, no
+ * network, no clock. Applying a message twice, or one that is older than the snapshot, changes nothing.
+ */
+
+import type { ConnectionState, EventRecord, Live, Metrics, Point, RobotList, RobotView } from "./api";
+
+/** How far sparklines reach back. */
+export const SPARK_MS = 5 * 60_000;
+/** Most points that one sparkline keeps. */
+export const SPARK_POINTS = 200;
+
+export type Presence = "online" | "stale" | "offline" | "never";
+
+/** The four metrics that every robot has, in the order in which they are shown. */
+export const CORE_METRICS = ["cpu_percent", "memory_percent", "disk_percent", "temperature_c"] as const;
+
+export interface Robot {
+  readonly view: RobotView;
+  /** Counts changes, so that a renderer can tell what is new. */
+  readonly version: number;
+}
+
+export interface Totals {
+  readonly all: number;
+  readonly online: number;
+  readonly stale: number;
+  readonly offline: number;
+}
+
+export function presence(view: RobotView): Presence {
+  if (view.status.last_seen === undefined) return "never";
+  if (view.status.stale) return "stale";
+  return view.status.online ? "online" : "offline";
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+function numbers(value: unknown): Record<string, number> {
+  if (!isRecord(value)) return {};
+  return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, number] => Number.isFinite(entry[1])));
+}
+
+const later = (a: string | undefined, b: string): string => (a === undefined || Date.parse(a) < Date.parse(b) ? b : a);
+const isOlder = (a: string, b: string | undefined): boolean => b !== undefined && Date.parse(a) < Date.parse(b);
+
+export class Fleet {
+  private readonly robots = new Map<string, Robot>();
+  private readonly series = new Map<string, Point[]>();
+  private position = 0;
+  private versions = 0;
+
+  get(id: string): Robot | undefined {
+    return this.robots.get(id);
+  }
+
+  all(): Robot[] {
+    return [...this.robots.values()];
+  }
+
+  totals(): Totals {
+    const totals = { all: 0, online: 0, stale: 0, offline: 0 };
+    for (const { view } of this.robots.values()) {
+      const state = presence(view);
+      totals.all += 1;
+      totals[state === "never" ? "offline" : state] += 1;
+    }
+    return totals;
+  }
+
+  /** Replaces everything but the sparklines, which a reconnect must not empty. */
+  snapshot(list: RobotList): void {
+    this.robots.clear();
+    for (const view of list.robots) this.put(view);
+    this.position = Math.max(this.position, list.position);
+  }
+
+  /** Takes one robot's whole view. */
+  put(view: RobotView): void {
+    this.versions += 1;
+    this.robots.set(view.id, { view, version: this.versions });
+    const at = view.resources_at === undefined ? NaN : Date.parse(view.resources_at);
+    if (Number.isFinite(at)) this.record(view.id, view.resources, at);
+  }
+
+  /** Takes one live message. Answers false when the robot is not known yet and must be asked for. */
+  apply(live: Live): boolean {
+    const robot = this.robots.get(live.robot_id);
+    if (robot === undefined) return false;
+    const payload = isRecord(live.payload) ? live.payload : {};
+    const view = live.type.includes(".")
+      ? this.event(robot.view, live, payload)
+      : message(robot.view, live, payload);
+    if (live.type === "telemetry") this.record(live.robot_id, numbers(payload["metrics"]), Date.parse(live.timestamp));
+    if (view !== robot.view) {
+      this.versions += 1;
+      this.robots.set(live.robot_id, { view, version: this.versions });
+    }
+    return true;
+  }
+
+  /** Points of the last five minutes, ascending. */
+  spark(id: string, metric: string): readonly Point[] {
+    return this.series.get(`${id} ${metric}`) ?? [];
+  }
+
+  /** Puts history before the points that have come live. */
+  fill(id: string, metric: string, history: readonly Point[]): void {
+    const live = this.spark(id, metric);
+    const first = live[0]?.[0] ?? Infinity;
+    this.series.set(`${id} ${metric}`, [...history.filter(([at]) => at < first), ...live].slice(-SPARK_POINTS));
+    const robot = this.robots.get(id);
+    if (robot !== undefined) {
+      this.versions += 1;
+      this.robots.set(id, { ...robot, version: this.versions });
+    }
+  }
+
+  private record(id: string, metrics: Metrics, at: number): void {
+    for (const [metric, value] of Object.entries(metrics)) {
+      const key = `${id} ${metric}`;
+      const points = this.series.get(key) ?? [];
+      if ((points.at(-1)?.[0] ?? -Infinity) >= at) continue;
+      points.push([at, value]);
+      while (points.length > SPARK_POINTS || (points.length > 2 && (points[1]?.[0] ?? at) < at - SPARK_MS)) points.shift();
+      this.series.set(key, points);
+    }
+  }
+
+  private event(view: RobotView, live: Live, payload: Record<string, unknown>): RobotView {
+    const event = payload as unknown as EventRecord;
+    if (live.sequence <= this.position) return view;
+    this.position = live.sequence;
+    switch (event.type ?? live.type) {
+      case "robot.connected":
+        // Events come after their commit: what the robot has said since counts more.
+        return isOlder(live.timestamp, view.status.last_seen) ? view : connection(view, "ONLINE", live.timestamp);
+      case "robot.disconnected":
+        if (isOlder(live.timestamp, view.status.last_seen)) return view;
+        return connection(view, view.status.connection === "ONLINE" ? "OFFLINE" : view.status.connection, live.timestamp);
+      case "robot.stale":
+        return { ...view, status: { ...view.status, online: false, stale: true } };
+      case "robot.registered":
+        return { ...view, status: { ...view.status, registered_at: live.timestamp } };
+      default:
+        return view;
+    }
+  }
+}
+
+function connection(view: RobotView, state: ConnectionState, at: string): RobotView {
+  const status = { ...view.status, connection: state, online: state === "ONLINE", stale: false };
+  return { ...view, status: { ...status, last_seen: later(view.status.last_seen, at) } };
+}
+
+/** The robot was heard: silent no longer. */
+function heard(view: RobotView, at: string, uptime: unknown): RobotView {
+  const connected = view.status.connection === "ONLINE";
+  return {
+    ...view,
+    status: {
+      ...view.status,
+      online: connected,
+      stale: false,
+      last_seen: later(view.status.last_seen, at),
+      ...(typeof uptime === "number" ? { uptime_s: uptime } : {}),
+    },
+  };
+}
+
+function message(view: RobotView, live: Live, payload: Record<string, unknown>): RobotView {
+  const at = live.timestamp;
+  if (isOlder(at, view.status.last_seen) && live.type !== "telemetry") return view;
+  switch (live.type) {
+    case "connection": {
+      const state = payload["state"];
+      return state === "ONLINE" || state === "OFFLINE" || state === "CONNECTION_BROKEN" ? connection(view, state, at) : view;
+    }
+    case "heartbeat":
+      return heard(view, at, payload["uptime_s"]);
+    case "telemetry": {
+      const metrics = numbers(payload["metrics"]);
+      const resources = isOlder(at, view.resources_at)
+        ? { ...metrics, ...view.resources }
+        : { ...view.resources, ...metrics };
+      const next = { ...view, resources, resources_at: later(view.resources_at, at) };
+      return isOlder(at, view.status.last_seen) ? next : heard(next, at, metrics["uptime_s"]);
+    }
+    case "state": {
+      const picked: Partial<Record<string, unknown>> = {};
+      for (const key of ["activity", "operating_mode", "teleoperation", "network", "deployment"]) {
+        if (payload[key] !== undefined) picked[key] = payload[key];
+      }
+      const next = { ...view, ...picked, resources: { ...view.resources, ...numbers(payload["resources"]) }, resources_at: at };
+      return heard(next as RobotView, at, payload["uptime_s"]);
+    }
+    case "factsheet": {
+      const factsheet = payload as unknown as NonNullable<RobotView["factsheet"]>;
+      return heard({ ...view, type: typeof factsheet.profile === "string" ? factsheet.profile : view.type, factsheet }, at, undefined);
+    }
+    default:
+      return view;
+  }
+}

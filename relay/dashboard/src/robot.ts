@@ -1,0 +1,191 @@
+/** One robot: what it is, how it is, its metrics over time and its events as they come. */
+
+import * as api from "./api";
+import { Chart } from "./chart";
+import type { Context, View } from "./context";
+import { h, setAttribute, setText } from "./dom";
+import * as format from "./format";
+import { presence } from "./model";
+import type { RobotView as Robot } from "./api";
+
+const RANGES: readonly [label: string, ms: number][] = [
+  ["15 min", 15 * 60_000],
+  ["1 h", 3_600_000],
+  ["6 h", 6 * 3_600_000],
+  ["24 h", 24 * 3_600_000],
+  ["7 d", 7 * 24 * 3_600_000],
+];
+const METRICS = ["cpu_percent", "memory_percent", "disk_percent", "temperature_c", "net_rx_bytes_per_s", "net_tx_bytes_per_s"];
+const MOST_POINTS = 2_000;
+const MOST_EVENTS = 200;
+
+export class RobotPage implements View {
+  readonly title: string;
+  readonly element: HTMLElement;
+  private readonly badge = h("span", { class: "badge" });
+  private readonly seen = h("span", { class: "soft" });
+  private readonly facts = h("dl", { class: "facts" });
+  private readonly sheet = h("dl", { class: "facts" });
+  private readonly events = h("ol", { class: "events", "aria-label": "Events, newest first" });
+  private readonly trouble = h("p", { class: "trouble", role: "alert", hidden: true });
+  private readonly charts = METRICS.map((metric) => ({ chart: new Chart(metric), points: [] as api.Point[] }));
+  private readonly ranges: HTMLButtonElement[];
+  private range = RANGES[0]?.[1] ?? 900_000;
+  private abort = new AbortController();
+  private newest = 0;
+  private version = -1;
+
+  constructor(
+    private readonly context: Context,
+    private readonly id: string,
+  ) {
+    this.title = id;
+    this.ranges = RANGES.map(([label, ms]) => {
+      const button = h("button", { type: "button", "aria-pressed": ms === this.range }, label);
+      button.setAttribute("aria-pressed", String(ms === this.range));
+      button.addEventListener("click", () => {
+        this.range = ms;
+        this.ranges.forEach((other) => setAttribute(other, "aria-pressed", String(other === button)));
+        this.refetch();
+      });
+      return button;
+    });
+    this.element = h(
+      "article",
+      { class: "robot", "data-robot": id },
+      h("p", { class: "back" }, h("a", { href: "#/" }, "← Fleet")),
+      h("header", { class: "robot-head" }, h("h1", {}, id), this.badge, this.seen),
+      this.trouble,
+      h(
+        "div",
+        { class: "columns" },
+        h("section", { class: "card" }, h("h2", {}, "State"), this.facts),
+        h("section", { class: "card" }, h("h2", {}, "Factsheet"), this.sheet),
+      ),
+      h("div", { class: "section-head" }, h("h2", {}, "Metrics"), h("div", { class: "segments", role: "group", "aria-label": "Range" }, ...this.ranges)),
+      h("div", { class: "charts" }, ...this.charts.map(({ chart }) => chart.element)),
+      h("div", { class: "section-head" }, h("h2", {}, "Events")),
+      h("section", { class: "card" }, this.events),
+    );
+    this.refetch();
+  }
+
+  refetch(): void {
+    this.abort.abort();
+    this.abort = new AbortController();
+    const { signal } = this.abort;
+    void this.load(signal).catch((cause: unknown) => {
+      if (signal.aborted) return;
+      setText(this.trouble, cause instanceof Error ? cause.message : String(cause));
+      this.trouble.hidden = false;
+    });
+  }
+
+  close(): void {
+    this.abort.abort();
+  }
+
+  message(live: api.Live): void {
+    if (live.robot_id !== this.id) return;
+    if (live.type.includes(".")) this.take(live.payload as api.EventRecord);
+    if (live.type !== "telemetry") return;
+    const metrics = (live.payload as { metrics?: api.Metrics } | null)?.metrics ?? {};
+    const at = Date.parse(live.timestamp);
+    for (const { chart, points } of this.charts) {
+      const value = metrics[chart.metric];
+      if (typeof value !== "number" || (points.at(-1)?.[0] ?? -Infinity) >= at) continue;
+      points.push([at, value]);
+      while ((points[1]?.[0] ?? at) < at - this.range) points.shift();
+    }
+  }
+
+  draw(): void {
+    const now = this.context.now();
+    const robot = this.context.fleet.get(this.id);
+    for (const { chart, points } of this.charts) {
+      const seen = robot?.view.status.last_seen;
+      // A value holds only as long as the robot is heard.
+      const heard = robot?.view.status.online ? now : seen === undefined ? 0 : Date.parse(seen);
+      chart.draw(points, now - this.range, now, heard);
+    }
+    if (robot === undefined) return;
+    const { view } = robot;
+    const state = presence(view);
+    setAttribute(this.element, "data-status", state);
+    setAttribute(this.badge, "data-status", state);
+    setText(this.badge, state === "never" ? "never seen" : state);
+    setText(this.seen, view.status.last_seen === undefined ? "" : `last seen ${format.ago(view.status.last_seen, now)}`);
+    if (robot.version === this.version) return;
+    this.version = robot.version;
+    list(this.facts, stateFacts(view));
+    list(this.sheet, sheetFacts(view));
+  }
+
+  private async load(signal: AbortSignal): Promise<void> {
+    const from = this.context.now() - this.range;
+    const loads = this.charts.map(async ({ chart, points }) => {
+      const loaded = await api.telemetry(this.id, chart.metric, from, MOST_POINTS, signal);
+      const last = loaded.at(-1)?.[0] ?? -Infinity;
+      points.splice(0, points.length, ...loaded, ...points.filter(([at]) => at > last));
+      this.context.schedule();
+    });
+    const events = api.events(this.id, MOST_EVENTS, signal).then((page) => page.forEach((event) => this.take(event)));
+    await Promise.all([...loads, events]);
+    this.trouble.hidden = true;
+  }
+
+  private take(event: api.EventRecord): void {
+    if (event.position <= this.newest) return;
+    this.newest = event.position;
+    const data = event.data === undefined || event.data === null || JSON.stringify(event.data) === "{}" ? "" : JSON.stringify(event.data);
+    this.events.prepend(
+      h(
+        "li",
+        { "data-event": event.type },
+        h("time", { datetime: event.timestamp, class: "mono soft" }, format.moment(event.timestamp)),
+        h("span", { class: "event-type", "data-family": event.type.split(".")[0] }, event.type),
+        h("span", { class: "mono soft event-data" }, data),
+      ),
+    );
+    while (this.events.childElementCount > MOST_EVENTS) this.events.lastElementChild?.remove();
+  }
+}
+
+type Fact = readonly [name: string, value: string];
+
+function list(target: HTMLElement, facts: readonly Fact[]): void {
+  target.replaceChildren(...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value || "–")]));
+}
+
+function stateFacts(view: Robot): Fact[] {
+  const { status, network, deployment, teleoperation } = view;
+  return [
+    ["Connection", status.connection.toLowerCase().replace("_", " ")],
+    ["Activity", view.activity ?? ""],
+    ["Operating mode", view.operating_mode?.toLowerCase() ?? ""],
+    ["Driven by", teleoperation?.active ? (teleoperation.operator_id ?? "somebody") : "nobody"],
+    ["Up for", status.uptime_s === undefined ? "" : format.duration(status.uptime_s)],
+    ["Host name", network?.hostname ?? ""],
+    ["Addresses", network?.ip_addresses?.join(", ") ?? ""],
+    ["MAC address", network?.mac_address ?? ""],
+    ["System", deployment?.os_version ?? ""],
+    ["Registered", status.registered_at === undefined ? "" : format.moment(status.registered_at)],
+  ];
+}
+
+function sheetFacts(view: Robot): Fact[] {
+  const { factsheet } = view;
+  const hardware = factsheet?.hardware;
+  return [
+    ["Type", view.type],
+    ["Model", hardware?.model ?? ""],
+    ["Serial number", hardware?.serial ?? ""],
+    ["Revision", hardware?.revision ?? ""],
+    ["Architecture", hardware?.architecture ?? ""],
+    ["Cores", hardware?.cores ? String(hardware.cores) : ""],
+    ["Memory", hardware?.memory_bytes ? format.bytes(hardware.memory_bytes) : ""],
+    ["Agent", factsheet ? `${factsheet.agent_version} (${factsheet.agent_target})` : (view.deployment?.agent_version ?? "")],
+    ["Capabilities", factsheet?.capabilities?.join(", ") ?? ""],
+    ["UUID", factsheet?.uuid ?? ""],
+  ];
+}

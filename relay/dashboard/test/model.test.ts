@@ -1,0 +1,136 @@
+import { describe, expect, it } from "vitest";
+import type { Live, RobotList, RobotView } from "../src/api";
+import { Fleet, SPARK_POINTS, presence } from "../src/model";
+import { Sync } from "../src/sync";
+
+const at = (s: number): string => new Date(Date.UTC(2026, 10, 21, 4, 0, 0) + s * 1000).toISOString();
+
+const view = (id: string, change: Partial<RobotView> = {}): RobotView => ({
+  id,
+  type: "lekiwi",
+  status: { online: true, stale: false, connection: "ONLINE", last_seen: at(0) },
+  resources: { cpu_percent: 10, memory_percent: 40 },
+  resources_at: at(0),
+  ...change,
+});
+const list = (robots: RobotView[], position = 5): RobotList => ({ robots, position, now: at(0) });
+const live = (type: string, s: number, payload: unknown, change: Partial<Live> = {}): Live => ({ type, robot_id: "kiwi-01", timestamp: at(s), sequence: 0, payload, ...change });
+
+function fleet(...robots: RobotView[]): Fleet {
+  const fleet = new Fleet();
+  fleet.snapshot(list(robots));
+  return fleet;
+}
+const status = (fleet: Fleet): string => presence(fleet.get("kiwi-01")?.view ?? view("none"));
+
+describe("live messages", () => {
+  it("telemetry changes only what it carries, and is a sign of life", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("telemetry", 3, { metrics: { cpu_percent: 55.5 } }));
+    expect(f.get("kiwi-01")?.view.resources).toEqual({ cpu_percent: 55.5, memory_percent: 40 });
+    expect(f.get("kiwi-01")?.view.status.last_seen).toBe(at(3));
+    expect(f.spark("kiwi-01", "cpu_percent").map(([, v]) => v)).toEqual([10, 55.5]);
+  });
+
+  it("telemetry older than the snapshot does not go back in time", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("telemetry", -3, { metrics: { cpu_percent: 99, disk_percent: 7 } }));
+    expect(f.get("kiwi-01")?.view.resources).toEqual({ cpu_percent: 10, memory_percent: 40, disk_percent: 7 });
+    expect(f.get("kiwi-01")?.view.status.last_seen).toBe(at(0));
+  });
+
+  it("presence follows births, deaths and silence", () => {
+    const f = fleet(view("kiwi-01"));
+    const seen: string[] = [];
+    for (const message of [
+      live("robot.stale", 76, { type: "robot.stale" }, { sequence: 6 }),
+      live("heartbeat", 80, { uptime_s: 12 }),
+      live("connection", 90, { state: "CONNECTION_BROKEN" }),
+      live("connection", 85, { state: "ONLINE" }),
+      live("heartbeat", 91, { uptime_s: 13 }),
+      live("connection", 95, { state: "ONLINE" }),
+      live("connection", 99, { state: "OFFLINE" }),
+      live("robot.connected", 95, { type: "robot.connected" }, { sequence: 7 }),
+    ]) {
+      f.apply(message);
+      seen.push(status(f));
+    }
+    expect(seen).toEqual(["stale", "online", "offline", "offline", "offline", "online", "offline", "offline"]);
+  });
+
+  it("an event that the snapshot includes changes nothing", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("robot.disconnected", 9, { type: "robot.disconnected" }, { sequence: 5 }));
+    expect(status(f)).toBe("online");
+    f.apply(live("robot.disconnected", 9, { type: "robot.disconnected" }, { sequence: 6 }));
+    expect(status(f)).toBe("offline");
+  });
+
+  it("state and factsheet fill the view; odd payloads change nothing", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("state", 1, { activity: "deploying", resources: { disk_percent: 3, bad: "x" }, network: { hostname: "k" } }));
+    f.apply(live("factsheet", 2, { profile: "xle" }));
+    for (const payload of [null, 7, "x", [], { metrics: [] }, { metrics: { cpu_percent: "9" } }]) f.apply(live("telemetry", 3, payload));
+    f.apply(live("connection", 4, { state: "EXPLODED" }));
+    f.apply(live("something.new", 4, {}, { sequence: 9 }));
+    const after = f.get("kiwi-01")?.view;
+    expect([after?.activity, after?.type, after?.network?.hostname]).toEqual(["deploying", "xle", "k"]);
+    expect(after?.resources).toEqual({ cpu_percent: 10, memory_percent: 40, disk_percent: 3 });
+    expect(status(f)).toBe("online");
+  });
+
+  it("a robot that never spoke is never seen, and counts as offline", () => {
+    const never = view("kiwi-01", { status: { online: false, stale: false, connection: "OFFLINE" }, resources: {} });
+    const f = fleet(never, view("kiwi-02"));
+    expect(status(f)).toBe("never");
+    expect(f.totals()).toEqual({ all: 2, online: 1, stale: 0, offline: 1 });
+  });
+});
+
+describe("sparklines", () => {
+  it("are bounded, keep order, and take history before what came live", () => {
+    const f = fleet(view("kiwi-01"));
+    for (let i = 1; i < 1_000; i += 1) f.apply(live("telemetry", i * 0.2, { metrics: { cpu_percent: i } }));
+    expect(f.spark("kiwi-01", "cpu_percent").length).toBe(SPARK_POINTS);
+    const g = fleet(view("kiwi-01"));
+    const zero = Date.parse(at(0));
+    g.fill("kiwi-01", "cpu_percent", [[zero - 2_000, 1], [zero - 1_000, 2], [zero, 3]]);
+    expect(g.spark("kiwi-01", "cpu_percent")).toEqual([[zero - 2_000, 1], [zero - 1_000, 2], [zero, 10]]);
+  });
+
+  it("forget what is older than five minutes, but for the value that still holds", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("telemetry", 200, { metrics: { cpu_percent: 20 } }));
+    f.apply(live("telemetry", 700, { metrics: { cpu_percent: 30 } }));
+    expect(f.spark("kiwi-01", "cpu_percent").map(([, v]) => v)).toEqual([20, 30]);
+  });
+});
+
+describe("snapshot and stream", () => {
+  it("messages wait for the snapshot and are applied after it", () => {
+    const f = new Fleet();
+    const unknown: string[] = [];
+    const sync = new Sync(f, (id) => unknown.push(id));
+    sync.gap();
+    sync.message(live("telemetry", 2, { metrics: { cpu_percent: 77 } }));
+    sync.message(live("heartbeat", 2, {}, { robot_id: "kiwi-09" }));
+    expect(f.all()).toEqual([]);
+    expect(sync.snapshot(list([view("kiwi-01")]))).toBe(true);
+    expect(f.get("kiwi-01")?.view.resources["cpu_percent"]).toBe(77);
+    expect(unknown).toEqual(["kiwi-09"]);
+  });
+
+  it("a gap drops what waited, and too much waiting asks for another snapshot", () => {
+    const f = new Fleet();
+    const sync = new Sync(f, () => undefined);
+    sync.gap();
+    sync.message(live("telemetry", 2, { metrics: { cpu_percent: 77 } }));
+    sync.gap();
+    sync.snapshot(list([view("kiwi-01")]));
+    expect(f.get("kiwi-01")?.view.resources["cpu_percent"]).toBe(10);
+    sync.gap();
+    for (let i = 0; i <= 20_000; i += 1) sync.message(live("heartbeat", 1, {}));
+    expect(sync.snapshot(list([view("kiwi-01")]))).toBe(false);
+    expect(sync.snapshot(list([view("kiwi-01")]))).toBe(true);
+  });
+});

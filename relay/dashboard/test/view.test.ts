@@ -1,0 +1,81 @@
+import { describe, expect, it } from "vitest";
+import type { RobotView } from "../src/api";
+import * as format from "../src/format";
+import { line, pointAt, range, sparkRange } from "../src/plot";
+import { select } from "../src/selection";
+import type { Selection } from "../src/selection";
+
+describe("figures", () => {
+  it.each([
+    ["cpu_percent", 12.34, "12.3 %"],
+    ["temperature_c", 48, "48.0 °C"],
+    ["net_rx_bytes_per_s", 1_234_000, "1.2 MB/s"],
+    ["uptime_s", 266_400, "3 d 2 h"],
+    ["cpu_percent", undefined, "–"],
+    ["cpu_percent", NaN, "–"],
+    ["wheel_count", 3, "3"],
+  ])("%s %s is %s", (name, value, text) => {
+    expect(format.metric(name, value)).toBe(text);
+  });
+
+  it.each([
+    ["2026-11-21T04:00:00.000Z", "3 s ago", 3_200],
+    ["2026-11-21T04:00:00.000Z", "now", 10],
+    ["2026-11-21T04:00:00.000Z", "now", -5_000],
+    ["2026-11-21T04:00:00.000Z", "5 h 1 min ago", 18_060_000],
+    [undefined, "never", 0],
+    ["nonsense", "never", 0],
+  ])("%s is %s", (at, text, ms) => {
+    expect(format.ago(at, Date.UTC(2026, 10, 21, 4) + ms)).toBe(text);
+  });
+});
+
+describe("selection", () => {
+  const robot = (id: string, cpu: number | undefined, online = true, ip = "10.0.0.1") => ({
+    version: 1,
+    view: {
+      id,
+      type: id.startsWith("xle") ? "xle" : "lekiwi",
+      status: { online, stale: false, connection: "ONLINE", last_seen: "2026-11-21T04:00:00.000Z" },
+      resources: cpu === undefined ? {} : { cpu_percent: cpu },
+      network: { hostname: id, ip_addresses: [ip] },
+    } as RobotView,
+  });
+  const robots = [robot("kiwi-10", 5), robot("kiwi-2", undefined), robot("xle-1", 50, false, "10.0.9.9")];
+  const chosen = (change: Partial<Selection>): string[] =>
+    select(robots, { text: "", status: "all", sort: "id", descending: false, ...change }).map((r) => r.view.id);
+
+  it("sorts by number, either way, with missing values last", () => {
+    expect(chosen({})).toEqual(["kiwi-2", "kiwi-10", "xle-1"]);
+    expect(chosen({ descending: true })).toEqual(["xle-1", "kiwi-10", "kiwi-2"]);
+    expect(chosen({ sort: "cpu_percent" })).toEqual(["kiwi-10", "xle-1", "kiwi-2"]);
+    expect(chosen({ sort: "cpu_percent", descending: true })).toEqual(["xle-1", "kiwi-10", "kiwi-2"]);
+  });
+
+  it("filters by all words and by status", () => {
+    expect(chosen({ text: "KIWI" })).toEqual(["kiwi-2", "kiwi-10"]);
+    expect(chosen({ text: "xle 10.0.9" })).toEqual(["xle-1"]);
+    expect(chosen({ text: "kiwi 10.0.9" })).toEqual([]);
+    expect(chosen({ status: "offline" })).toEqual(["xle-1"]);
+  });
+});
+
+describe("plots", () => {
+  const scale = { fromMs: 0, toMs: 100, low: 0, high: 10, width: 100, height: 10 };
+  it("draws steps, and holds the last value", () => {
+    expect(line([[10, 5], [30, 8]], scale, 50)).toBe("M10 5H30V2H50");
+    expect(line([[-10, 5]], scale, 500)).toBe("M0 5H100");
+    expect(line([], scale, 50)).toBe("");
+  });
+  it("finds the value at a time", () => {
+    const points = [[10, 5], [30, 8]] as const;
+    expect([5, 10, 29, 30, 99].map((at) => pointAt(points, at)?.[1])).toEqual([undefined, 5, 5, 8, 8]);
+  });
+  it("fits ranges", () => {
+    expect(range("cpu_percent", [[0, 3]])).toEqual({ low: 0, high: 100, step: 25 });
+    expect(range("temperature_c", [[0, 58], [1, 61]])).toEqual({ low: 20, high: 80, step: 20 });
+    expect(range("net_rx_bytes_per_s", [])).toEqual({ low: 0, high: 1, step: 0.5 });
+    expect(sparkRange([[0, 40], [1, 42]])).toEqual({ low: 36, high: 46 });
+    expect(sparkRange([])).toEqual({ low: 0, high: 10 });
+  });
+});

@@ -1,0 +1,502 @@
+//! The embedded MQTT broker: TLS with client certificates, MQTT 3.1.1 and 5 on one port. Nothing
+//! outside this folder knows that it is rmqtt. `main` starts it; `ingest` reads its [`Inputs`] and
+//! publishes through the [`Broker`].
+//!
+//! Invariants: a client is who its certificate says, and no certificate is admitted that the
+//! [`Authority`] does not know; a robot writes only its own `from/#`, by publish and by will; what a
+//! hook refused is counted and reported; a subscriber that does not read is disconnected; publishing
+//! never waits for ingest, but for births, deaths and states, which must not be lost.
+
+mod authority;
+mod hooks;
+mod retained;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lekiwi_protocol::{FromRobot, RobotId, Root, Topic};
+use lekiwi_relay_core::Link;
+use rmqtt::codec::types::{Publish as CodecPublish, QoS};
+use rmqtt::context::ServerContext;
+use rmqtt::hook::Type;
+use rmqtt::net::Builder;
+use rmqtt::server::MqttServer;
+use rmqtt::session::SessionState;
+use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
+
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::store::records::Refused;
+
+/// Messages that may wait for ingest. Beyond it telemetry, heartbeats and events are dropped (events
+/// stay unacknowledged); births, deaths and states wait.
+const BULK: usize = 65_536;
+const URGENT: usize = 16_384;
+/// A subscriber that has not emptied its queue for so long is disconnected.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+/// Where and with which files to listen.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Server certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// The authority whose client certificates are accepted, PEM.
+    pub client_ca: PathBuf,
+    /// Prefix and organisation.
+    pub root: Root,
+}
+
+/// Why the broker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The address cannot be had.
+    #[error("cannot listen for MQTT on {address}: {}", problem(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate, key or authority file is not usable.
+    #[error("cannot set up TLS for MQTT: {0}")]
+    Tls(String),
+}
+
+fn problem(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address in use",
+        io::ErrorKind::AddrNotAvailable => "address not available",
+        io::ErrorKind::PermissionDenied => "permission denied",
+        _ => "the system refused",
+    }
+}
+
+/// What the broker tells ingest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A robot published, and may.
+    Message {
+        /// Who; proved by its certificate.
+        robot: RobotId,
+        /// On which topic.
+        from: FromRobot,
+        /// What.
+        payload: Bytes,
+        /// When the relay received it.
+        received_ms: u64,
+    },
+    /// A robot's connection stands.
+    Connected {
+        /// Who.
+        robot: RobotId,
+        /// The connection.
+        link: Link,
+        /// When.
+        received_ms: u64,
+    },
+    /// A robot's connection is over; may arrive after the next one stands.
+    Disconnected {
+        /// Who.
+        robot: RobotId,
+        /// The connection.
+        link: Link,
+        /// When.
+        received_ms: u64,
+    },
+}
+
+/// The receiving ends of the tap.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Births, deaths and states: never dropped.
+    pub urgent: mpsc::Receiver<Input>,
+    /// Telemetry, heartbeats, events.
+    pub bulk: mpsc::Receiver<Input>,
+    /// What was turned away.
+    pub refused: mpsc::Receiver<Refused>,
+}
+
+/// The sending ends.
+#[derive(Debug, Clone)]
+struct Tap {
+    urgent: mpsc::Sender<Input>,
+    bulk: mpsc::Sender<Input>,
+    refused: mpsc::Sender<Refused>,
+    metrics: Arc<Metrics>,
+}
+
+impl Tap {
+    fn new(metrics: Arc<Metrics>) -> (Self, Inputs) {
+        let (urgent, urgent_inputs) = mpsc::channel(URGENT);
+        let (bulk, bulk_inputs) = mpsc::channel(BULK);
+        let (refused, refused_inputs) = mpsc::channel(1_024);
+        let inputs = Inputs {
+            urgent: urgent_inputs,
+            bulk: bulk_inputs,
+            refused: refused_inputs,
+        };
+        (
+            Self {
+                urgent,
+                bulk,
+                refused,
+                metrics,
+            },
+            inputs,
+        )
+    }
+
+    async fn message(&self, input: Input) {
+        if let Input::Message {
+            from:
+                FromRobot::Telemetry
+                | FromRobot::Heartbeat
+                | FromRobot::Events
+                | FromRobot::Backlog
+                | FromRobot::ControlAck,
+            ..
+        } = &input
+        {
+            if self.bulk.try_send(input).is_err() {
+                self.metrics.shed("ingest", 1);
+            }
+        } else {
+            // Waits only when ingest is far behind, and then only this one client does. An error means
+            // that ingest has ended, with the process.
+            let _ = self.urgent.send(input).await;
+        }
+    }
+
+    fn refused(&self, refused: Refused) {
+        // Counted already; a flood of refusals keeps only its first part.
+        let _ = self.refused.try_send(refused);
+    }
+}
+
+/// Connected clients, so that one can be disconnected by name.
+#[derive(Debug, Default)]
+struct Clients(Mutex<HashMap<ClientId, Id>>);
+
+impl Clients {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<ClientId, Id>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn joined(&self, id: &Id) {
+        self.with(|clients| clients.insert(id.client_id.clone(), id.clone()));
+    }
+
+    fn left(&self, id: &Id) {
+        self.with(|clients| {
+            // An older connection's end must not hide the newer one.
+            if clients
+                .get(&id.client_id)
+                .is_some_and(|current| hooks::link(current) == hooks::link(id))
+            {
+                clients.remove(&id.client_id);
+            }
+        });
+    }
+
+    fn len(&self) -> i64 {
+        self.with(|clients| clients.len() as i64)
+    }
+
+    /// Clients whose certificate says `common_name`.
+    fn of(&self, common_name: &str) -> Vec<Id> {
+        self.with(|clients| {
+            clients
+                .iter()
+                .filter(|(client, _)| {
+                    client
+                        .strip_prefix(common_name)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+                })
+                .map(|(_, id)| id.clone())
+                .collect()
+        })
+    }
+}
+
+/// A running broker; stops when dropped.
+pub struct Broker {
+    context: ServerContext,
+    clients: Arc<Clients>,
+    address: SocketAddr,
+    own: Id,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop_listening();
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Listens and serves until dropped. What robots say arrives at [`Inputs`].
+    ///
+    /// # Errors
+    /// When the address is taken or a TLS file is not usable.
+    pub async fn start(
+        config: Config,
+        authority: Arc<dyn Authority>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Inputs), BrokerError> {
+        let (tap, inputs) = Tap::new(metrics.clone());
+        let listener = listener(&config)?;
+        let address = listener.local_addr().map_err(|error| BrokerError::Listen {
+            address: config.listen,
+            source: io_error(error),
+        })?;
+        // Overload is judged by our own queues, not by the machine's load average.
+        let context = ServerContext::new().busy_check_enable(false).build().await;
+        *context.extends.retain_mut().await = Box::new(retained::Retained::default());
+        let clients = Arc::new(Clients::default());
+        let hooks = hooks::Hooks {
+            root: config.root,
+            authority,
+            tap,
+            clients: clients.clone(),
+            metrics: metrics.clone(),
+        };
+        let register = context.extends.hook_mgr().register();
+        for hook in [
+            Type::ClientAuthenticate,
+            Type::ClientConnected,
+            Type::ClientDisconnected,
+            Type::ClientSubscribeCheckAcl,
+            Type::MessagePublishCheckAcl,
+            Type::MessagePublish,
+            Type::MessageDropped,
+        ] {
+            register.add(hook, Box::new(hooks.clone())).await;
+        }
+        register.start().await;
+        let server = MqttServer::new(context.clone())
+            .listener_by_id(listener, address.port())
+            .build();
+        let serve = tokio::spawn(async move {
+            if let Err(error) = server.run().await {
+                tracing::error!(%error, "the broker ended");
+            }
+        });
+        let watch = tokio::spawn(watch_subscribers(context.clone(), clients.clone(), metrics));
+        let own = Id::new(
+            context.node.id(),
+            0,
+            None,
+            None,
+            ClientId::from_static("relay"),
+            None,
+        );
+        Ok((
+            Self {
+                context,
+                clients,
+                address,
+                own,
+                tasks: vec![serve, watch],
+            },
+            inputs,
+        ))
+    }
+
+    /// Where it listens; the real port when port 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Publishes in the relay's own name. `retain` keeps it for later subscribers.
+    pub async fn publish(&self, topic: &Topic, payload: Vec<u8>, retain: bool) {
+        let packet = CodecPublish {
+            dup: false,
+            retain,
+            qos: QoS::AtMostOnce,
+            topic: topic.to_string().into(),
+            packet_id: None,
+            payload: payload.into(),
+            properties: None,
+        };
+        let publish = Publish::new(
+            Box::new(packet),
+            None,
+            None,
+            i64::try_from(clock::now_ms()).ok(),
+        );
+        let from = From::from_system(self.own.clone());
+        if let Err(error) =
+            SessionState::forwards(&self.context, from, publish, false, Some(Duration::ZERO)).await
+        {
+            tracing::warn!(%topic, %error, "could not publish");
+        }
+    }
+
+    /// Disconnects every client whose certificate says `common_name`; how many there were. Revoke
+    /// first: the client comes back at once.
+    pub async fn disconnect(&self, common_name: &str) -> usize {
+        let clients = self.clients.of(common_name);
+        for id in &clients {
+            if let Err(error) = kick(&self.context, id).await {
+                tracing::warn!(client = %id.client_id, %error, "could not disconnect");
+            }
+        }
+        clients.len()
+    }
+
+    /// Connected clients.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        usize::try_from(self.clients.len()).unwrap_or(0)
+    }
+
+    /// Takes no more connections; those that stand end with the runtime.
+    pub fn stop_listening(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+
+    /// Stops listening and disconnects everybody. While ingest still runs, this puts each robot's
+    /// death on record.
+    pub async fn stop(&self) {
+        self.stop_listening();
+        let everybody: Vec<Id> = self
+            .clients
+            .with(|clients| clients.values().cloned().collect());
+        for id in everybody {
+            // It may have gone by itself meanwhile.
+            let _ = kick(&self.context, &id).await;
+        }
+    }
+}
+
+async fn kick(context: &ServerContext, id: &Id) -> rmqtt::Result<()> {
+    let entry = context.extends.shared().await.entry(id.clone());
+    entry.try_lock().await?.kick(true, true, true).await?;
+    Ok(())
+}
+
+fn io_error(error: rmqtt::Error) -> io::Error {
+    error
+        .downcast::<io::Error>()
+        .unwrap_or_else(|error| io::Error::other(error.to_string()))
+}
+
+fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
+    let text = |path: &PathBuf| Some(path.to_string_lossy().into_owned());
+    Builder::new()
+        .name("lekiwi")
+        .laddr(config.listen)
+        .reuseaddr(Some(true))
+        .backlog(4_096)
+        .nodelay(true)
+        .allow_anonymous(false)
+        .collect_cert_info(true)
+        .tls_cross_certificate(true)
+        .tls_client_ca_certs(text(&config.client_ca))
+        .tls_cert(text(&config.certificate))
+        .tls_key(text(&config.key))
+        // Well above the contract's limit, so that our own check refuses, counts and keeps it.
+        .max_packet_size(256 * 1024)
+        .max_clientid_len(128)
+        .max_topic_levels(16)
+        .max_subscriptions(64)
+        .max_topic_aliases(0)
+        .allow_zero_keepalive(false)
+        .max_keepalive(3_600)
+        .max_qos_allowed(QoS::AtLeastOnce)
+        // The defaults lose most of a burst without a word.
+        .max_inflight(NonZeroU16::new(1_024).unwrap_or(NonZeroU16::MIN))
+        .max_mqueue_len(20_000)
+        .send_timeout(Duration::from_secs(5))
+        .handshake_timeout(Duration::from_secs(15))
+        // Nothing waits in the broker for a client that went: the contract's own queues do that.
+        .session_expiry_interval(Duration::from_secs(1))
+        .max_session_expiry_interval(Duration::from_secs(1))
+        .message_expiry_interval(Duration::ZERO)
+        .bind()
+        .map_err(|error| BrokerError::Listen {
+            address: config.listen,
+            source: io_error(error),
+        })?
+        .tls()
+        .map_err(|error| BrokerError::Tls(format!("{error:#}")))
+}
+
+/// Puts a question into each consumer's queue and waits for its turn to come. A session that does not
+/// get there is stuck writing to a client that does not read, and its queue grows without a bound.
+async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metrics: Arc<Metrics>) {
+    let mut asked: HashMap<Id, (oneshot::Receiver<Vec<rmqtt::Result<_>>>, std::time::Instant)> =
+        HashMap::new();
+    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    loop {
+        ticks.tick().await;
+        let now = clock::monotonic();
+        let ids: Vec<Id> = clients.with(|clients| clients.values().cloned().collect());
+        asked.retain(|id, _| ids.contains(id));
+        for id in ids {
+            match asked.get_mut(&id) {
+                Some((answer, since)) => {
+                    if !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+                        asked.remove(&id);
+                    } else if now.saturating_duration_since(*since) > STALLED_AFTER {
+                        asked.remove(&id);
+                        metrics.stalled.inc();
+                        tracing::warn!(client = %id.client_id, "disconnected: it does not read what it subscribed to");
+                        cut_off(&context, &clients, &id).await;
+                    }
+                }
+                None if id.client_id.starts_with("consumer:") => {
+                    let entry = context.extends.shared().await.entry(id.clone());
+                    let (question, answer) = oneshot::channel();
+                    if entry.tx().is_some_and(|tx| {
+                        tx.unbounded_send(Message::Subscribes(Vec::new(), Some(question)))
+                            .is_ok()
+                    }) {
+                        asked.insert(id, (answer, now));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// Ends a session that does not listen even to us: no more messages reach its queue from now on, and
+/// it goes when its write times out.
+async fn cut_off(context: &ServerContext, clients: &Clients, id: &Id) {
+    let entry = context.extends.shared().await.entry(id.clone());
+    if let Ok(mut locked) = entry.try_lock().await
+        && let Ok(Some((_, tx))) = locked.remove().await
+    {
+        // Heard when it gets that far.
+        let _ = tx.unbounded_send(Message::Closed(Reason::from_static("does not read")));
+    }
+    clients.left(id);
+}

@@ -1,0 +1,637 @@
+//! The way of every message: parse, refuse or take, into the picture, to the live stream and to the
+//! store; after the commit, acknowledge. One task; it never waits for the disk.
+//!
+//! `main` wires it so:
+//! ```text
+//! let (store, commits) = Store::open(&path, metrics.clone())?;
+//! let (handle, ingest) = Ingest::restore(settings, store, commits, metrics.clone()).await?;
+//! let (broker, inputs) = Broker::start(config, Arc::new(StoreAuthority::new(store, org)), metrics).await?;
+//! let broker = Arc::new(broker);
+//! let task = tokio::spawn(ingest.run(broker.clone(), inputs, stop.clone()));
+//! // … handle goes to the HTTP interface; at the end: stop.cancel(); task.await; store.close()
+//! ```
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lekiwi_protocol::api::RobotView;
+use lekiwi_protocol::envelope::EnvelopeError;
+use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_EVENTS_PER_MESSAGE, MAX_METRICS};
+use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry};
+use lekiwi_protocol::{
+    Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
+};
+use lekiwi_relay_core::{Fleet, Input as Heard, Output};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::broker::{Broker, Input, Inputs};
+use crate::clock;
+use crate::live::{Collector, Live};
+use crate::metrics::{MessageLabels, Metrics};
+use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot};
+use crate::store::{Batch, Health, Store, StoreError};
+
+/// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
+const TURN: usize = 256;
+const TICK: Duration = Duration::from_millis(250);
+/// Resolution of history: each metric's newest value in every such span.
+const HISTORY_MS: u64 = 5_000;
+const SNAPSHOT_MS: u64 = 30_000;
+const EXPIRE_MS: u64 = 3_600_000;
+/// Longest event type.
+const MAX_KIND_BYTES: usize = 64;
+/// The relay's own events that wait while the store takes none.
+const MAX_OWN_EVENTS: usize = 20_000;
+/// Bytes of a refused payload that are kept.
+const KEPT_PAYLOAD: usize = 512;
+
+/// What ingest is told by configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Prefix and organisation.
+    pub root: Root,
+    /// This relay.
+    pub relay_id: RelayId,
+    /// Telemetry older than so many days is deleted.
+    pub telemetry_days: u32,
+}
+
+/// What the rest of the relay sees of ingest; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    fleet: Arc<RwLock<Fleet>>,
+    live: Live,
+    commands: mpsc::Sender<Command>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Registered {
+        robot: RobotId,
+        profile: Option<String>,
+    },
+}
+
+impl Handle {
+    /// All robots, by id, and the log position that the answer includes.
+    #[must_use]
+    pub fn robots(&self) -> (Vec<RobotView>, u64) {
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        (fleet.views().collect(), fleet.position())
+    }
+
+    /// One robot.
+    #[must_use]
+    pub fn robot(&self, id: &RobotId) -> Option<RobotView> {
+        self.fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .view(id)
+    }
+
+    /// The live stream.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Tells that a robot got its first certificate, which puts `robot.registered` into the log.
+    pub async fn registered(&self, robot: RobotId, profile: Option<String>) {
+        // An error means that the relay is stopping; the robot will be seen when it connects.
+        let _ = self
+            .commands
+            .send(Command::Registered { robot, profile })
+            .await;
+    }
+}
+
+/// The task, before it runs.
+#[derive(Debug)]
+pub struct Ingest {
+    settings: Settings,
+    store: Store,
+    commits: mpsc::Receiver<Commit>,
+    commands: mpsc::Receiver<Command>,
+    fleet: Arc<RwLock<Fleet>>,
+    live: Collector,
+    metrics: Arc<Metrics>,
+    /// The relay's own events: a new numbering at each start.
+    stream: Uuid,
+    seq: u64,
+    /// What this turn wants written.
+    batch: Batch,
+    history_ms: u64,
+    snapshot_ms: u64,
+    expire_ms: u64,
+}
+
+/// Why a message was refused: a slug to count by, and the whole reason.
+type Refusal = (&'static str, String);
+
+impl Ingest {
+    /// Builds the picture from the store: the last snapshots, and the events since.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn restore(
+        settings: Settings,
+        store: Store,
+        commits: mpsc::Receiver<Commit>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Handle, Self), StoreError> {
+        let mut fleet = Fleet::default();
+        for snapshot in store.snapshots().await? {
+            match serde_json::from_str(&snapshot.picture) {
+                Ok(view) => fleet.restore(view, snapshot.position),
+                Err(error) => {
+                    tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read")
+                }
+            }
+        }
+        loop {
+            let events = store.events(fleet.position(), 10_000).await?;
+            if events.is_empty() {
+                break;
+            }
+            for stored in events {
+                let robot = if stored.event.aggregate_type == "robot" {
+                    RobotId::new(&stored.event.aggregate_id).ok()
+                } else {
+                    None
+                };
+                fleet.handle(
+                    Timestamp::from_ms(stored.event.received_ms),
+                    folded(robot, &stored),
+                );
+            }
+        }
+        let fleet = Arc::new(RwLock::new(fleet));
+        let live = Live::new(&metrics);
+        let (sender, commands) = mpsc::channel(64);
+        let handle = Handle {
+            fleet: fleet.clone(),
+            live: live.clone(),
+            commands: sender,
+        };
+        let ingest = Self {
+            settings,
+            store,
+            commits,
+            commands,
+            fleet,
+            live: Collector::new(live),
+            metrics,
+            stream: Uuid::new_v4(),
+            seq: 0,
+            batch: Batch::default(),
+            history_ms: 0,
+            snapshot_ms: 0,
+            expire_ms: 0,
+        };
+        Ok((handle, ingest))
+    }
+
+    /// Runs until `stop` is cancelled; then writes the last pictures and says goodbye.
+    pub async fn run(mut self, broker: Arc<Broker>, mut inputs: Inputs, stop: CancellationToken) {
+        let mut turn = Vec::with_capacity(TURN);
+        let mut urgent = Vec::new();
+        let mut refused = Vec::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut health = self.store.health();
+        self.announce(&broker, true).await;
+        loop {
+            // Fair, so that no source can starve another; each takes a bounded turn.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                1.. = inputs.urgent.recv_many(&mut urgent, TURN) => self.messages(&broker, &mut urgent).await,
+                1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
+                Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
+                Some(command) = self.commands.recv() => self.command(&broker, command).await,
+                1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
+                _ = ticks.tick() => self.tick(&broker).await,
+                Ok(()) = health.changed() => {
+                    let writing = *health.borrow_and_update() == Health::Writing;
+                    self.announce(&broker, writing).await;
+                }
+            }
+            self.submit();
+        }
+        self.announce(&broker, false).await;
+        broker.stop_listening();
+        self.history_ms = 0;
+        self.snapshot_ms = 0;
+        self.tick(&broker).await;
+        self.submit();
+    }
+
+    async fn announce(&self, broker: &Broker, online: bool) {
+        let birth = RelayBirth {
+            relay_id: self.settings.relay_id.clone(),
+            online,
+            timestamp: Timestamp::from_ms(clock::now_ms()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        match serde_json::to_vec(&birth) {
+            Ok(json) => {
+                broker
+                    .publish(
+                        &self.settings.root.relay(&self.settings.relay_id),
+                        json,
+                        true,
+                    )
+                    .await
+            }
+            Err(error) => tracing::error!(%error, "the relay's birth cannot be serialised"),
+        }
+    }
+
+    /// One turn: parse without the lock, apply with it.
+    async fn messages(&mut self, broker: &Broker, turn: &mut Vec<Input>) {
+        let mut heard = Vec::with_capacity(turn.len());
+        for input in turn.drain(..) {
+            match input {
+                Input::Connected {
+                    robot,
+                    link,
+                    received_ms,
+                } => heard.push((received_ms, Heard::LinkUp(robot, link))),
+                Input::Disconnected {
+                    robot,
+                    link,
+                    received_ms,
+                } => heard.push((received_ms, Heard::LinkDown(robot, link))),
+                Input::Message {
+                    robot,
+                    from,
+                    payload,
+                    received_ms,
+                } => match self.parse(&robot, &from, &payload, received_ms) {
+                    Ok(message) => heard.push((received_ms, message)),
+                    Err(refusal) => self.refuse(&robot, from, &payload, received_ms, refusal),
+                },
+            }
+        }
+        self.apply(broker, heard).await;
+    }
+
+    /// Feeds the picture and carries out what follows.
+    async fn apply(&mut self, broker: &Broker, heard: Vec<(u64, Heard)>) {
+        let now = Timestamp::from_ms(clock::now_ms());
+        let mut announcements = Vec::new();
+        {
+            let fleet = self.fleet.clone();
+            let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
+            for (received_ms, message) in heard {
+                fleet.handle(Timestamp::from_ms(received_ms), message);
+            }
+            if fleet.poll_timeout().is_some_and(|due| due <= now) {
+                fleet.handle_timeout(now);
+            }
+            while let Some(output) = fleet.poll_output() {
+                match output {
+                    Output::Live {
+                        robot,
+                        sequence,
+                        payload,
+                    } => self.live.message(now, robot, sequence, &payload),
+                    Output::Event { robot, kind, data } => self.own_event(now, &robot, kind, &data),
+                    Output::Announce(envelope) => announcements.push(envelope),
+                }
+            }
+        }
+        self.live.flush();
+        for envelope in announcements {
+            let topic = self
+                .settings
+                .root
+                .from_robot(&envelope.robot_id, FromRobot::Connection);
+            broker.publish(&topic, envelope.to_json(), true).await;
+        }
+    }
+
+    fn own_event(&mut self, now: Timestamp, robot: &RobotId, kind: &str, data: &serde_json::Value) {
+        self.seq += 1;
+        self.batch.events.push(NewEvent {
+            aggregate_type: "robot",
+            aggregate_id: robot.as_str().into(),
+            source: "relay".into(),
+            stream: self.stream,
+            seq: self.seq,
+            kind: kind.into(),
+            ts_ms: now.as_ms(),
+            received_ms: now.as_ms(),
+            data: data.to_string().into(),
+            metadata: "{}".into(),
+        });
+    }
+
+    fn parse(
+        &mut self,
+        robot: &RobotId,
+        from: &FromRobot,
+        payload: &Bytes,
+        received_ms: u64,
+    ) -> Result<Heard, Refusal> {
+        let Some(expected) = MessageType::of_topic(from) else {
+            return Err((
+                "unsupported",
+                format!("expected a topic that this relay serves, got from/{from}"),
+            ));
+        };
+        let heard = match expected {
+            MessageType::Telemetry => {
+                let envelope: Envelope<Telemetry> = envelope(expected, robot, payload)?;
+                envelope
+                    .payload
+                    .check()
+                    .map_err(|error| ("metrics", error.to_string()))?;
+                Heard::Telemetry(envelope)
+            }
+            MessageType::Heartbeat => Heard::Heartbeat(envelope(expected, robot, payload)?),
+            MessageType::Connection => Heard::Connection(envelope(expected, robot, payload)?),
+            MessageType::Factsheet => {
+                Heard::Factsheet(Box::new(envelope(expected, robot, payload)?))
+            }
+            MessageType::State => {
+                let envelope: Envelope<State> = envelope(expected, robot, payload)?;
+                if envelope.payload.resources.len() > MAX_METRICS {
+                    let got = envelope.payload.resources.len();
+                    return Err((
+                        "metrics",
+                        format!("expected at most {MAX_METRICS} metrics, got {got}"),
+                    ));
+                }
+                Heard::State(Box::new(envelope))
+            }
+            MessageType::Events => {
+                let envelope: Envelope<EventBatch> = envelope(expected, robot, payload)?;
+                check_events(&envelope.payload)?;
+                self.robot_events(robot, envelope.payload, received_ms);
+                Heard::Heard(robot.clone())
+            }
+            // A robot has no topic of this type.
+            MessageType::Ack => {
+                return Err((
+                    "unsupported",
+                    "expected a message of a robot, got an ack".to_owned(),
+                ));
+            }
+        };
+        self.metrics
+            .messages
+            .get_or_create(&MessageLabels {
+                kind: expected.as_str(),
+            })
+            .inc();
+        Ok(heard)
+    }
+
+    fn robot_events(&mut self, robot: &RobotId, batch: EventBatch, received_ms: u64) {
+        let id: Arc<str> = robot.as_str().into();
+        let metadata: Arc<str> = format!(r#"{{"ordinal":{}}}"#, batch.ordinal).into();
+        for event in batch.events {
+            self.batch.events.push(NewEvent {
+                aggregate_type: "robot",
+                aggregate_id: id.clone(),
+                source: id.clone(),
+                stream: batch.stream,
+                seq: event.seq,
+                kind: event.kind.into(),
+                ts_ms: event.timestamp.as_ms(),
+                received_ms,
+                data: event.data.to_string().into(),
+                metadata: metadata.clone(),
+            });
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        robot: &RobotId,
+        from: FromRobot,
+        payload: &Bytes,
+        at_ms: u64,
+        (kind, reason): Refusal,
+    ) {
+        self.metrics.refuse(kind);
+        self.batch.refused.push(Refused {
+            at_ms,
+            client: robot.as_str().into(),
+            topic: self
+                .settings
+                .root
+                .from_robot(robot, from)
+                .to_string()
+                .into(),
+            kind,
+            reason,
+            payload: payload[..payload.len().min(KEPT_PAYLOAD)].to_vec(),
+            payload_bytes: payload.len() as u64,
+        });
+    }
+
+    /// Events are safe: into the picture, to the live stream, and back to their makers.
+    async fn committed(&mut self, broker: &Broker, commit: Commit) {
+        let mut heard = Vec::with_capacity(commit.events.len());
+        for stored in &commit.events {
+            let robot = RobotId::new(&stored.event.aggregate_id).ok();
+            if let Some(robot) = &robot {
+                self.live.event(robot.clone(), stored);
+            }
+            heard.push((stored.event.received_ms, folded(robot, stored)));
+        }
+        self.apply(broker, heard).await;
+        for (robot, ack) in acknowledgements(&commit, self.stream) {
+            self.acknowledge(broker, &robot, ack).await;
+        }
+    }
+
+    async fn acknowledge(&self, broker: &Broker, robot: &RobotId, payload: Ack) {
+        let envelope = Envelope {
+            message_type: MessageType::Ack,
+            robot_id: robot.clone(),
+            timestamp: Timestamp::from_ms(clock::now_ms()),
+            sequence: 0,
+            clock: Clock::Synced,
+            payload,
+        };
+        broker
+            .publish(
+                &self.settings.root.to_robot(robot, ToRobot::Ack),
+                envelope.to_json(),
+                false,
+            )
+            .await;
+    }
+
+    async fn command(&mut self, broker: &Broker, command: Command) {
+        let Command::Registered { robot, profile } = command;
+        self.apply(
+            broker,
+            vec![(clock::now_ms(), Heard::Registered { robot, profile })],
+        )
+        .await;
+    }
+
+    /// What is due by the clock: staleness, history, snapshots, old history.
+    async fn tick(&mut self, broker: &Broker) {
+        self.apply(broker, Vec::new()).await;
+        let now = clock::now_ms();
+        let fleet = self.fleet.clone();
+        if now.saturating_sub(self.history_ms) >= HISTORY_MS {
+            self.history_ms = now;
+            let samples = &mut self.batch.samples;
+            fleet
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_samples(|robot, metric, at, value| {
+                    samples.push(NewSample {
+                        robot: robot.as_str().into(),
+                        metric: metric.as_str().into(),
+                        ts_ms: at.as_ms(),
+                        value,
+                    });
+                });
+        }
+        // While the disk refuses, changes stay marked in the picture.
+        if now.saturating_sub(self.snapshot_ms) >= SNAPSHOT_MS
+            && *self.store.health().borrow() == Health::Writing
+        {
+            self.snapshot_ms = now;
+            let (changed, position) = {
+                let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
+                (fleet.take_changed(), fleet.position())
+            };
+            self.batch
+                .snapshots
+                .extend(changed.into_iter().filter_map(|view| {
+                    // A view has string keys only, so it always serialises.
+                    let picture = serde_json::to_string(&view).ok()?;
+                    Some(Snapshot {
+                        robot: view.id.as_str().into(),
+                        position,
+                        taken_ms: now,
+                        picture,
+                    })
+                }));
+        }
+        if now.saturating_sub(self.expire_ms) >= EXPIRE_MS {
+            self.expire_ms = now;
+            self.store.expire_telemetry(
+                now.saturating_sub(u64::from(self.settings.telemetry_days) * 86_400_000),
+            );
+        }
+        let counts = fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .counts();
+        self.metrics.robots_known.set(counts.known as i64);
+        self.metrics.robots_online.set(counts.connected as i64);
+    }
+
+    fn submit(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let mut back = self.store.submit(std::mem::take(&mut self.batch));
+        // Robots send theirs again; nobody else has the relay's own.
+        let own = self.stream;
+        back.retain(|event| event.stream == own);
+        if back.len() > MAX_OWN_EVENTS {
+            self.metrics
+                .shed("events", (back.len() - MAX_OWN_EVENTS) as u64);
+            back.truncate(MAX_OWN_EVENTS);
+        }
+        self.batch.events = back;
+    }
+}
+
+fn folded(robot: Option<RobotId>, stored: &crate::store::records::StoredEvent) -> Heard {
+    match robot {
+        Some(robot) => Heard::Event {
+            robot,
+            position: stored.position,
+            kind: stored.event.kind.to_string(),
+            at: Timestamp::from_ms(stored.event.ts_ms),
+        },
+        None => Heard::Position(stored.position),
+    }
+}
+
+fn envelope<P: DeserializeOwned>(
+    expected: MessageType,
+    robot: &RobotId,
+    payload: &Bytes,
+) -> Result<Envelope<P>, Refusal> {
+    Envelope::parse(expected, robot, payload).map_err(|error| {
+        let kind = match &error {
+            EnvelopeError::Oversized(_) => "oversized",
+            EnvelopeError::Malformed { .. } => "malformed",
+            EnvelopeError::Type { .. } => "wrong-type",
+            EnvelopeError::Robot { .. } => "wrong-robot",
+        };
+        let reason = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        (kind, reason)
+    })
+}
+
+/// What to tell each robot; nothing for the relay's `own` stream. A robot with many ranges gets several.
+fn acknowledgements(commit: &Commit, own: Uuid) -> Vec<(RobotId, Ack)> {
+    let mut messages = Vec::new();
+    for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
+        let Ok(robot) = RobotId::new(&acks[0].source) else {
+            continue;
+        };
+        let (mut ack, mut ranges) = (Ack::default(), 0);
+        for stream in acks.iter().filter(|ack| ack.stream != own) {
+            for range in &stream.ranges {
+                if ranges == MAX_ACK_RANGES {
+                    messages.push((robot.clone(), std::mem::take(&mut ack)));
+                    ranges = 0;
+                }
+                ack.acks.entry(stream.stream).or_default().push(*range);
+                ranges += 1;
+            }
+        }
+        if ranges > 0 {
+            messages.push((robot, ack));
+        }
+    }
+    messages
+}
+
+/// What the types of an event batch cannot say.
+fn check_events(batch: &EventBatch) -> Result<(), Refusal> {
+    let refuse = |reason: String| Err(("events", reason));
+    if batch.events.len() > MAX_EVENTS_PER_MESSAGE {
+        return refuse(format!(
+            "expected at most {MAX_EVENTS_PER_MESSAGE} events, got {}",
+            batch.events.len()
+        ));
+    }
+    let mut last = 0;
+    for event in &batch.events {
+        if event.seq <= last || event.seq > i64::MAX as u64 {
+            return refuse(format!(
+                "expected ascending event numbers from 1, got {} after {last}",
+                event.seq
+            ));
+        }
+        if event.kind.is_empty() || event.kind.len() > MAX_KIND_BYTES {
+            return refuse(format!(
+                "expected an event type of 1 to {MAX_KIND_BYTES} bytes, got {}",
+                event.kind.len()
+            ));
+        }
+        last = event.seq;
+    }
+    Ok(())
+}

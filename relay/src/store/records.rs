@@ -1,0 +1,276 @@
+//! What the store keeps and hands out: plain rows, no behaviour. Times are milliseconds since the
+//! epoch (`_ms`), ids are texts that were checked where they entered the program.
+
+use std::sync::Arc;
+
+use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::api::EventRecord;
+use lekiwi_protocol::message::SeqRange;
+use uuid::Uuid;
+
+/// An event on its way into the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What kind of thing the event is about: `robot`, later `task`, `rollout`, …
+    pub aggregate_type: &'static str,
+    /// Which one.
+    pub aggregate_id: Arc<str>,
+    /// Who numbered the event: the robot's id, or `relay` for events that the relay makes.
+    pub source: Arc<str>,
+    /// The numbering that `seq` belongs to.
+    pub stream: Uuid,
+    /// The event's number in `stream`; (source, stream, seq) is unique in the log.
+    pub seq: u64,
+    /// The event's type on the wire, such as `robot.connected`.
+    pub kind: Arc<str>,
+    /// When it happened, by its maker's clock.
+    pub ts_ms: u64,
+    /// When the relay took it.
+    pub received_ms: u64,
+    /// The payload, JSON.
+    pub data: Arc<str>,
+    /// Who caused it, JSON; `{}` when nothing is known.
+    pub metadata: Arc<str>,
+}
+
+/// An event of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place in the log, ascending from 1; gaps are possible.
+    pub position: u64,
+    /// The event.
+    pub event: NewEvent,
+}
+
+impl StoredEvent {
+    /// The event as the HTTP interface and the live stream show it.
+    #[must_use]
+    pub fn record(&self) -> EventRecord {
+        // Both texts were JSON when they were stored; what is not any more is shown as null.
+        let json = |text: &str| serde_json::from_str(text).unwrap_or(serde_json::Value::Null);
+        let mut metadata: serde_json::Value = json(&self.event.metadata);
+        if let Some(fields) = metadata.as_object_mut() {
+            let received_at = Timestamp::from_ms(self.event.received_ms).to_string();
+            fields.insert("received_at".to_owned(), received_at.into());
+        }
+        EventRecord {
+            position: self.position,
+            aggregate_type: self.event.aggregate_type.to_owned(),
+            aggregate_id: self.event.aggregate_id.to_string(),
+            source: self.event.source.to_string(),
+            stream: self.event.stream,
+            seq: self.event.seq,
+            kind: self.event.kind.to_string(),
+            timestamp: Timestamp::from_ms(self.event.ts_ms),
+            data: json(&self.event.data),
+            metadata,
+        }
+    }
+}
+
+/// Numbers of one stream that are safe on disk, whether new or seen before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The robot to be told.
+    pub source: Arc<str>,
+    /// The stream.
+    pub stream: Uuid,
+    /// Sorted, disjoint, not adjacent.
+    pub ranges: Vec<SeqRange>,
+}
+
+/// What one commit made durable. Sent once the transaction is on disk, never before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Events that were new, in log order. Duplicates are missing here.
+    pub events: Vec<StoredEvent>,
+    /// What to acknowledge, duplicates included.
+    pub acks: Vec<Ack>,
+}
+
+/// One value of one metric on its way into history. A later one with the same time replaces it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSample {
+    /// The robot.
+    pub robot: Arc<str>,
+    /// The metric, its unit in the name.
+    pub metric: Arc<str>,
+    /// When it was measured.
+    pub ts_ms: u64,
+    /// The value.
+    pub value: f64,
+}
+
+/// One value out of history.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// When it was measured.
+    pub ts_ms: u64,
+    /// The value.
+    pub value: f64,
+}
+
+/// A robot's last picture, for a fast start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The robot.
+    pub robot: Arc<str>,
+    /// The log position up to which events are folded into `picture`.
+    pub position: u64,
+    /// When it was taken.
+    pub taken_ms: u64,
+    /// The picture, JSON.
+    pub picture: String,
+}
+
+/// A message or client that was turned away, kept for inspection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// When.
+    pub at_ms: u64,
+    /// The client id, or the address when there is none.
+    pub client: Arc<str>,
+    /// The topic or filter, empty for a refused connection.
+    pub topic: Arc<str>,
+    /// The stable slug that metrics count by, such as `malformed`.
+    pub kind: &'static str,
+    /// The full reason.
+    pub reason: String,
+    /// The start of the payload, cut.
+    pub payload: Vec<u8>,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
+}
+
+/// A [`Refused`] that was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// Ascending number.
+    pub id: u64,
+    /// When.
+    pub at_ms: u64,
+    /// The client id, or the address when there is none.
+    pub client: String,
+    /// The topic or filter, empty for a refused connection.
+    pub topic: String,
+    /// The stable slug that metrics count by.
+    pub kind: String,
+    /// The full reason.
+    pub reason: String,
+    /// The start of the payload, cut.
+    pub payload: Vec<u8>,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
+}
+
+/// An enrolment token. The secret itself is never stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Public name of the token.
+    pub id: String,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// The profile it is bound to.
+    pub profile: Option<String>,
+    /// The hardware serial it is bound to.
+    pub serial: Option<String>,
+    /// The robot it is bound to.
+    pub robot: Option<String>,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When it ends.
+    pub expires_ms: u64,
+    /// SHA-256 of the public key (SPKI) that used it first.
+    pub used_key: Option<[u8; 32]>,
+    /// When it was first used.
+    pub used_ms: Option<u64>,
+}
+
+/// What became of [`Store::redeem`](super::Store::redeem).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redemption {
+    /// The token was free: it is now bound to the key, and the certificate is stored.
+    Issued,
+    /// The same key used it before: this is the certificate it got then.
+    Again(Certificate),
+    /// Another key used it.
+    OtherKey,
+    /// No such token (any more).
+    Unknown,
+}
+
+/// Who a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CertificateKind {
+    /// A robot.
+    Robot,
+    /// A read-only broker client.
+    Consumer,
+}
+
+impl CertificateKind {
+    /// The stored form.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Robot => "robot",
+            Self::Consumer => "consumer",
+        }
+    }
+}
+
+/// A certificate that this relay's authority issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Serial, lower-case hex without leading zeros.
+    pub serial: String,
+    /// Subject CN.
+    pub common_name: String,
+    /// Who it is for.
+    pub kind: CertificateKind,
+    /// SHA-256 of its public key (SPKI).
+    pub key: [u8; 32],
+    /// Start of validity.
+    pub not_before_ms: u64,
+    /// End of validity.
+    pub not_after_ms: u64,
+    /// When it was revoked.
+    pub revoked_ms: Option<u64>,
+    /// The certificate, DER.
+    pub der: Vec<u8>,
+}
+
+/// What the broker needs to know about a certificate; answered from memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateStatus {
+    /// Subject CN.
+    pub common_name: Arc<str>,
+    /// Who it is for.
+    pub kind: CertificateKind,
+    /// End of validity.
+    pub not_after_ms: u64,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+/// A person's session. The secret itself is never stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// SHA-256 of the session token.
+    pub hash: [u8; 32],
+    /// Who.
+    pub user: String,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When it ends.
+    pub expires_ms: u64,
+}
+
+/// A person's password, as a salted slow hash in text form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Who.
+    pub user: String,
+    /// The hash with its salt and parameters.
+    pub hash: String,
+}

@@ -1,0 +1,448 @@
+//! The store under bad weather: killed, out of space, asked twice. Needs root for its tmpfs.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lekiwi_relay::metrics::Metrics;
+use lekiwi_relay::store::records::{
+    Certificate, CertificateKind, Commit, NewEvent, NewSample, Redemption, Session, Token,
+};
+use lekiwi_relay::store::{Batch, Health, Store, StoreError};
+use rumqttc::v5::mqttbytes::QoS;
+use support::{Ca, PATIENCE, Relay, events, from, until};
+use tokio::sync::mpsc::Receiver;
+use uuid::Uuid;
+
+fn open(path: &Path) -> (Store, Receiver<Commit>) {
+    Store::open(path, Arc::new(Metrics::default())).unwrap()
+}
+
+fn event(seq: u64) -> NewEvent {
+    NewEvent {
+        aggregate_type: "robot",
+        aggregate_id: "kiwi-01".into(),
+        source: "kiwi-01".into(),
+        stream: Uuid::from_u128(1),
+        seq,
+        kind: "agent.started".into(),
+        ts_ms: 1,
+        received_ms: 2,
+        data: "{}".into(),
+        metadata: "{}".into(),
+    }
+}
+
+fn batch(seqs: impl IntoIterator<Item = u64>) -> Batch {
+    Batch {
+        events: seqs.into_iter().map(event).collect(),
+        ..Batch::default()
+    }
+}
+
+async fn seqs(store: &Store) -> Vec<u64> {
+    let events = store
+        .events_of_robot("kiwi-01", 0, 1_000_000)
+        .await
+        .unwrap();
+    let mut seqs: Vec<u64> = events
+        .iter()
+        .filter(|e| &*e.event.source == "kiwi-01")
+        .map(|e| e.event.seq)
+        .collect();
+    seqs.sort_unstable();
+    seqs
+}
+
+#[tokio::test]
+async fn duplicates_are_acknowledged_and_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut commits) = open(&dir.path().join("relay.db"));
+    store.submit(batch([1, 2, 3, 7]));
+    let commit = commits.recv().await.unwrap();
+    assert_eq!(
+        commit
+            .events
+            .iter()
+            .map(|e| (e.position, e.event.seq))
+            .collect::<Vec<_>>(),
+        [(1, 1), (2, 2), (3, 3), (4, 7)]
+    );
+    assert_eq!(commit.acks[0].ranges, [[1, 3], [7, 7]]);
+    store.submit(batch([3, 4, 3]));
+    let commit = commits.recv().await.unwrap();
+    assert_eq!(
+        commit
+            .events
+            .iter()
+            .map(|e| e.event.seq)
+            .collect::<Vec<_>>(),
+        [4]
+    );
+    assert_eq!(commit.acks[0].ranges, [[3, 4]]);
+    assert_eq!(seqs(&store).await, [1, 2, 3, 4, 7]);
+    assert_eq!(
+        store.events_of_robot("kiwi-01", 2, 1).await.unwrap()[0]
+            .event
+            .seq,
+        3
+    );
+    assert_eq!(store.last_position().await.unwrap(), 5);
+}
+
+/// Run as a child by the test below, which kills it. Prints each number that was committed.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
+async fn child_that_writes_until_it_is_killed() {
+    let Ok(path) = std::env::var("LEKIWI_TEST_STORE") else {
+        return;
+    };
+    let (store, mut commits) = open(Path::new(&path));
+    for seq in 1.. {
+        store.submit(batch([seq]));
+        for ack in commits.recv().await.unwrap().acks {
+            println!("committed {}", ack.ranges[0][1]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("relay.db");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "child_that_writes_until_it_is_killed",
+            "--nocapture",
+        ])
+        .env("LEKIWI_TEST_STORE", &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut committed = 0;
+    for line in lines {
+        if let Some(seq) = line.unwrap().strip_prefix("committed ") {
+            committed = seq.parse().unwrap();
+        }
+        if committed == 50 {
+            // SIGKILL, in the middle of what comes next.
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(committed >= 50);
+    let (store, mut commits) = open(&path);
+    let kept = seqs(&store).await;
+    assert!(
+        kept.len() as u64 >= committed,
+        "{} kept, {committed} acknowledged",
+        kept.len()
+    );
+    assert_eq!(kept, (1..=kept.len() as u64).collect::<Vec<_>>());
+    store.submit(batch([1]));
+    assert_eq!(commits.recv().await.unwrap().events, []);
+}
+
+/// A file system of its own, unmounted at the end.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(path: PathBuf, size: &str) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(
+            mounted.success(),
+            "cannot mount a tmpfs for this test: run it as root"
+        );
+        Self(path)
+    }
+
+    /// Takes all space that is left.
+    fn fill(&self) -> PathBuf {
+        let ballast = self.0.join("ballast");
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        for size in [65_536, 4_096] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        ballast
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Best effort: a leftover mount harms nobody.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_acknowledgements_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::mount(dir.path().join("disk"), "4m");
+    let database = disk.0.join("relay.db");
+    let relay = Relay::start_with(dir, Ca::new(), &database).await;
+    let kiwi = relay.robot("kiwi-01").await;
+    let mut client = relay.connect(&kiwi, "kiwi-01").await;
+    client
+        .subscribe("fleet/v1/default/robots/kiwi-01/to/#")
+        .await;
+    let topic = from("kiwi-01", "events");
+    let ballast = disk.fill();
+    let health = relay.store.health();
+    let mut sent = 0;
+    while *health.borrow() == Health::Writing {
+        assert!(sent < 100_000, "the disk never got full");
+        client
+            .client
+            .publish(
+                &topic,
+                QoS::AtLeastOnce,
+                false,
+                events("kiwi-01", 1, sent + 1..=sent + 100),
+            )
+            .await
+            .unwrap();
+        sent += 100;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(
+        *health.borrow(),
+        Health::Failing {
+            reason: "database or disk is full".into()
+        }
+    );
+    // Meanwhile everything that needs no writing works, and what needs it says why it does not.
+    let telemetry = support::envelope(
+        "kiwi-01",
+        "telemetry",
+        &serde_json::json!({ "metrics": { "cpu_percent": 3.0 } }),
+    );
+    client
+        .client
+        .publish(
+            from("kiwi-01", "telemetry"),
+            QoS::AtLeastOnce,
+            false,
+            telemetry,
+        )
+        .await
+        .unwrap();
+    until("the picture lives on", async || {
+        relay
+            .view("kiwi-01")
+            .is_some_and(|v| v.resources.values().eq([&3.0]))
+    })
+    .await;
+    let safe = seqs(&relay.store).await;
+    assert!((safe.len() as u64) < sent);
+    let session = Session {
+        hash: [1; 32],
+        user: "admin".into(),
+        created_ms: 0,
+        expires_ms: 1,
+    };
+    assert_eq!(
+        relay
+            .store
+            .insert_session(session.clone())
+            .await
+            .unwrap_err()
+            .to_string(),
+        "the store cannot write at the moment: the last write failed"
+    );
+    assert!(relay.store.session(&[1; 32], 0).is_none());
+
+    std::fs::remove_file(ballast).unwrap();
+    let all: Vec<u64> = (1..=sent).collect();
+    let mut acked = std::collections::BTreeSet::new();
+    while acked.len() < all.len() {
+        let message = tokio::time::timeout(PATIENCE, client.message())
+            .await
+            .expect("acknowledgements after the disk is free");
+        let ack: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        let ranges = &ack["payload"]["acks"][Uuid::from_u128(1).to_string()];
+        for range in serde_json::from_value::<Vec<[u64; 2]>>(ranges.clone()).unwrap() {
+            acked.extend(range[0]..=range[1]);
+        }
+    }
+    assert_eq!(seqs(&relay.store).await, all);
+    assert_eq!(*health.borrow(), Health::Writing);
+    relay.store.insert_session(session).await.unwrap();
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_for_one_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("relay.db");
+    let (store, _commits) = open(&path);
+    let token = Token {
+        id: "t1".into(),
+        hash: [9; 32],
+        profile: Some("lekiwi".into()),
+        serial: None,
+        robot: None,
+        created_ms: 1,
+        expires_ms: 2,
+        used_key: None,
+        used_ms: None,
+    };
+    store.insert_token(token.clone()).await.unwrap();
+    assert_eq!(
+        store.token_by_hash([9; 32]).await.unwrap(),
+        Some(token.clone())
+    );
+    let certificate = |serial: &str, key: u8| Certificate {
+        serial: serial.into(),
+        common_name: "kiwi-01".into(),
+        kind: CertificateKind::Robot,
+        key: [key; 32],
+        not_before_ms: 0,
+        not_after_ms: 10,
+        revoked_ms: None,
+        der: vec![1, 2, 3],
+    };
+    assert_eq!(
+        store.redeem("t1", certificate("aa", 1), 5).await.unwrap(),
+        Redemption::Issued
+    );
+    assert_eq!(
+        store.redeem("t1", certificate("bb", 1), 6).await.unwrap(),
+        Redemption::Again(certificate("aa", 1))
+    );
+    assert_eq!(
+        store.redeem("t1", certificate("cc", 2), 7).await.unwrap(),
+        Redemption::OtherKey
+    );
+    assert_eq!(
+        store.redeem("t2", certificate("dd", 1), 8).await.unwrap(),
+        Redemption::Unknown
+    );
+    assert!(store.certificate_status("bb").is_none());
+    assert!(store.revoke_certificate("aa", 9).await.unwrap());
+    assert!(!store.revoke_certificate("aa", 9).await.unwrap());
+    store.close();
+    let (store, _commits) = open(&path);
+    assert!(store.certificate_status("aa").unwrap().revoked);
+    let used = &store.tokens().await.unwrap()[0];
+    assert_eq!((used.used_key, used.used_ms), (Some([1; 32]), Some(5)));
+    assert!(store.delete_token("t1").await.unwrap());
+    assert!(!store.delete_token("t1").await.unwrap());
+}
+
+#[tokio::test]
+async fn sessions_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _commits) = open(&dir.path().join("relay.db"));
+    let session = Session {
+        hash: [1; 32],
+        user: "admin".into(),
+        created_ms: 1,
+        expires_ms: 100,
+    };
+    store.insert_session(session.clone()).await.unwrap();
+    assert_eq!(store.session(&[1; 32], 99), Some(session));
+    assert_eq!(store.session(&[1; 32], 100), None);
+    assert_eq!(store.expire_sessions(100).await.unwrap(), 1);
+    assert_eq!(store.session(&[1; 32], 0), None);
+    assert!(!store.delete_session([1; 32]).await.unwrap());
+}
+
+#[tokio::test]
+async fn history_is_given_newest_first_and_old_parts_are_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _commits) = open(&dir.path().join("relay.db"));
+    let sample = |metric: &str, ts_ms: u64| NewSample {
+        robot: "kiwi-01".into(),
+        metric: metric.into(),
+        ts_ms,
+        value: ts_ms as f64,
+    };
+    let samples = (1..=12_000)
+        .flat_map(|ts| [sample("cpu_percent", ts), sample("disk_percent", ts)])
+        .collect();
+    store.submit(Batch {
+        samples,
+        ..Batch::default()
+    });
+    until("written", async || {
+        store
+            .telemetry("kiwi-01", "disk_percent", 0, u64::MAX, 1)
+            .await
+            .unwrap()
+            .len()
+            == 1
+    })
+    .await;
+    let times = async |limit| {
+        let samples = store
+            .telemetry("kiwi-01", "cpu_percent", 10, 11_000, limit)
+            .await
+            .unwrap();
+        samples.into_iter().map(|s| s.ts_ms).collect::<Vec<_>>()
+    };
+    assert_eq!(times(3).await, [10_997, 10_998, 10_999]);
+    store.expire_telemetry(10_990);
+    until("expired", async || {
+        times(100).await == (10_990..11_000).collect::<Vec<_>>()
+    })
+    .await;
+    until("the other metric too", async || {
+        store
+            .telemetry("kiwi-01", "disk_percent", 0, 10_990, 1)
+            .await
+            .unwrap()
+            .is_empty()
+    })
+    .await;
+    assert_eq!(
+        store.metrics_of_robot("kiwi-01").await.unwrap(),
+        ["cpu_percent", "disk_percent"]
+    );
+    assert!(
+        store
+            .telemetry("kiwi-02", "cpu_percent", 0, 1, 1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_later_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("relay.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Store::open(&path, Arc::new(Metrics::default())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "expected a store of version 1 or earlier, got version 99 in {}",
+            path.display()
+        )
+    );
+    std::fs::write(
+        &path,
+        "this is no database, and long enough to look like one at first sight",
+    )
+    .unwrap();
+    let error = Store::open(&path, Arc::new(Metrics::default())).unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. }));
+    assert_eq!(
+        error.to_string(),
+        format!("cannot open the store {}", path.display())
+    );
+}

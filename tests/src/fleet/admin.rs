@@ -1,0 +1,169 @@
+//! The relay's HTTP interface as an administrator uses it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::api::{
+    ConsumerCreated, ConsumerRequest, EventPage, EventRecord, Login, RobotList, Session,
+    TokenCreated, TokenRequest,
+};
+use reqwest::Certificate;
+
+/// A logged-in administrator.
+#[derive(Clone)]
+pub struct Admin {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+    ca_pem: String,
+}
+
+impl Admin {
+    /// Logs in at `https` (`host:port`) as the administrator whose password is in `password_file`.
+    ///
+    /// # Errors
+    /// When the relay does not answer, or refuses.
+    pub async fn login(https: &str, ca_pem: &str, password_file: &Path) -> Result<Self> {
+        let password = std::fs::read_to_string(password_file).with_context(|| {
+            format!(
+                "expected the administrator's password in {}",
+                password_file.display()
+            )
+        })?;
+        let http = client(ca_pem)?;
+        let base = format!("https://{https}");
+        let login = Login {
+            user: "admin".to_owned(),
+            password: password.trim().to_owned(),
+        };
+        let answer = http
+            .post(format!("{base}/api/v1/session"))
+            .json(&login)
+            .send()
+            .await?;
+        ensure!(
+            answer.status().is_success(),
+            "expected a session, got {}: {}",
+            answer.status(),
+            answer.text().await?
+        );
+        let session: Session = answer.json().await?;
+        Ok(Self {
+            http,
+            base,
+            token: session.token,
+            ca_pem: ca_pem.to_owned(),
+        })
+    }
+
+    /// The relay's authority.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The client without the session, for what needs none.
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// `https://host:port`.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A request with the session.
+    pub fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+    }
+
+    async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<A> {
+        let answer = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+            .json(body)
+            .send()
+            .await?;
+        ensure!(
+            answer.status().is_success(),
+            "POST {path}: {}: {}",
+            answer.status(),
+            answer.text().await?
+        );
+        Ok(answer.json().await?)
+    }
+
+    /// All robots.
+    ///
+    /// # Errors
+    /// When the relay does not answer with a list.
+    pub async fn robots(&self) -> Result<RobotList> {
+        Ok(self
+            .get("/api/v1/robots")
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?)
+    }
+
+    /// An enrolment token.
+    ///
+    /// # Errors
+    /// When the relay refuses.
+    pub async fn token(&self, request: &TokenRequest) -> Result<TokenCreated> {
+        self.post("/api/v1/tokens", request).await
+    }
+
+    /// A consumer's certificate.
+    ///
+    /// # Errors
+    /// When the relay refuses.
+    pub async fn consumer(&self, request: &ConsumerRequest) -> Result<ConsumerCreated> {
+        self.post("/api/v1/consumers", request).await
+    }
+
+    /// Every event of a robot, in log order.
+    ///
+    /// # Errors
+    /// When the relay does not answer with pages.
+    pub async fn events(&self, robot: &RobotId) -> Result<Vec<EventRecord>> {
+        let (mut events, mut after) = (Vec::new(), 0);
+        loop {
+            let path = format!("/api/v1/robots/{robot}/events?after={after}&limit=1000");
+            let page: EventPage = self
+                .get(&path)
+                .send()
+                .await?
+                .error_for_status()?
+                .json()
+                .await?;
+            events.extend(page.events);
+            match page.next_after {
+                Some(next) => after = next,
+                None => return Ok(events),
+            }
+        }
+    }
+}
+
+/// An HTTPS client that trusts one authority and nothing else.
+fn client(ca_pem: &str) -> Result<reqwest::Client> {
+    // A second installation is refused, which is as good: the provider is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authority = Certificate::from_pem(ca_pem.as_bytes())
+        .context("expected the relay's authority as PEM")?;
+    Ok(reqwest::Client::builder()
+        .tls_certs_only([authority])
+        .build()?)
+}

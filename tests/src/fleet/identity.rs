@@ -1,0 +1,165 @@
+//! Certificates of simulated robots: enrolled over EST like any other, kept for the next run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt, TryStreamExt};
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::api::TokenRequest;
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::admin::Admin;
+
+/// How many enrolments are under way at once.
+const AT_ONCE: usize = 16;
+
+/// A simulated robot's key and certificate.
+#[derive(Debug)]
+pub struct Identity {
+    /// Whose it is.
+    pub id: RobotId,
+    key_pem: String,
+    certificate_pem: String,
+    ca_pem: String,
+}
+
+impl Identity {
+    /// Loads what [`Self::enrol`] stored.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn load(folder: &Path, id: RobotId) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(id.as_str()).join(name);
+            std::fs::read_to_string(&path)
+                .with_context(|| format!("expected an enrolled robot at {}", path.display()))
+        };
+        Ok(Self {
+            key_pem: read("key.pem")?,
+            certificate_pem: read("cert.pem")?,
+            ca_pem: read("ca.pem")?,
+            id,
+        })
+    }
+
+    /// Makes a key, asks for a token and enrols with it.
+    ///
+    /// # Errors
+    /// When the relay refuses.
+    pub async fn enrol(admin: &Admin, folder: &Path, id: RobotId) -> Result<Self> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, id.as_str());
+        let request = params.serialize_request(&key)?;
+        let token = admin
+            .token(&TokenRequest {
+                robot_id: Some(id.clone()),
+                ..TokenRequest::default()
+            })
+            .await?
+            .token;
+        let answer = admin
+            .http()
+            .post(format!("{}/.well-known/est/simpleenroll", admin.base()))
+            .basic_auth(&id, Some(&token))
+            .header("content-type", "application/pkcs10")
+            .body(STANDARD.encode(request.der()))
+            .send()
+            .await?;
+        let status = answer.status();
+        let body = answer.text().await?;
+        ensure!(status.is_success(), "enrolment of {id}: {status}: {body}");
+        let certificates = lekiwi_agent::identity::certs_only(body.as_bytes())
+            .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))?;
+        let certificate = certificates
+            .first()
+            .context("expected a certificate in the answer to an enrolment")?;
+        let identity = Self {
+            id,
+            key_pem: key.serialize_pem(),
+            certificate_pem: pem("CERTIFICATE", certificate),
+            ca_pem: admin.ca_pem().to_owned(),
+        };
+        identity.store(folder)?;
+        Ok(identity)
+    }
+
+    fn store(&self, folder: &Path) -> Result<()> {
+        let folder: PathBuf = folder.join(self.id.as_str());
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("key.pem"), &self.key_pem)?;
+        std::fs::write(folder.join("ca.pem"), &self.ca_pem)?;
+        // Last, so that a folder with a certificate is whole.
+        std::fs::write(folder.join("cert.pem"), &self.certificate_pem)?;
+        Ok(())
+    }
+
+    /// A TLS configuration that shows this certificate and trusts only the relay's authority.
+    ///
+    /// # Errors
+    /// When one of the three is not what its name says.
+    pub fn client_config(&self) -> Result<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(self.ca_pem.as_bytes()) {
+            roots.add(authority?)?;
+        }
+        let chain = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?)
+    }
+
+    /// Key and certificate as PEM, for programs that want files.
+    #[must_use]
+    pub fn pem(&self) -> (&str, &str) {
+        (&self.key_pem, &self.certificate_pem)
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let lines: Vec<&str> = body
+        .as_bytes()
+        .chunks(64)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}
+
+/// The identities of robots `{prefix}-0000` …, enrolling those that `folder` does not have yet.
+///
+/// # Errors
+/// When the relay refuses one of them.
+pub async fn enrol_all(
+    admin: &Admin,
+    folder: &Path,
+    prefix: &str,
+    robots: usize,
+) -> Result<Vec<Arc<Identity>>> {
+    futures_util::stream::iter(0..robots)
+        .map(|number| async move {
+            let id: RobotId = format!("{prefix}-{number:04}").parse()?;
+            let identity = match Identity::load(folder, id.clone()) {
+                Ok(identity) => identity,
+                Err(_) => Identity::enrol(admin, folder, id).await?,
+            };
+            anyhow::Ok(Arc::new(identity))
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
+}

@@ -1,0 +1,20 @@
+//! Starts each real component as a child on a free port of the loopback interface, and stops it with the
+//! test whatever happens: on drop, on panic, and when the test process itself is killed.
+//!
+//! A component that is missing fails the test with the command that installs it; nothing is skipped.
+
+mod agent;
+mod browser;
+mod fleet;
+mod mosquitto;
+mod postgres;
+mod process;
+mod relay;
+
+pub use agent::{Agent, write_config};
+pub use browser::Browser;
+pub use fleet::Fleet;
+pub use mosquitto::Mosquitto;
+pub use postgres::Postgres;
+pub use process::{Process, free_port, program, target, wait_until};
+pub use relay::{Relay, RelayOptions};

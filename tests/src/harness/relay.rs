@@ -1,0 +1,230 @@
+//! A relay with a data folder of its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::process::{Process, target};
+
+/// How a relay is started.
+#[derive(Debug, Default, Clone)]
+pub struct RelayOptions {
+    /// Where its data lies; a temporary folder when absent.
+    pub data: Option<PathBuf>,
+    /// More arguments for `lekiwi-relay run`.
+    pub arguments: Vec<String>,
+}
+
+/// A running relay. Its ports are free ones, and stay the same over restarts.
+pub struct Relay {
+    process: Process,
+    program: PathBuf,
+    data: PathBuf,
+    files: TempDir,
+    options: RelayOptions,
+    ready: Ready,
+    ca_pem: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Ready {
+    https: String,
+    mqtt: String,
+    ca_fingerprint: String,
+}
+
+impl Relay {
+    /// Starts one with a new data folder, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn start() -> Result<Self> {
+        Self::start_with(RelayOptions::default())
+    }
+
+    /// Starts one, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not serve; with what it printed.
+    pub fn start_with(options: RelayOptions) -> Result<Self> {
+        let program = target("lekiwi-relay", "lekiwi-relay")?;
+        let files = tempfile::tempdir()?;
+        let data = options
+            .data
+            .clone()
+            .unwrap_or_else(|| files.path().join("data"));
+        let arguments = arguments(&data, files.path(), "127.0.0.1:0", "127.0.0.1:0", &options);
+        let mut process = Process::start(
+            "relay",
+            &program,
+            arguments,
+            &[],
+            &files.path().join("relay.log"),
+        )?;
+        let ready = wait_ready(&mut process, files.path())?;
+        let shown = Command::new(&program)
+            .args(["ca", "show", "--json", "--data"])
+            .arg(&data)
+            .output()?;
+        ensure!(
+            shown.status.success(),
+            "lekiwi-relay ca show: {}",
+            String::from_utf8_lossy(&shown.stderr)
+        );
+        let authority: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+        let ca_pem = authority
+            .get("pem")
+            .and_then(serde_json::Value::as_str)
+            .context("expected pem in ca show")?;
+        Ok(Self {
+            process,
+            ca_pem: ca_pem.to_owned(),
+            program,
+            data,
+            files,
+            options,
+            ready,
+        })
+    }
+
+    /// Starts it again with its data, on its ports.
+    ///
+    /// # Errors
+    /// When it still runs, or does not serve.
+    pub fn restart(&mut self) -> Result<()> {
+        let _ = std::fs::remove_file(self.files.path().join("ready.json"));
+        let arguments = arguments(
+            &self.data,
+            self.files.path(),
+            &self.ready.https,
+            &self.ready.mqtt,
+            &self.options,
+        );
+        self.process.restart(Some(arguments))?;
+        wait_ready(&mut self.process, self.files.path())?;
+        Ok(())
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// The child, for its log, its end and its memory.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// `host:port` of HTTPS.
+    #[must_use]
+    pub fn https(&self) -> &str {
+        &self.ready.https
+    }
+
+    /// `host:port` of MQTT.
+    #[must_use]
+    pub fn mqtt(&self) -> &str {
+        &self.ready.mqtt
+    }
+
+    /// The authority's fingerprint.
+    #[must_use]
+    pub fn ca_fingerprint(&self) -> &str {
+        &self.ready.ca_fingerprint
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The authority's certificate as a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn ca_file(&self) -> Result<PathBuf> {
+        let path = self.files.path().join("ca.pem");
+        std::fs::write(&path, &self.ca_pem)?;
+        Ok(path)
+    }
+
+    /// Where its data lies.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The file with the administrator's password.
+    #[must_use]
+    pub fn admin_password_file(&self) -> PathBuf {
+        self.files.path().join("admin-password")
+    }
+
+    /// What the relay writes when it serves, as a file.
+    #[must_use]
+    pub fn ready_file(&self) -> PathBuf {
+        self.files.path().join("ready.json")
+    }
+
+    /// An enrolment token by the command line, as a person on the relay's machine makes one.
+    ///
+    /// # Errors
+    /// When the command refuses.
+    pub fn token(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.program)
+            .args(["token", "create", "--json", "--data"])
+            .arg(&self.data)
+            .args(arguments)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "token create: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let created: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let token = created
+            .get("token")
+            .and_then(serde_json::Value::as_str)
+            .context("expected a token")?;
+        Ok(token.to_owned())
+    }
+}
+
+fn arguments(
+    data: &Path,
+    files: &Path,
+    https: &str,
+    mqtt: &str,
+    options: &RelayOptions,
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec![
+        "run".into(),
+        "--data".into(),
+        data.into(),
+        "--https".into(),
+        https.into(),
+        "--mqtt".into(),
+        mqtt.into(),
+        "--ready-file".into(),
+        files.join("ready.json").into(),
+        "--admin-password-file".into(),
+        files.join("admin-password").into(),
+    ];
+    arguments.extend(options.arguments.iter().map(Into::into));
+    arguments
+}
+
+fn wait_ready(process: &mut Process, files: &Path) -> Result<Ready> {
+    let path = files.join("ready.json");
+    process.wait_for("the ready file", || {
+        serde_json::from_slice(&std::fs::read(&path).ok()?).ok()
+    })
+}

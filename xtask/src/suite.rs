@@ -1,0 +1,287 @@
+//! `cargo xtask test`: everything that CI runs, cheap steps first, stopping at the first that fails.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::build::{self, Profile};
+use crate::clock;
+use crate::command::{self, cargo, command};
+use crate::dist::{self, Target};
+use crate::needs;
+use crate::tidy;
+use crate::ui::{self, Colour};
+use crate::workspace::{self, environment};
+
+/// What `cargo xtask test` takes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The slow tier too (also by `LEKIWI_SLOW=1`)
+    #[arg(long)]
+    slow: bool,
+    /// Install what is missing without asking (nor does it ask with CI=true or without a terminal)
+    #[arg(long, short)]
+    yes: bool,
+    /// Only these steps, by name
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Name the steps and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// One thing that must hold.
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Options) -> Result<()>,
+}
+
+const fn step(name: &'static str, what: &'static str, run: fn(&Options) -> Result<()>) -> Step {
+    Step { name, what, run }
+}
+
+/// In the order of what they cost.
+const STEPS: &[Step] = &[
+    step("tidy", "the architecture's invariants", |_| tidy::run()),
+    step("format", "rustfmt", format),
+    step(
+        "dashboard",
+        "type check, tests and build of the dashboard",
+        dashboard,
+    ),
+    step("clippy", "lints, each program by itself", clippy),
+    step(
+        "deny",
+        "licences, sources and duplicates of dependencies",
+        deny,
+    ),
+    step("unit", "each package's own tests", unit),
+    step(
+        "size",
+        "the agent for aarch64 and x86_64, against agent/budget.toml",
+        size,
+    ),
+    step(
+        "package",
+        "the agent as Debian package and container image, read back",
+        package,
+    ),
+    step(
+        "end-to-end",
+        "real components against each other",
+        end_to_end,
+    ),
+];
+
+/// Packages that are compiled together because they may share features; agent and relay, each with a
+/// crypto provider of its own, never meet.
+const GROUPS: &[&[&str]] = &[
+    &["xtask"],
+    &["lekiwi-protocol", "lekiwi-agent-core", "lekiwi-agent"],
+    &["lekiwi-relay-core", "lekiwi-relay"],
+    &["lekiwi-cli", "lekiwi-provisioner"],
+    &["lekiwi-tests"],
+];
+
+/// Whether there is a step of this name, for those who refer to it.
+pub(crate) fn has_step(name: &str) -> bool {
+    STEPS.iter().any(|step| step.name == name)
+}
+
+/// Runs the steps and says how long each took.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.list {
+        for step in STEPS {
+            ui::result(format_args!("{:<12}{}", step.name, step.what));
+        }
+        return Ok(());
+    }
+    if let Some(unknown) = options.only.iter().find(|name| !has_step(name)) {
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        bail!(
+            "expected a step among {}, got `{unknown}`",
+            names.join(", ")
+        );
+    }
+    let chosen =
+        |step: &&Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
+    needs::ensure(
+        needs::BUILD.iter().chain(needs::PACK).chain(needs::TEST),
+        options.yes,
+    )?;
+
+    let mut times = Vec::new();
+    let mut outcome = Ok(());
+    for step in STEPS.iter().filter(chosen) {
+        ui::say(ui::paint(
+            Colour::Bold,
+            format_args!("\n== {}: {}", step.name, step.what),
+        ));
+        let started = clock::now();
+        outcome = (step.run)(options).with_context(|| format!("step `{}` failed", step.name));
+        times.push((step.name, started.elapsed()));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    ui::result("");
+    for (name, time) in &times {
+        ui::result(format_args!("{name:<12}{:>8}", minutes(*time)));
+    }
+    let total = times.iter().map(|(_, time)| *time).sum();
+    ui::result(format_args!("{:<12}{:>8}", "total", minutes(total)));
+    outcome.map_err(|error| {
+        error.context(
+            "not everything passed\n  (hint: `cargo xtask test --only STEP` repeats one step)",
+        )
+    })
+}
+
+/// `3:07`
+fn minutes(time: Duration) -> String {
+    format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+/// One cargo command over each group of packages.
+fn each_group(subcommand: &[&str], after: &[&str]) -> Result<()> {
+    for group in GROUPS.iter().filter(|group| **group != ["lekiwi-tests"]) {
+        command::run(&mut over(subcommand, group, after))?;
+    }
+    Ok(())
+}
+
+fn over(subcommand: &[&str], group: &[&str], after: &[&str]) -> std::process::Command {
+    let mut cargo = cargo(subcommand.iter().copied());
+    cargo.arg("--locked");
+    for package in group {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(after);
+    cargo
+}
+
+fn format(_: &Options) -> Result<()> {
+    command::run(&mut cargo(["fmt", "--all", "--check"]))
+}
+
+fn clippy(_: &Options) -> Result<()> {
+    let flags = ["--all-targets", "--", "-D", "warnings"];
+    each_group(&["clippy"], &flags)?;
+    command::run(&mut over(&["clippy"], &["lekiwi-tests"], &flags))
+}
+
+fn dashboard(options: &Options) -> Result<()> {
+    build::dashboard_packages(options.yes)?;
+    for script in ["check", "test"] {
+        command::run(&mut build::npm(
+            &["run", "--if-present", script],
+            options.yes,
+        )?)?;
+    }
+    build::dashboard(options.yes)
+}
+
+fn deny(_: &Options) -> Result<()> {
+    let deny = needs::cargo_tool("cargo-deny", "0.20.2")?;
+    // Advisories need a database from elsewhere; `cargo deny check` alone looks at them too.
+    command::run(command(deny).args(["--offline", "check", "bans", "licenses", "sources"]))
+}
+
+fn unit(_: &Options) -> Result<()> {
+    each_group(&["test"], &[])
+}
+
+/// The agent's binary must fit its budget on both architectures.
+fn size(options: &Options) -> Result<()> {
+    let budget = Budget::read(&workspace::root().join("agent/budget.toml"))?;
+    for target in [Target::Aarch64Musl, Target::native_musl()] {
+        let binary = dist::agent(target, dist::Way::Fallback, options.yes)?;
+        let bytes = binary
+            .metadata()
+            .with_context(|| format!("could not look at {}", binary.display()))?
+            .len();
+        budget.judge(target.triple(), bytes)?;
+    }
+    Ok(())
+}
+
+fn package(options: &Options) -> Result<()> {
+    dist::pack_agent(&[Target::Aarch64Musl, Target::native_musl()], options.yes)
+}
+
+fn end_to_end(options: &Options) -> Result<()> {
+    for (package, binary) in [
+        ("lekiwi-relay", "lekiwi-relay"),
+        ("lekiwi-agent", "lekiwi-agent"),
+        ("lekiwi-cli", "lekiwi"),
+        ("lekiwi-provisioner", "lekiwi-provisioner"),
+    ] {
+        build::program(package, binary, Profile::Dev)?;
+    }
+    let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
+    let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
+    tests.env("LEKIWI_AARCH64_AGENT", aarch64);
+    if options.slow || environment("LEKIWI_SLOW").is_some_and(|value| value != "0") {
+        tests.env("LEKIWI_SLOW", "1");
+    }
+    command::run(&mut tests)
+}
+
+/// The part of `agent/budget.toml` that is enforced here.
+#[derive(Deserialize)]
+struct Budget {
+    binary_bytes: u64,
+}
+
+impl Budget {
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("could not read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is no budget", path.display()))
+    }
+
+    fn judge(&self, target: &str, bytes: u64) -> Result<()> {
+        if bytes > self.binary_bytes {
+            bail!(
+                "expected the agent for {target} to have at most {} bytes, got {bytes}\n  (hint: `cargo bloat` shows what grew; the budget is agent/budget.toml)",
+                self.binary_bytes
+            );
+        }
+        ui::result(format_args!(
+            "{target}: {bytes} bytes, {}% of {}",
+            bytes * 100 / self.binary_bytes,
+            self.binary_bytes
+        ));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_over_its_budget_is_refused() {
+        let budget = Budget { binary_bytes: 100 };
+        budget.judge("arm", 100).unwrap();
+        assert_eq!(
+            budget.judge("arm", 101).unwrap_err().to_string(),
+            "expected the agent for arm to have at most 100 bytes, got 101\n  (hint: `cargo bloat` shows what grew; the budget is agent/budget.toml)"
+        );
+    }
+
+    #[test]
+    fn the_budget_file_is_one() {
+        Budget::read(&workspace::root().join("agent/budget.toml")).unwrap();
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(minutes(Duration::from_secs(187)), "3:07");
+    }
+}
