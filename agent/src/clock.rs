@@ -1,5 +1,9 @@
 //! The only place that reads a clock. A Pi has none that survives a power cut, so certificates are
 //! judged by [`Floor::certificate_time`], which never lies before what is known to have passed.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place of this program that reads a clock"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};

@@ -407,6 +407,45 @@ async fn the_link_comes_back_when_the_broker_does() {
 }
 
 #[tokio::test]
+async fn the_service_manager_is_told_and_the_watchdog_is_fed() {
+    let site = Site::start().await;
+    let path = site.folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut command = site.command(&["run"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "400000")
+        .stderr(Stdio::null());
+    let mut agent = Process(command.spawn().unwrap());
+    let mut told = Vec::new();
+    let hear = |told: &mut Vec<String>| {
+        let mut buffer = [0; 512];
+        while let Ok(count) = socket.recv(&mut buffer) {
+            told.extend(
+                String::from_utf8_lossy(&buffer[..count])
+                    .lines()
+                    .map(str::to_owned),
+            );
+        }
+    };
+    eventually("connected, and the watchdog fed three times", || {
+        hear(&mut told);
+        let feedings = told.iter().filter(|line| *line == "WATCHDOG=1").count();
+        feedings >= 3 && told.iter().any(|line| line == "STATUS=Connected")
+    })
+    .await;
+    assert_eq!(
+        told.iter().find(|line| *line != "WATCHDOG=1").unwrap(),
+        "READY=1"
+    );
+    agent.signal(Signal::SIGINT);
+    assert!(agent.ended().await.success());
+    hear(&mut told);
+    assert!(told.iter().any(|line| line == "STOPPING=1"), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_second_agent_is_refused_and_wrong_input_has_its_exit_code() {
     let site = Site::start().await;
     let not_running = site.run(&["status"]);
