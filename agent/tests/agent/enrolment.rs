@@ -355,6 +355,24 @@ async fn stored_files_are_checked_against_each_other() {
     );
     fs::write(robot.file("cert.pem"), &good).unwrap();
     robot.load().unwrap();
+    // The year 5000, when a wrong clock or a long rest has outlived every certificate.
+    let later = "5000-01-01T00:00:00.000Z".parse().unwrap();
+    let late = {
+        let Enrolment {
+            store,
+            robot_id,
+            ca_fingerprint,
+            ..
+        } = &robot.enrolment;
+        chain(&store.load(robot_id, *ca_fingerprint, later).unwrap_err())
+    };
+    assert!(
+        late.ends_with(
+            "is of no use: expected a certificate that is valid at 5000-01-01T00:00:00.000Z, got one that ended at \
+             4096-01-01T00:00:00.000Z"
+        ),
+        "{late}"
+    );
     fs::write(robot.file("key.pem"), "rubbish").unwrap();
     assert_eq!(
         robot.load(),
