@@ -1,5 +1,9 @@
 //! The only place that reads a clock. A Pi has none that survives a power cut, so certificates are
 //! judged by [`Floor::certificate_time`], which never lies before what is known to have passed.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place of this program that reads a clock"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +40,7 @@ pub fn state() -> Clock {
 /// When this program was built.
 #[must_use]
 pub fn build_time() -> Timestamp {
-    let seconds = env!("LEKIWI_AGENT_BUILD_TIME_S").parse().unwrap_or(0_u64);
+    let seconds = env!("AGENT_BUILD_TIME_S").parse().unwrap_or(0_u64);
     Timestamp::from_ms(seconds.saturating_mul(1000))
 }
 

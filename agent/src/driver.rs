@@ -1,19 +1,19 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod report;
 mod speech;
+mod start;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lekiwi_agent_core::debounce::{Alert, Debouncer};
+use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{Ack, EventBatch, Network, State, Teleoperation, kind, metric};
+use lekiwi_protocol::message::{Ack, EventBatch, Network, State, Teleoperation, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
-use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,76 +22,18 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Floor};
 use crate::config::Config;
-use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, Store, enrol, remove_token};
-use crate::ipc::{self, OutboxStatus, Status};
+use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
+use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
+use report::describe;
 use speech::Speech;
+pub use start::{Lock, StartError, enrolment, lock};
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
-
-/// Why the agent does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The state folder cannot be used.
-    #[error("expected a writable state folder at {}", path.display())]
-    State {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another agent uses the same state.
-    #[error("another lekiwi-agent runs with the state folder {}", .0.display())]
-    AlreadyRunning(PathBuf),
-    /// Signals cannot be caught.
-    #[error("cannot wait for signals")]
-    Signals(#[source] std::io::Error),
-}
-
-/// Keeps other agents out of a state folder while it lives.
-#[derive(Debug)]
-pub struct Lock {
-    _file: Flock<std::fs::File>,
-}
-
-/// Takes the state folder of `config`, which is made when it is missing.
-///
-/// # Errors
-/// When another agent has it, or it cannot be made.
-pub fn lock(config: &Config) -> Result<Lock, StartError> {
-    let folder = &config.state_dir;
-    let state = |source| StartError::State {
-        path: folder.clone(),
-        source,
-    };
-    std::fs::create_dir_all(folder).map_err(state)?;
-    let file = std::fs::File::create(folder.join("agent.lock")).map_err(state)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => Ok(Lock { _file: file }),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::AlreadyRunning(folder.clone())),
-        Err((_, errno)) => Err(state(errno.into())),
-    }
-}
-
-/// What an enrolment of this robot needs.
-#[must_use]
-pub fn enrolment(config: &Config, machine: &Machine) -> Enrolment {
-    Enrolment {
-        store: Store::new(&config.state_dir),
-        relay: config.relay.https.clone(),
-        ca_fingerprint: config.relay.ca_fingerprint,
-        robot_id: config.robot_id.clone(),
-        profile: config.profile.clone(),
-        serial: machine.hardware().serial,
-        token_file: config.token_file.clone(),
-        remove_token: config.remove_token,
-    }
-}
 
 struct Driver {
     config: Config,
@@ -542,40 +484,6 @@ impl Driver {
                 .sent(clock::now(), Cursor { ordinal, seq }, count);
         }
     }
-
-    fn status(&self) -> Status {
-        let online = self.is_online();
-        Status {
-            robot_id: self.config.robot_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: self.lifecycle.phase().to_owned(),
-            link: self.lifecycle.link().to_string(),
-            activity: self.lifecycle.activity(),
-            relay: self.config.relay.mqtt.to_string(),
-            session: online.then(|| self.speech.session()),
-            online_since: self.online_since,
-            last_error: self.last_error.clone(),
-            last_telemetry: self.last_telemetry,
-            certificate_not_after: self.not_after,
-            outbox: OutboxStatus {
-                pending: self.outbox.len(),
-                stream: self.outbox.stream(),
-                last_seq: self.outbox.last_seq(),
-                durable: self.outbox.is_durable(),
-                trouble: self.outbox.trouble().map(str::to_owned),
-            },
-        }
-    }
-}
-
-fn describe(alert: &Alert) -> (&'static str, Value) {
-    let kind = match (alert.raised, alert.metric.as_str()) {
-        (true, metric::TEMPERATURE_C) => kind::TEMPERATURE_WARNING,
-        (true, _) => kind::RESOURCE_ALERT,
-        (false, _) => kind::RESOURCE_RECOVERED,
-    };
-    let data = json!({ "metric": alert.metric, "value": alert.value, "threshold": alert.level });
-    (kind, data)
 }
 
 /// Tells the service manager, if there is one.

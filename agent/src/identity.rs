@@ -96,9 +96,9 @@ impl Identity {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.clone())?;
         let key = PrivateKeyDer::Pkcs8(self.key.clone_key());
-        Ok(tls_builder(now)?
+        tls_builder(now)?
             .with_root_certificates(roots)
-            .with_client_auth_cert(self.chain.clone(), key)?)
+            .with_client_auth_cert(self.chain.clone(), key)
     }
 }
 
@@ -211,7 +211,7 @@ impl Store {
         // The certificate last: with it the robot counts as enrolled.
         write(
             &self.authority,
-            certificate::pem(&[authority.clone()]).as_bytes(),
+            certificate::pem(std::slice::from_ref(authority)).as_bytes(),
             0o644,
         )?;
         write(&self.certificate, certificate::pem(chain).as_bytes(), 0o644)

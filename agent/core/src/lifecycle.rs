@@ -284,7 +284,7 @@ impl Lifecycle {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
+#[expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 mod tests {
     use std::fmt::Write as _;
 
@@ -314,7 +314,7 @@ mod tests {
             let outputs = outputs.join(", ");
             writeln!(
                 story,
-                "{ms:>6} {input:?}: {}{wait} [{outputs}]",
+                "{ms} {input:?}: {}{wait} [{outputs}]",
                 machine.phase()
             )
             .unwrap();
@@ -340,17 +340,17 @@ mod tests {
                 (30_020, Input::Timeout),
             ],
             &expect![[r#"
-                     0 Network(false): Initializing []
-                    10 Network(true): Registering [Enrol]
-                    20 EnrolmentFailed: Retrying until 1020 ms []
-                 20000 Timeout: Registering [Enrol]
-                 20010 Enrolled: Registering [Connect]
-                 20020 Connected: Connected [Announce]
-                 20030 Activity(Teleoperated): Teleoperated [PublishState]
-                 20040 Activity(Teleoperated): Teleoperated []
-                 30000 Shutdown: Disconnected until 33000 ms [SayGoodbye]
-                 30010 GoodbyeSaid: Disconnected [Exit]
-                 30020 Timeout: Disconnected []
+                0 Network(false): Initializing []
+                10 Network(true): Registering [Enrol]
+                20 EnrolmentFailed: Retrying until 1020 ms []
+                20000 Timeout: Registering [Enrol]
+                20010 Enrolled: Registering [Connect]
+                20020 Connected: Connected [Announce]
+                20030 Activity(Teleoperated): Teleoperated [PublishState]
+                20040 Activity(Teleoperated): Teleoperated []
+                30000 Shutdown: Disconnected until 33000 ms [SayGoodbye]
+                30010 GoodbyeSaid: Disconnected [Exit]
+                30020 Timeout: Disconnected []
             "#]],
         );
     }
@@ -370,14 +370,14 @@ mod tests {
                 (50_040, Input::Connected),
             ],
             &expect![[r#"
-                     0 Network(true): Registering [Connect]
-                    10 Connected: Connected [Announce]
-                    20 Activity(Deploying): Deploying [PublishState]
-                 50000 Lost: Reconnecting until 51000 ms []
-                 50010 Activity(Idle): Reconnecting until 51000 ms []
-                 50020 Network(false): Reconnecting until 51000 ms []
-                 50030 Network(true): Reconnecting [Connect]
-                 50040 Connected: Connected [Announce]
+                0 Network(true): Registering [Connect]
+                10 Connected: Connected [Announce]
+                20 Activity(Deploying): Deploying [PublishState]
+                50000 Lost: Reconnecting until 51000 ms []
+                50010 Activity(Idle): Reconnecting until 51000 ms []
+                50020 Network(false): Reconnecting until 51000 ms []
+                50030 Network(true): Reconnecting [Connect]
+                50040 Connected: Connected [Announce]
             "#]],
         );
     }
@@ -397,14 +397,14 @@ mod tests {
                 (70_010, Input::Lost),
             ],
             &expect![[r#"
-                     0 Network(true): Registering [Connect]
-                    10 Refused: Retrying until 1010 ms []
-                 20000 Timeout: Retrying [Connect]
-                 20010 Connected: Connected [Announce]
-                 20020 Lost: Reconnecting until 22020 ms []
-                 40000 Timeout: Reconnecting [Connect]
-                 40010 Connected: Connected [Announce]
-                 70010 Lost: Reconnecting until 71010 ms []
+                0 Network(true): Registering [Connect]
+                10 Refused: Retrying until 1010 ms []
+                20000 Timeout: Retrying [Connect]
+                20010 Connected: Connected [Announce]
+                20020 Lost: Reconnecting until 22020 ms []
+                40000 Timeout: Reconnecting [Connect]
+                40010 Connected: Connected [Announce]
+                70010 Lost: Reconnecting until 71010 ms []
             "#]],
         );
     }
@@ -420,18 +420,18 @@ mod tests {
                 (3_010, Input::Timeout),
             ],
             &expect![[r#"
-                     0 Network(true): Registering [Connect]
-                     5 Connected: Connected [Announce]
-                    10 Shutdown: Disconnected until 3010 ms [SayGoodbye]
-                  3010 Timeout: Disconnected [Exit]
+                0 Network(true): Registering [Connect]
+                5 Connected: Connected [Announce]
+                10 Shutdown: Disconnected until 3010 ms [SayGoodbye]
+                3010 Timeout: Disconnected [Exit]
             "#]],
         );
         check(
             true,
             &[(0, NETWORK), (10, Input::Shutdown)],
             &expect![[r#"
-                     0 Network(true): Registering [Connect]
-                    10 Shutdown: Disconnected [Exit]
+                0 Network(true): Registering [Connect]
+                10 Shutdown: Disconnected [Exit]
             "#]],
         );
     }

@@ -170,6 +170,7 @@ impl Window {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;

@@ -30,7 +30,7 @@ impl Speech {
                 profile: config.profile.clone(),
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-                agent_target: env!("LEKIWI_AGENT_TARGET").to_owned(),
+                agent_target: env!("AGENT_TARGET").to_owned(),
                 capabilities: vec!["events".to_owned(), "telemetry".to_owned()],
                 boot_id,
             },

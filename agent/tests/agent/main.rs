@@ -1,0 +1,6 @@
+//! The agent against real peers: an EST server over TLS, and Mosquitto over mutual TLS.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod broker;
+mod enrolment;
+mod support;
