@@ -11,24 +11,25 @@
 //! // … handle goes to the HTTP interface; at the end: stop.cancel(); task.await; store.close()
 //! ```
 
+mod check;
+
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lekiwi_protocol::api::RobotView;
-use lekiwi_protocol::envelope::EnvelopeError;
-use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_EVENTS_PER_MESSAGE, MAX_METRICS};
+use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_METRICS};
 use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry, kind};
 use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
 use lekiwi_relay_core::{Fleet, Input as Heard, Output};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::check::{Refusal, check_events, envelope};
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::{Collector, Live};
@@ -43,8 +44,6 @@ const TICK: Duration = Duration::from_millis(250);
 const HISTORY_MS: u64 = 5_000;
 const SNAPSHOT_MS: u64 = 30_000;
 const EXPIRE_MS: u64 = 3_600_000;
-/// Longest event type.
-const MAX_KIND_BYTES: usize = 64;
 /// The relay's own events that wait while the store takes none.
 const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
@@ -123,7 +122,6 @@ pub struct Ingest {
 }
 
 /// Why a message was refused: a slug to count by, and the whole reason.
-type Refusal = (&'static str, String);
 
 impl Ingest {
     /// Builds the picture from the store: the last snapshots, and the events since.
@@ -554,26 +552,6 @@ fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
     }
 }
 
-fn envelope<P: DeserializeOwned>(
-    expected: MessageType,
-    robot: &RobotId,
-    payload: &Bytes,
-) -> Result<Envelope<P>, Refusal> {
-    Envelope::parse(expected, robot, payload).map_err(|error| {
-        let kind = match &error {
-            EnvelopeError::Oversized(_) => "oversized",
-            EnvelopeError::Malformed { .. } => "malformed",
-            EnvelopeError::Type { .. } => "wrong-type",
-            EnvelopeError::Robot { .. } => "wrong-robot",
-        };
-        let reason = match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
-        (kind, reason)
-    })
-}
-
 /// What to tell each robot; relays are none. A robot with many ranges gets several.
 fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
     let mut messages = Vec::new();
@@ -597,32 +575,4 @@ fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
         }
     }
     messages
-}
-
-/// What the types of an event batch cannot say.
-fn check_events(batch: &EventBatch) -> Result<(), Refusal> {
-    let refuse = |reason: String| Err(("events", reason));
-    if batch.events.len() > MAX_EVENTS_PER_MESSAGE {
-        return refuse(format!(
-            "expected at most {MAX_EVENTS_PER_MESSAGE} events, got {}",
-            batch.events.len()
-        ));
-    }
-    let mut last = 0;
-    for event in &batch.events {
-        if event.seq <= last || event.seq > i64::MAX as u64 {
-            return refuse(format!(
-                "expected ascending event numbers from 1, got {} after {last}",
-                event.seq
-            ));
-        }
-        if event.kind.is_empty() || event.kind.len() > MAX_KIND_BYTES {
-            return refuse(format!(
-                "expected an event type of 1 to {MAX_KIND_BYTES} bytes, got {}",
-                event.kind.len()
-            ));
-        }
-        last = event.seq;
-    }
-    Ok(())
 }

@@ -154,7 +154,7 @@ fn show_authority(options: &CaShow) -> Exit {
             if options.json {
                 ui::print(&format!(
                     "{}\n",
-                    serde_json::json!({ "fingerprint": fingerprint, "certificate_pem": pem })
+                    serde_json::json!({ "fingerprint": fingerprint, "pem": pem })
                 ));
             } else {
                 ui::print(&format!("{fingerprint}\n{pem}"));

@@ -200,7 +200,7 @@ pub(super) fn check(
     let token_file = check.path(
         "enrolment.token_file",
         raw.enrolment.token_file,
-        "/etc/lekiwi/token",
+        "/opt/lekiwi-agent/state/token",
     )?;
     Ok(Config {
         robot_id,

@@ -244,7 +244,7 @@ impl Disk {
         match self.delete(stream, ranges) {
             Ok(count) => count,
             Err(error) => {
-                log::debug!("acknowledged events stay on the disk for now: {error}");
+                log::debug!("acknowledged events stay on the disk until the next attempt: {error}");
                 let before = self.len();
                 self.undeleted.push((stream, ranges.to_vec()));
                 usize::try_from(before.saturating_sub(self.len())).unwrap_or(usize::MAX)
