@@ -252,7 +252,11 @@ async fn ingest(
         let before = metrics(&admin).await?;
         let (_, elapsed) = flood(publishers, &endpoint, duration).await?;
         let after = metrics(&admin).await?;
-        let delta = |name: &str| after.get(name).unwrap_or(&0.0) - before.get(name).unwrap_or(&0.0);
+        let sum = |values: &HashMap<String, f64>, start: &str| -> f64 {
+            let fits = values.iter().filter(|(name, _)| name.starts_with(start));
+            fits.map(|(_, value)| value).sum()
+        };
+        let delta = |name: &str| sum(&after, name) - sum(&before, name);
         let processed = delta(PROCESSED) / elapsed.as_secs_f64();
         let shed = delta(SHED) / elapsed.as_secs_f64();
 
@@ -291,7 +295,7 @@ async fn ingest(
     Ok(())
 }
 
-/// The relay's counters that the benchmark reads.
+/// What the names of the relay's counters that the benchmark reads start with.
 const PROCESSED: &str = "lekiwi_messages_total{kind=\"telemetry\"}";
 const SHED: &str = "lekiwi_shed_total";
 
