@@ -52,7 +52,7 @@ struct Arguments {
     /// Milliseconds between numbered events of one robot; 0 for none.
     #[arg(long, default_value_t = 0)]
     events_every_ms: u64,
-    /// Send the events that wait in the outboxes, and emit nothing.
+    /// Send the events that wait in the outboxes, emit nothing, and end when all are acknowledged.
     #[arg(long)]
     drain: bool,
     /// Stop after so many seconds.
@@ -137,10 +137,16 @@ async fn main() -> Result<()> {
             ))
         })
         .collect();
-    wait(&arguments, &counters).await?;
-    stop.send_replace(true);
-    for robot in robots {
-        robot.await??;
+    let mut robots = futures_util::future::try_join_all(robots);
+    tokio::select! {
+        ended = &mut robots => {
+            ended?.into_iter().collect::<Result<Vec<_>>>()?;
+        }
+        waited = wait(&arguments, &counters) => {
+            waited?;
+            stop.send_replace(true);
+            robots.await?.into_iter().collect::<Result<Vec<_>>>()?;
+        }
     }
     say("stopped");
     Ok(())

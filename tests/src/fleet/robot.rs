@@ -101,7 +101,7 @@ pub async fn run(
         counters,
         pulses,
     };
-    while !*stop.borrow() {
+    while !*stop.borrow() && !robot.is_drained(&options) {
         robot.session = Uuid::new_v4();
         robot.sequence = 0;
         robot
@@ -207,21 +207,42 @@ impl Robot {
                 }
                 _ = resend.tick(), if online => self.send_events(&client),
                 _ = stop.changed() => {
-                    self.publish(&client, FromRobot::Connection, MessageType::Connection, &Connection {
-                        session: self.session,
-                        state: ConnectionState::Offline,
-                    });
-                    let _ = client.try_disconnect();
-                    // The event loop ends by itself once DISCONNECT is out.
-                    let _ = tokio::time::timeout(Duration::from_secs(2), async { while incoming.recv().await.is_some() {} }).await;
+                    self.goodbye(&client, &mut incoming).await;
                     break;
                 }
+            }
+            if online && self.is_drained(options) {
+                self.goodbye(&client, &mut incoming).await;
+                break;
             }
         }
         if online {
             self.counters.online.fetch_sub(1, Ordering::Relaxed);
         }
         poller.abort();
+    }
+
+    async fn goodbye(&mut self, client: &AsyncClient, incoming: &mut mpsc::Receiver<Packet>) {
+        let offline = Connection {
+            session: self.session,
+            state: ConnectionState::Offline,
+        };
+        self.publish(
+            client,
+            FromRobot::Connection,
+            MessageType::Connection,
+            &offline,
+        );
+        let _ = client.try_disconnect();
+        // The event loop ends by itself once DISCONNECT is out.
+        let ended = async { while incoming.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
+    }
+
+    /// Whether this robot was to send what waits, and nothing waits any more.
+    fn is_drained(&self, options: &Options) -> bool {
+        let draining = options.emission.as_ref().is_some_and(|e| e.every.is_none());
+        draining && self.outbox.as_ref().is_some_and(|e| e.outbox.is_empty())
     }
 
     fn id_phase(&self) -> u16 {

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-use super::process::{Process, target};
+use super::process::{Process, target, wait_until};
 use super::relay::Relay;
 
 /// A process of simulated robots.
@@ -73,14 +74,22 @@ impl Fleet {
         self.process.restart(None)
     }
 
-    /// Starts it again to send what waits in the outboxes, and emit nothing.
+    /// Starts it again to send what waits in the outboxes, and waits until all of it is acknowledged.
     ///
     /// # Errors
-    /// When it still runs.
+    /// When it still runs, or is not done in time.
     pub fn drain(&mut self) -> Result<()> {
         let mut arguments = self.arguments.clone();
         arguments.push("--drain".into());
-        self.process.restart(Some(arguments))
+        self.process.restart(Some(arguments))?;
+        let status = wait_until("every event acknowledged", Duration::from_secs(120), || {
+            self.process.exited().transpose()
+        })??;
+        ensure!(
+            status.success(),
+            "expected all events to be acknowledged, got {status}"
+        );
+        Ok(())
     }
 
     /// The child.
