@@ -121,8 +121,6 @@ pub struct Ingest {
     expire_ms: u64,
 }
 
-/// Why a message was refused: a slug to count by, and the whole reason.
-
 impl Ingest {
     /// Builds the picture from the store: the last snapshots, and the events since.
     ///
