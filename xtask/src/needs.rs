@@ -78,6 +78,11 @@ pub(crate) const TEST: &[Need] = &[
         "a broker and clients to test against",
     ),
     need(
+        &["cloud-init"],
+        &["cloud-init"],
+        "judges the seeds of cards",
+    ),
+    need(
         &["chromium", "chromedriver"],
         &["chromium", "chromium-driver"],
         "looks at the dashboard",

@@ -205,7 +205,10 @@ fn deny(_: &Options) -> Result<()> {
 }
 
 fn unit(_: &Options) -> Result<()> {
-    each_group(&["test"], &[])
+    each_group(&["test"], &[])?;
+    // The golden schemas: a feature that no program has.
+    let schemas = ["--features", "schema", "--test", "schemas"];
+    command::run(&mut over(&["test"], &["lekiwi-protocol"], &schemas))
 }
 
 /// The agent's binary must fit its budget on both architectures.
