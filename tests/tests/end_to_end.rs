@@ -1,5 +1,7 @@
 //! The main job on real input: this machine becomes a robot of a fleet, and a person sees it live.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -121,28 +123,28 @@ async fn this_machine_becomes_a_robot_and_a_person_sees_it_live() -> Result<()> 
     Ok(())
 }
 
-/// Keeps one core busy, so that the CPU figure must move.
-struct Burn(
-    std::sync::Arc<std::sync::atomic::AtomicBool>,
-    std::thread::JoinHandle<()>,
-);
+/// Keeps one core busy three seconds out of six, so that the CPU figure must move.
+struct Burn(Arc<AtomicBool>, std::thread::JoinHandle<()>);
 
 impl Burn {
     fn start() -> Self {
-        let on = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-        let flag = std::sync::Arc::clone(&on);
-        Self(
-            on,
-            std::thread::spawn(move || {
-                while flag.load(std::sync::atomic::Ordering::Relaxed) {
+        let on = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&on);
+        let burn = move || {
+            let start = std::time::Instant::now();
+            while flag.load(Ordering::Relaxed) {
+                if start.elapsed().as_secs() % 6 < 3 {
                     std::hint::spin_loop();
+                } else {
+                    std::thread::sleep(Duration::from_millis(50));
                 }
-            }),
-        )
+            }
+        };
+        Self(on, std::thread::spawn(burn))
     }
 
     fn stop(self) {
-        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.0.store(false, Ordering::Relaxed);
         let _ = self.1.join();
     }
 }
