@@ -5,8 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
-    ConsumerCreated, ConsumerRequest, EventPage, EventRecord, Login, RobotList, Session,
-    TokenCreated, TokenRequest,
+    EventPage, EventRecord, Login, RobotList, Session, TokenCreated, TokenRequest,
 };
 use reqwest::Certificate;
 
@@ -123,14 +122,6 @@ impl Admin {
     /// When the relay refuses.
     pub async fn token(&self, request: &TokenRequest) -> Result<TokenCreated> {
         self.post("/api/v1/tokens", request).await
-    }
-
-    /// A consumer's certificate.
-    ///
-    /// # Errors
-    /// When the relay refuses.
-    pub async fn consumer(&self, request: &ConsumerRequest) -> Result<ConsumerCreated> {
-        self.post("/api/v1/consumers", request).await
     }
 
     /// Every event of a robot, in log order.

@@ -119,12 +119,6 @@ impl Identity {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?)
     }
-
-    /// Key and certificate as PEM, for programs that want files.
-    #[must_use]
-    pub fn pem(&self) -> (&str, &str) {
-        (&self.key_pem, &self.certificate_pem)
-    }
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -124,12 +124,6 @@ impl Browser {
         Ok(self.client.screenshot().await?)
     }
 
-    /// The window, for what the rest does not offer.
-    #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// Closes the window.
     ///
     /// # Errors
