@@ -4,3 +4,4 @@
 pub mod apply;
 pub mod order;
 pub mod plan;
+pub mod watch;

@@ -1,0 +1,3 @@
+//! What each command does: options in, library called, result shown.
+
+pub(crate) mod seed;
