@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::seed;
+use crate::commands::{build, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build a base image for the Pi from Debian's packages and the agent; as root.
+    Build(build::Options),
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
     /// Print shell completions.
@@ -35,6 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Build(options) => build::run(options),
         Command::Seed(options) => seed::run(*options),
         Command::Completions { shell } => {
             clap_complete::generate(
