@@ -129,6 +129,12 @@ pub(crate) fn pack_agent(targets: &[Target], yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// The agent's Debian package.
+pub(crate) fn agent_deb(target: Target, yes: bool) -> Result<PathBuf> {
+    let binary = compile::agent(target, Way::Fallback, yes)?;
+    Ok(pack(&AGENT, target, &binary)?.deb)
+}
+
 /// What became of one program for one target.
 struct Packed {
     deb: PathBuf,

@@ -6,6 +6,7 @@ mod build;
 mod clock;
 mod command;
 mod dist;
+mod image;
 mod needs;
 mod suite;
 mod tidy;
@@ -31,6 +32,7 @@ Examples:
   cargo xtask test --only clippy      one step of it (`--list` names them)
   cargo xtask dist --only agent       agent binaries, packages and images in target/dist
   cargo xtask bench agent             what the agent costs, against agent/budget.toml
+  cargo xtask image --profile lekiwi  a base image, booted in an emulator until it is a robot
   cargo xtask fleet --help            simulated robots"
 )]
 struct Arguments {
@@ -46,6 +48,8 @@ enum Chore {
     Test(suite::Options),
     /// Build binaries, Debian packages and container images into target/dist
     Dist(dist::Options),
+    /// Build the base image, and boot customised cards of it in an emulator until they are robots
+    Image(image::Options),
     /// Check the architecture's invariants
     Tidy,
     /// Measure: `agent`, or any other `bench_NAME` of the tests crate
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Up(options) => up::run(&options),
         Chore::Test(options) => suite::run(&options),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Image(options) => image::run_chore(&options),
         Chore::Tidy => tidy::run(),
         Chore::Bench(options) => bench::measure(&options),
         Chore::Fleet(passed) => bench::tool("fleet", &passed),

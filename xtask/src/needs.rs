@@ -110,6 +110,30 @@ pub(crate) const TEST: &[Need] = &[
     ),
 ];
 
+/// To build images and boot them.
+pub(crate) const IMAGE: &[Need] = &[
+    need(
+        &["mmdebstrap"],
+        &["mmdebstrap", "debian-archive-keyring", "arch-test"],
+        "installs Debian into a folder",
+    ),
+    need(
+        &["update-binfmts", "qemu-aarch64-static"],
+        &["binfmt-support", "qemu-user-static"],
+        "runs arm64 packages' scripts",
+    ),
+    need(
+        &["qemu-system-aarch64"],
+        &["qemu-system-arm"],
+        "boots cards",
+    ),
+    need(
+        &["mcopy", "sfdisk", "debugfs", "fdtput"],
+        &["mtools", "fdisk", "e2fsprogs", "device-tree-compiler"],
+        "looks into cards",
+    ),
+];
+
 /// Whether a person may be asked.
 fn may_ask(yes: bool) -> bool {
     !yes && !workspace::in_ci() && std::io::stdin().is_terminal()
