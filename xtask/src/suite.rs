@@ -200,6 +200,8 @@ fn dashboard(options: &Options) -> Result<()> {
 
 fn deny(_: &Options) -> Result<()> {
     let deny = needs::cargo_tool("cargo-deny", "0.20.2")?;
+    // It looks at every platform's dependencies; a new machine has fetched its own platform's only.
+    command::run(&mut cargo(["fetch", "--locked", "--quiet"]))?;
     // Advisories need a database from elsewhere; `cargo deny check` alone looks at them too.
     command::run(command(deny).args(["--offline", "check", "bans", "licenses", "sources"]))
 }
