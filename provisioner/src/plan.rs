@@ -1,7 +1,10 @@
 //! Renders an order into the exact files of a seed. Pure: the same order gives the same bytes.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
+use crate::cmdline::Cmdline;
 use crate::order::Order;
 
 const USER_DATA: &str = include_str!("../../cloud-init/user-data.yml");
@@ -11,15 +14,26 @@ const AGENT_YML: &str = include_str!("../../cloud-init/agent.yml");
 /// Where Raspberry Pi OS and Debian's Pi images mount the boot partition.
 const BOOT: &str = "/boot/firmware";
 
-/// One file of a seed.
+/// One file of the boot partition, as it shall be.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PlannedFile {
-    /// Its name in the seed's folder.
+    /// Its name in the partition's root.
     pub name: &'static str,
-    /// Its bytes.
-    pub content: String,
+    /// What it holds.
+    pub content: Content,
     /// Whether it holds a secret.
     pub secret: bool,
+}
+
+/// What a planned file holds.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Content {
+    /// These bytes; a file of that name is replaced.
+    Text(String),
+    /// The bytes of a file of this machine, byte for byte.
+    Copy(PathBuf),
+    /// What [`Cmdline::edit`] makes of the file that is there.
+    Edit(Cmdline),
 }
 
 /// The files of a NoCloud seed. All three are always there: a missing `user-data` fails the data source.
