@@ -63,10 +63,7 @@ impl Cmdline {
         let text = std::str::from_utf8(before.ok_or(CmdlineError::Absent)?)
             .map_err(|_| CmdlineError::Text)?;
         let line = text.trim();
-        let lines = line
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count();
+        let lines = line.lines().filter(|line| !line.trim().is_empty()).count();
         match lines {
             0 => return Err(CmdlineError::Empty),
             1 => {}

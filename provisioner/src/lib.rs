@@ -2,7 +2,9 @@
 //! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk.
 
 pub mod apply;
+pub mod clock;
 pub mod cmdline;
+pub mod lint;
 pub mod order;
 pub mod plan;
 pub mod watch;

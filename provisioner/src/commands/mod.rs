@@ -1,3 +1,5 @@
 //! What each command does: options in, library called, result shown.
 
+pub(crate) mod lint;
+mod ordering;
 pub(crate) mod seed;
