@@ -3,6 +3,9 @@
 
 pub mod apply;
 pub mod build;
+pub mod clock;
+pub mod cmdline;
+pub mod lint;
 pub mod order;
 pub mod plan;
 pub mod watch;

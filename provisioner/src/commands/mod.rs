@@ -1,4 +1,6 @@
 //! What each command does: options in, library called, result shown.
 
 pub(crate) mod build;
+pub(crate) mod lint;
+mod ordering;
 pub(crate) mod seed;
