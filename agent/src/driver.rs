@@ -1,6 +1,7 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod registration;
 mod report;
 mod speech;
 mod start;
@@ -11,7 +12,9 @@ use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{Ack, EventBatch, Network, State, Teleoperation, kind};
+use lekiwi_protocol::message::{
+    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
+};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -59,6 +62,7 @@ struct Driver {
     online_since: Option<Timestamp>,
     last_telemetry: Option<Timestamp>,
     last_error: Option<String>,
+    is_quarantined: bool,
     done: bool,
 }
 
@@ -157,6 +161,7 @@ impl Driver {
             online_since: None,
             last_telemetry: None,
             last_error: None,
+            is_quarantined: false,
             done: false,
             config,
             enrolment,
@@ -246,16 +251,25 @@ impl Driver {
             Ok(topic) => topic.path,
             Err(error) => return log::warn!("message refused: {error}"),
         };
-        let TopicPath::To(_, ToRobot::Ack) = path else {
-            return log::debug!("{topic} is of no use to this version");
-        };
-        match Envelope::<Ack>::parse(MessageType::Ack, &self.config.robot_id, payload) {
-            Ok(ack) => {
-                let count = self.outbox.acknowledge(&ack.payload);
-                self.window.acknowledged(clock::now(), count);
-                self.send_events();
+        let robot = &self.config.robot_id;
+        match path {
+            TopicPath::To(_, ToRobot::Ack) => {
+                match Envelope::<Ack>::parse(MessageType::Ack, robot, payload) {
+                    Ok(ack) => {
+                        let count = self.outbox.acknowledge(&ack.payload);
+                        self.window.acknowledged(clock::now(), count);
+                        self.send_events();
+                    }
+                    Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
+                }
             }
-            Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
+            TopicPath::To(_, ToRobot::Registration) => {
+                match Envelope::<Registration>::parse(MessageType::Registration, robot, payload) {
+                    Ok(registration) => self.registration(&registration.payload),
+                    Err(error) => log::warn!("registration refused: {}", chain(&error)),
+                }
+            }
+            _ => log::debug!("{topic} is of no use to this version"),
         }
     }
 

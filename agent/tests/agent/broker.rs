@@ -266,6 +266,64 @@ impl Ears {
     }
 }
 
+/// What a relay says about the robot's registration.
+fn register(ears: &Ears, payload: Value) {
+    let message = json!({
+        "type": "registration", "robot_id": "kiwi-01", "timestamp": "2026-11-21T03:52:00.000Z", "sequence": 0,
+        "payload": payload
+    });
+    let topic = "fleet/v1/default/robots/kiwi-01/to/registration";
+    ears.client
+        .try_publish(topic, QoS::AtMostOnce, false, message.to_string())
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_registered_robot_has_it_in_writing_and_a_quarantined_one_says_why() {
+    let site = Site::start().await;
+    let ears = site.listen();
+    let _agent = site.agent();
+    ears.connection(&site, "ONLINE").await;
+    let file = site.folder.path().join("state/registered.json");
+
+    register(
+        &ears,
+        json!({ "status": "quarantined", "reason": "its profile is unknown" }),
+    );
+    let complaint = "the relay has quarantined this robot: its profile is unknown (hint: look at it in the dashboard, then `lekiwi approve kiwi-01`)";
+    eventually("the status says why", || {
+        status(&site).is_some_and(|status| status["last_error"] == complaint)
+    })
+    .await;
+    assert!(!file.exists());
+
+    register(
+        &ears,
+        json!({ "status": "registered", "profile": "lekiwi" }),
+    );
+    eventually("the file is there", || file.exists()).await;
+    let kept = fs::read_to_string(&file).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&kept).unwrap(),
+        json!({ "status": "registered", "profile": "lekiwi" })
+    );
+    eventually("the complaint is over", || {
+        status(&site).is_some_and(|status| status["last_error"].is_null())
+    })
+    .await;
+
+    register(&ears, json!({ "status": "quarantined", "reason": "again" }));
+    eventually("the status says why", || {
+        status(&site).is_some_and(|status| {
+            status["last_error"]
+                .as_str()
+                .is_some_and(|error| error.contains("again"))
+        })
+    })
+    .await;
+    assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+}
+
 fn status(site: &Site) -> Option<Value> {
     let output = site.run(&["status", "--json"]);
     serde_json::from_slice(&output.stdout).ok()

@@ -51,6 +51,16 @@ pub struct Dropped {
 pub mod kind {
     /// The robot got its certificate. By the relay.
     pub const REGISTERED: &str = "robot.registered";
+    /// The robot may say who it is, and is heard by nobody else until approved. By the relay.
+    pub const QUARANTINED: &str = "robot.quarantined";
+    /// A person let the robot in. By the relay.
+    pub const APPROVED: &str = "robot.approved";
+    /// A person turned the robot away; its certificate is revoked. By the relay.
+    pub const REJECTED: &str = "robot.rejected";
+    /// The robot came back with a new key; the old certificate is revoked. By the relay.
+    pub const REFLASHED: &str = "robot.reflashed";
+    /// The robot came back with another board. By the relay.
+    pub const HARDWARE_CHANGED: &str = "robot.hardware_changed";
     /// The robot came online. By the relay.
     pub const CONNECTED: &str = "robot.connected";
     /// The robot went, with or without goodbye. By the relay.
