@@ -1,11 +1,13 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod health;
 mod registration;
 mod report;
 mod speech;
 mod start;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::debounce::Debouncer;
@@ -25,12 +27,14 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Floor};
 use crate::config::Config;
+use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
+use health::next_found;
 use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
@@ -63,14 +67,17 @@ struct Driver {
     last_telemetry: Option<Timestamp>,
     last_error: Option<String>,
     is_quarantined: bool,
+    monitor: Option<Monitor>,
+    root: PathBuf,
     done: bool,
 }
 
-/// Runs until a signal asks to stop. `_lock` shows that the state folder is ours.
+/// Runs until a signal asks to stop. Services and root's setup are looked for below `root`, which is `/`
+/// outside of tests; `_lock` shows that the state folder is ours.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
-pub async fn run(config: Config, _lock: &Lock) -> Result<(), StartError> {
+pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
@@ -78,14 +85,15 @@ pub async fn run(config: Config, _lock: &Lock) -> Result<(), StartError> {
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config);
+    let mut driver = Driver::new(config, root);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
         tokio::select! {
             event = next_event(&mut driver.link) => driver.link_event(event),
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
-            Some(question) = asked.recv() => drop(question.send(driver.status())),
+            Some(question) = asked.recv() => driver.answer(question),
+            found = next_found(&mut driver.monitor) => driver.looked(found),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
             () = wake => driver.timers(),
@@ -118,7 +126,7 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, root: &Path) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -162,6 +170,8 @@ impl Driver {
             last_telemetry: None,
             last_error: None,
             is_quarantined: false,
+            monitor: None,
+            root: root.to_owned(),
             done: false,
             config,
             enrolment,
@@ -184,6 +194,7 @@ impl Driver {
         );
         notify(&[NotifyState::Ready]);
         self.look_at_network();
+        self.watch_profile();
         self.carry_out();
     }
 
@@ -302,7 +313,9 @@ impl Driver {
         }
         if self.next_sample <= now {
             self.sample(now);
+            self.look_at_setup(now);
         }
+        self.look_after_health(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -350,6 +363,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]
@@ -454,6 +468,7 @@ impl Driver {
             deployment: self.machine.deployment(),
             resources,
             uptime_s: self.sampler.uptime().unwrap_or(0),
+            health: self.monitor.as_ref().map(Monitor::report),
         };
         self.speech.state(self.link.as_ref(), state);
     }
@@ -469,9 +484,11 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, kind: &str, data: Value) {
-        self.outbox.append(kind, clock::wall(), data);
+    /// Keeps an event and sends it; returns its number.
+    fn event(&mut self, kind: &str, data: Value) -> u64 {
+        let seq = self.outbox.append(kind, clock::wall(), data);
         self.send_events();
+        seq
     }
 
     fn send_events(&mut self) {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::id::{ConsumerName, RobotId};
 use crate::message::{
     Activity, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    RegistrationStatus, Teleoperation,
+    RegistrationStatus, RobotHealth, Teleoperation,
 };
 use crate::timestamp::Timestamp;
 
@@ -57,6 +57,9 @@ pub struct RobotView {
     /// Who drives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teleoperation: Option<Teleoperation>,
+    /// Whether its own software is there and works; absent until it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RobotHealth>,
     /// Newest value of each metric.
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, f64>))]
     pub resources: Metrics,

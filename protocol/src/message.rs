@@ -16,5 +16,8 @@ pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware};
 pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
-pub use state::{Activity, Deployment, Network, OperatingMode, State, Teleoperation};
+pub use state::{
+    Activity, Deployment, Failing, Network, OperatingMode, RobotHealth, SetupStatus, State,
+    Teleoperation,
+};
 pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};

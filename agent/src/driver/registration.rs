@@ -19,6 +19,7 @@ impl Driver {
                     self.last_error = None;
                 }
                 self.keep_registration(registration);
+                self.watch_profile();
             }
             RegistrationStatus::Quarantined | RegistrationStatus::Rejected => {
                 self.is_quarantined = true;

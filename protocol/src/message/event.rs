@@ -79,6 +79,18 @@ pub mod kind {
     pub const RESOURCE_RECOVERED: &str = "health.resource_recovered";
     /// The temperature crossed its alert threshold. By the robot.
     pub const TEMPERATURE_WARNING: &str = "health.temperature_warning";
+    /// Every service and check of the profile passes, the setup being done. By the robot.
+    pub const HEALTHY: &str = "health.healthy";
+    /// Some do not: `failing` in the data says which. By the robot.
+    pub const UNHEALTHY: &str = "health.unhealthy";
+    /// The installation of the robot's own software began, or goes on after a restart. By the robot.
+    pub const SETUP_STARTED: &str = "setup.started";
+    /// It begins with a step: `step`, `percent`. By the robot.
+    pub const SETUP_PROGRESS: &str = "setup.progress";
+    /// All of it is there. By the robot.
+    pub const SETUP_COMPLETED: &str = "setup.completed";
+    /// A step failed and is tried again: `step`, `reason`, `retry_in_s`. By the robot.
+    pub const SETUP_FAILED: &str = "setup.failed";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
 }
