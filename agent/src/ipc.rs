@@ -204,8 +204,11 @@ async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::R
     stream.write_all(format!("{answer}\n").as_bytes()).await?;
     // What is left unread when a socket closes takes the answer with it.
     let mut rest = [0; 1024];
-    let mut rounds = 0..16;
-    while rounds.next().is_some() && matches!(stream.try_read(&mut rest), Ok(1..)) {}
+    for _ in 0..16 {
+        if !matches!(stream.try_read(&mut rest), Ok(1..)) {
+            break;
+        }
+    }
     Ok(())
 }
 
