@@ -1,17 +1,22 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod health;
+mod registration;
 mod report;
 mod speech;
 mod start;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{Ack, EventBatch, Network, State, Teleoperation, kind};
+use lekiwi_protocol::message::{
+    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
+};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -22,12 +27,14 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Floor};
 use crate::config::Config;
+use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
+use health::next_found;
 use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
@@ -59,14 +66,18 @@ struct Driver {
     online_since: Option<Timestamp>,
     last_telemetry: Option<Timestamp>,
     last_error: Option<String>,
+    is_quarantined: bool,
+    monitor: Option<Monitor>,
+    root: PathBuf,
     done: bool,
 }
 
-/// Runs until a signal asks to stop. `_lock` shows that the state folder is ours.
+/// Runs until a signal asks to stop. Services and root's setup are looked for below `root`, which is `/`
+/// outside of tests; `_lock` shows that the state folder is ours.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
-pub async fn run(config: Config, _lock: &Lock) -> Result<(), StartError> {
+pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
@@ -74,14 +85,15 @@ pub async fn run(config: Config, _lock: &Lock) -> Result<(), StartError> {
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config);
+    let mut driver = Driver::new(config, root);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
         tokio::select! {
             event = next_event(&mut driver.link) => driver.link_event(event),
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
-            Some(question) = asked.recv() => drop(question.send(driver.status())),
+            Some(question) = asked.recv() => driver.answer(question),
+            found = next_found(&mut driver.monitor) => driver.looked(found),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
             () = wake => driver.timers(),
@@ -114,7 +126,7 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, root: &Path) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -157,6 +169,9 @@ impl Driver {
             online_since: None,
             last_telemetry: None,
             last_error: None,
+            is_quarantined: false,
+            monitor: None,
+            root: root.to_owned(),
             done: false,
             config,
             enrolment,
@@ -179,6 +194,7 @@ impl Driver {
         );
         notify(&[NotifyState::Ready]);
         self.look_at_network();
+        self.watch_profile();
         self.carry_out();
     }
 
@@ -246,16 +262,25 @@ impl Driver {
             Ok(topic) => topic.path,
             Err(error) => return log::warn!("message refused: {error}"),
         };
-        let TopicPath::To(_, ToRobot::Ack) = path else {
-            return log::debug!("{topic} is of no use to this version");
-        };
-        match Envelope::<Ack>::parse(MessageType::Ack, &self.config.robot_id, payload) {
-            Ok(ack) => {
-                let count = self.outbox.acknowledge(&ack.payload);
-                self.window.acknowledged(clock::now(), count);
-                self.send_events();
+        let robot = &self.config.robot_id;
+        match path {
+            TopicPath::To(_, ToRobot::Ack) => {
+                match Envelope::<Ack>::parse(MessageType::Ack, robot, payload) {
+                    Ok(ack) => {
+                        let count = self.outbox.acknowledge(&ack.payload);
+                        self.window.acknowledged(clock::now(), count);
+                        self.send_events();
+                    }
+                    Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
+                }
             }
-            Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
+            TopicPath::To(_, ToRobot::Registration) => {
+                match Envelope::<Registration>::parse(MessageType::Registration, robot, payload) {
+                    Ok(registration) => self.registration(&registration.payload),
+                    Err(error) => log::warn!("registration refused: {}", chain(&error)),
+                }
+            }
+            _ => log::debug!("{topic} is of no use to this version"),
         }
     }
 
@@ -288,7 +313,9 @@ impl Driver {
         }
         if self.next_sample <= now {
             self.sample(now);
+            self.look_at_setup(now);
         }
+        self.look_after_health(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -336,6 +363,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]
@@ -440,6 +468,7 @@ impl Driver {
             deployment: self.machine.deployment(),
             resources,
             uptime_s: self.sampler.uptime().unwrap_or(0),
+            health: self.monitor.as_ref().map(Monitor::report),
         };
         self.speech.state(self.link.as_ref(), state);
     }
@@ -455,9 +484,11 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, kind: &str, data: Value) {
-        self.outbox.append(kind, clock::wall(), data);
+    /// Keeps an event and sends it; returns its number.
+    fn event(&mut self, kind: &str, data: Value) -> u64 {
+        let seq = self.outbox.append(kind, clock::wall(), data);
         self.send_events();
+        seq
     }
 
     fn send_events(&mut self) {

@@ -1,5 +1,10 @@
-//! The Unix socket for local programs: a line of JSON in, a line of JSON out, and done. This version
-//! answers `{"query":"status"}`. Bounded: eight callers, two seconds and 4 KiB each.
+//! The Unix socket for local programs: a line of JSON in, a line of JSON out, and done. Bounded: eight
+//! callers, two seconds and 8 KiB each.
+//!
+//! * `{"query":"status"}` is answered with [`Status`], to everybody who may connect.
+//! * `{"event":{"type":"setup.progress","data":{…}}}` puts an event into the outbox and is answered with
+//!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens. Only root and the
+//!   agent's own user may, and only types of [`EVENT_FAMILIES`].
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +14,7 @@ use std::time::Duration;
 
 use lekiwi_protocol::{RobotId, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -16,13 +22,46 @@ use uuid::Uuid;
 
 const CALLERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
-const MAX_LINE_BYTES: u64 = 4096;
+const MAX_LINE_BYTES: u64 = 8192;
+/// Longest type of an event.
+const MAX_KIND_BYTES: usize = 64;
+/// What the types of events that local programs may report begin with.
+pub const EVENT_FAMILIES: [&str; 1] = ["setup."];
 
-/// What a caller may ask.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "query", rename_all = "snake_case", deny_unknown_fields)]
+/// The answer to anything else.
+const EXPECTED: &str =
+    r#"expected {"query":"status"} or {"event":{"type":…,"data":…}} in at most 8192 bytes"#;
+
+/// What a caller may ask for.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Request {
+    Query(Query),
+    Event(Report),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Query {
     Status,
+}
+
+/// An event as a local program reports it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// What happened, dotted.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Details, by type.
+    #[serde(default)]
+    pub data: Value,
+}
+
+/// An event's number in the outbox.
+#[derive(Debug, Serialize, Deserialize)]
+struct Taken {
+    seq: u64,
 }
 
 /// The agent's state, as `lekiwi-agent status --json` prints it.
@@ -91,17 +130,25 @@ pub enum IpcError {
         source: io::Error,
     },
     /// It answered something else.
-    #[error("expected a status from the agent at {}, got {answer:?}", path.display())]
+    #[error("expected {expected} from the agent at {}, got {answer:?}", path.display())]
     Answer {
         /// Where.
         path: PathBuf,
+        /// What was asked for.
+        expected: &'static str,
         /// What came.
         answer: String,
     },
 }
 
-/// A question to the driver: it answers with the status.
-pub type Question = oneshot::Sender<Status>;
+/// What the driver is asked.
+#[derive(Debug)]
+pub enum Question {
+    /// How are you?
+    Status(oneshot::Sender<Status>),
+    /// This happened; answer with its number in the outbox.
+    Event(Report, oneshot::Sender<u64>),
+}
 
 /// Listens at `path` until the returned task is dropped; questions go to `driver`. A socket file that a
 /// crash left behind is replaced: the caller holds the lock of the state folder.
@@ -147,23 +194,73 @@ pub fn serve(
 }
 
 async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::Result<()> {
+    let caller = stream.peer_cred()?.uid();
     let mut line = String::new();
-    let (reader, mut writer) = stream.split();
-    BufReader::new(reader.take(MAX_LINE_BYTES))
+    BufReader::new((&mut stream).take(MAX_LINE_BYTES))
         .read_line(&mut line)
         .await?;
-    let answer = match serde_json::from_str::<Query>(&line) {
-        Ok(Query::Status) => {
-            let (question, status) = oneshot::channel();
-            let asked = driver.send(question).await.is_ok();
-            match status.await {
-                Ok(status) if asked => serde_json::to_string(&status).map_err(io::Error::other)?,
-                _ => r#"{"error":"the agent is stopping"}"#.to_owned(),
-            }
+    let answer = respond(&line, caller, &driver).await?;
+    let answer = answer.unwrap_or_else(|error| json!({ "error": error }).to_string());
+    stream.write_all(format!("{answer}\n").as_bytes()).await?;
+    // What is left unread when a socket closes takes the answer with it.
+    let mut rest = [0; 1024];
+    for _ in 0..16 {
+        if !matches!(stream.try_read(&mut rest), Ok(1..)) {
+            break;
         }
-        Err(_) => r#"{"error":"expected {\"query\":\"status\"}"}"#.to_owned(),
+    }
+    Ok(())
+}
+
+/// The answer, or what is wrong with the request. A driver that stops gives none: the caller asks again.
+async fn respond(
+    line: &str,
+    caller: u32,
+    driver: &mpsc::Sender<Question>,
+) -> io::Result<Result<String, String>> {
+    let stopping = || io::Error::from(io::ErrorKind::ConnectionAborted);
+    let answer = match serde_json::from_str(line) {
+        Ok(Request::Query(Query::Status)) => {
+            let (question, status) = oneshot::channel();
+            let asked = driver.send(Question::Status(question)).await;
+            asked.map_err(|_| stopping())?;
+            serde_json::to_string(&status.await.map_err(|_| stopping())?)
+        }
+        Ok(Request::Event(report)) => {
+            if let Err(refusal) = check(&report, caller, nix::unistd::geteuid().as_raw()) {
+                return Ok(Err(refusal));
+            }
+            let (question, taken) = oneshot::channel();
+            let asked = driver.send(Question::Event(report, question)).await;
+            asked.map_err(|_| stopping())?;
+            let seq = taken.await.map_err(|_| stopping())?;
+            serde_json::to_string(&Taken { seq })
+        }
+        Err(_) => return Ok(Err(EXPECTED.to_owned())),
     };
-    writer.write_all(format!("{answer}\n").as_bytes()).await
+    Ok(answer.map_err(|error| error.to_string()))
+}
+
+/// Whether `caller` may report this; `own` is the agent's user.
+fn check(report: &Report, caller: u32, own: u32) -> Result<(), String> {
+    if caller != 0 && caller != own {
+        return Err(format!(
+            "expected root or the agent's own user to report events, got the user with id {caller}"
+        ));
+    }
+    let letters = |b: u8| b.is_ascii_lowercase() || b == b'_' || b == b'.';
+    let kind = &report.kind;
+    let known = EVENT_FAMILIES.iter().any(|family| {
+        kind.strip_prefix(family)
+            .is_some_and(|rest| !rest.is_empty())
+    });
+    if !known || kind.len() > MAX_KIND_BYTES || !kind.bytes().all(letters) {
+        let cut: String = kind.chars().take(MAX_KIND_BYTES).collect();
+        return Err(format!(
+            "expected an event such as setup.progress, got {cut:?}"
+        ));
+    }
+    Ok(())
 }
 
 /// Asks the agent at `path`.
@@ -171,23 +268,83 @@ async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::R
 /// # Errors
 /// When none runs there, or it answers something else.
 pub async fn ask_status(path: &Path) -> Result<Status, IpcError> {
+    let answer = exchange(path, r#"{"query":"status"}"#).await?;
+    serde_json::from_str(&answer).map_err(|_| unexpected(path, "a status", &answer))
+}
+
+/// Has the agent at `path` put an event into its outbox; returns its number there.
+///
+/// # Errors
+/// When no agent runs there, or it refuses.
+pub async fn report_event(path: &Path, report: &Report) -> Result<u64, IpcError> {
+    let answer = exchange(path, &json!({ "event": report }).to_string()).await?;
+    match serde_json::from_str(&answer) {
+        Ok(Taken { seq }) => Ok(seq),
+        Err(_) => Err(unexpected(path, "an event's number", &answer)),
+    }
+}
+
+async fn exchange(path: &Path, request: &str) -> Result<String, IpcError> {
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;
-        stream.write_all(b"{\"query\":\"status\"}\n").await?;
+        stream.write_all(format!("{request}\n").as_bytes()).await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
+        match stream.read_to_string(&mut answer).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(answer),
+        }
     };
     let timed_out = |_| Err(io::ErrorKind::TimedOut.into());
-    let answer = tokio::time::timeout(PATIENCE, exchange)
+    tokio::time::timeout(PATIENCE, exchange)
         .await
         .unwrap_or_else(timed_out)
         .map_err(|source| IpcError::NotRunning {
             path: path.to_owned(),
             source,
-        })?;
-    serde_json::from_str(&answer).map_err(|_| IpcError::Answer {
+        })
+}
+
+fn unexpected(path: &Path, expected: &'static str, answer: &str) -> IpcError {
+    IpcError::Answer {
         path: path.to_owned(),
-        answer: answer.chars().take(200).collect(),
-    })
+        expected,
+        answer: answer.trim_end().chars().take(200).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(kind: &str, caller: u32) -> Result<(), String> {
+        let report = Report {
+            kind: kind.to_owned(),
+            data: Value::Null,
+        };
+        check(&report, caller, 990)
+    }
+
+    #[test]
+    fn root_and_the_agent_may_report_and_only_of_the_setup() {
+        assert_eq!(checked("setup.progress", 0), Ok(()));
+        assert_eq!(checked("setup.progress", 990), Ok(()));
+        assert_eq!(
+            checked("setup.progress", 1000),
+            Err(
+                "expected root or the agent's own user to report events, got the user with id 1000"
+                    .to_owned()
+            )
+        );
+        for kind in ["setup.", "robot.registered", "setup.Done", "", "setup.a b"] {
+            assert_eq!(
+                checked(kind, 0),
+                Err(format!(
+                    "expected an event such as setup.progress, got {kind:?}"
+                ))
+            );
+        }
+        assert!(
+            checked(&format!("setup.{}", "x".repeat(80)), 0).is_err_and(|error| error.len() < 130)
+        );
+    }
 }

@@ -14,11 +14,13 @@ use lekiwi_agent::identity::{EnrolError, Enrolled, Enrolment, Store, enrol};
 use lekiwi_agent::ipc::{self, Status};
 use lekiwi_agent::journal;
 use lekiwi_agent::machine::{Machine, hostname};
+use lekiwi_agent::setup::{self, SetupError};
 
 const EXAMPLES: &str = "Examples:
   lekiwi-agent check-config                     is /etc/lekiwi/agent.yml right?
   lekiwi-agent enrol                            get a certificate with the one-time token
   lekiwi-agent run                              be the robot; what the service runs
+  lekiwi-agent setup --dry-run                  what would root's setup install?
   lekiwi-agent status --json                    what is the running agent doing?
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
@@ -34,6 +36,15 @@ struct Arguments {
     /// The configuration [default: $LEKIWI_CONFIG or /etc/lekiwi/agent.yml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// For tests: the system that scrub, setup and services are about lies below this folder
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/",
+        hide = true
+    )]
+    root: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -61,9 +72,12 @@ enum Command {
         /// The mounted boot partition
         #[arg(long, default_value = "/boot/firmware", value_name = "FOLDER")]
         boot: PathBuf,
-        /// The system
-        #[arg(long, default_value = "/", value_name = "FOLDER")]
-        root: PathBuf,
+    },
+    /// Install the robot's own software, as its profile says; what root's service runs
+    Setup {
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -106,8 +120,8 @@ fn print(text: &str) {
 }
 
 fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
-    if let Command::Scrub { boot, root } = &arguments.command {
-        return scrub(root, boot);
+    if let Command::Scrub { boot } = &arguments.command {
+        return scrub(&arguments.root, boot);
     }
     let path = arguments
         .config
@@ -134,7 +148,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         Command::Run => {
             let lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
             runtime
-                .block_on(driver::run(config, &lock))
+                .block_on(driver::run(config, &arguments.root, &lock))
                 .map_err(|error| start_failure(&error))
         }
         Command::Enrol { within } => {
@@ -159,6 +173,17 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         }
         // Needs no configuration: done above.
         Command::Scrub { .. } => Ok(()),
+        Command::Setup { dry_run } => {
+            let options = setup::Options {
+                root: arguments.root.clone(),
+            };
+            let result = if *dry_run {
+                setup::describe(&config, &options).map(|lines| print(&lines.join("\n")))
+            } else {
+                runtime.block_on(setup::run(&config, &options))
+            };
+            result.map_err(|error| setup_failure(&error))
+        }
     }
 }
 
@@ -219,6 +244,31 @@ fn start_failure(error: &StartError) -> Failure {
             ..failed(ExitCode::Unavailable, error)
         },
         _ => failed(ExitCode::Failure, error),
+    }
+}
+
+fn setup_failure(error: &SetupError) -> Failure {
+    let (code, hint) = match error {
+        SetupError::NotRegistered(_) => (
+            ExitCode::TryAgain,
+            "the agent writes registered.json there when the relay has; see `lekiwi-agent status`",
+        ),
+        SetupError::AlreadyRunning(_) => (
+            ExitCode::Unavailable,
+            "follow it with `journalctl -fu lekiwi-setup`",
+        ),
+        SetupError::Unheard(_) => (
+            ExitCode::TryAgain,
+            "start the agent with `systemctl start lekiwi-agent`, then this again",
+        ),
+        SetupError::Profile { .. }
+        | SetupError::Folder { .. }
+        | SetupError::Signals(_)
+        | SetupError::Stopped => return failed(ExitCode::Failure, error),
+    };
+    Failure {
+        hint: Some(hint.to_owned()),
+        ..failed(code, error)
     }
 }
 

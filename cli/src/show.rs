@@ -4,7 +4,7 @@
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{EventRecord, Live, RobotList, RobotView, Status, TokenInfo};
-use lekiwi_protocol::message::{ConnectionState, Metrics, metric};
+use lekiwi_protocol::message::{ConnectionState, Metrics, RobotHealth, SetupStatus, metric};
 
 use crate::ui::plain;
 
@@ -48,6 +48,20 @@ fn presence(status: &Status) -> (&'static str, Color) {
         Status { stale: true, .. } => ("stale", Color::Yellow),
         Status { online: true, .. } => ("online", Color::Green),
         _ => ("offline", Color::Red),
+    }
+}
+
+/// In a word: `healthy`, `unhealthy`, or where the setup stands; nothing of a robot that says nothing.
+fn health(health: Option<&RobotHealth>) -> (String, Color) {
+    match health {
+        None => (NONE.into(), Color::DarkGrey),
+        Some(RobotHealth { healthy: true, .. }) => ("healthy".into(), Color::Green),
+        Some(health) => match health.setup {
+            SetupStatus::Done if health.failing.is_empty() => ("starting".into(), Color::Yellow),
+            SetupStatus::Done => ("unhealthy".into(), Color::Red),
+            SetupStatus::Failed => ("setup failed".into(), Color::Red),
+            setup => (format!("setup {setup}"), Color::Yellow),
+        },
     }
 }
 
@@ -97,6 +111,7 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
         &[
             "robot",
             "status",
+            "health",
             "type",
             "cpu",
             "memory",
@@ -106,9 +121,11 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
     );
     for robot in &list.robots {
         let (word, hue) = presence(&robot.status);
+        let (condition, colour_of_it) = health(robot.health.as_ref());
         table.add_row(vec![
             Cell::new(robot.id.as_str()),
             Cell::new(word).fg(hue),
+            Cell::new(condition).fg(colour_of_it),
             Cell::new(plain(&robot.robot_type)),
             Cell::new(resource(&robot.resources, metric::CPU_PERCENT)),
             Cell::new(resource(&robot.resources, metric::MEMORY_PERCENT)),
@@ -139,6 +156,12 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
         fact("up for", span(seconds));
     }
     fact("type", robot.robot_type.clone());
+    if robot.health.is_some() {
+        fact("health", health(robot.health.as_ref()).0);
+    }
+    for failing in robot.health.iter().flat_map(|health| &health.failing) {
+        fact("failing", format!("{}: {}", failing.name, failing.reason));
+    }
     if let Some(teleoperation) = robot
         .teleoperation
         .as_ref()
@@ -280,8 +303,11 @@ mod tests {
             "robots": [
                 {"id": "kiwi-01", "type": "lekiwi", "resources": {"cpu_percent": 12.34, "memory_percent": 40, "temperature_c": 51.25},
                  "status": {"online": true, "stale": false, "connection": "ONLINE", "last_seen": "2026-11-21T04:00:07.000Z", "uptime_s": 7300},
-                 "network": {"hostname": "kiwi\u{1b}[2J", "ip_addresses": ["10.0.0.7", "fd00::7"]}},
-                {"id": "kiwi-02", "type": "lekiwi", "resources": {},
+                 "network": {"hostname": "kiwi\u{1b}[2J", "ip_addresses": ["10.0.0.7", "fd00::7"]},
+                 "health": {"healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "it is\u{7} gone"}]}},
+                {"id": "kiwi-02", "type": "lekiwi", "resources": {}, "health": {"healthy": false, "setup": "running"},
+                 "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
+                {"id": "kiwi-03", "type": "lekiwi", "resources": {}, "health": {"healthy": true, "setup": "done"},
                  "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
                 {"id": "xle-1", "type": "xle", "resources": {"cpu_percent": 3},
                  "status": {"online": false, "stale": true, "connection": "ONLINE", "last_seen": "2026-11-21T03:58:00.000Z"}},
@@ -293,10 +319,11 @@ mod tests {
     #[test]
     fn the_table_of_robots() {
         expect![[r#"
-            ROBOT    STATUS      TYPE    CPU     MEMORY  TEMP     LAST SEEN
-            kiwi-01  online      lekiwi  12.3 %  40.0 %  51.2 °C  3 s ago
-            kiwi-02  never seen  lekiwi  –       –       –        never
-            xle-1    stale       xle     3.0 %   –       –        2 min ago"#]]
+            ROBOT    STATUS      HEALTH         TYPE    CPU     MEMORY  TEMP     LAST SEEN
+            kiwi-01  online      unhealthy      lekiwi  12.3 %  40.0 %  51.2 °C  3 s ago
+            kiwi-02  never seen  setup running  lekiwi  –       –       –        never
+            kiwi-03  never seen  healthy        lekiwi  –       –       –        never
+            xle-1    stale       –              xle     3.0 %   –       –        2 min ago"#]]
         .assert_eq(&robots(&list(), false));
         let coloured = robots(&list(), true);
         assert!(
@@ -315,6 +342,8 @@ mod tests {
             last seen       3 s ago
             up for          2 h
             type            lekiwi
+            health          unhealthy
+            failing         host.service: it is\u{7} gone
             host name       kiwi\u{1b}[2J
             addresses       10.0.0.7, fd00::7
             cpu_percent     12.3 %

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::id::{ConsumerName, RobotId};
 use crate::message::{
     Activity, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    Teleoperation,
+    RegistrationStatus, RobotHealth, Teleoperation,
 };
 use crate::timestamp::Timestamp;
 
@@ -36,6 +36,9 @@ pub struct RobotView {
     pub robot_type: String,
     /// Whether and when it was heard.
     pub status: Status,
+    /// Whether it takes part.
+    #[serde(default)]
+    pub registration: Registration,
     /// What it is; absent until it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factsheet: Option<Factsheet>,
@@ -54,6 +57,9 @@ pub struct RobotView {
     /// Who drives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teleoperation: Option<Teleoperation>,
+    /// Whether its own software is there and works; absent until it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RobotHealth>,
     /// Newest value of each metric.
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, f64>))]
     pub resources: Metrics,
@@ -84,6 +90,33 @@ pub struct Status {
     /// Seconds since the robot booted, as of `last_seen`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,
+}
+
+/// Whether a robot takes part in the fleet: only what registered robots say reaches anybody.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Registration {
+    /// Where it stands.
+    pub status: RegistrationStatus,
+    /// Why it is in quarantine or was rejected, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub since: Timestamp,
+    /// Who approved it; absent where nobody had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+}
+
+/// `POST /api/v1/robots/{id}/approve`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// The hardware profile to take it as; when absent, the one that it or its token named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
 }
 
 /// One entry of the event log (H3).

@@ -51,6 +51,8 @@ pub enum MessageType {
     Events,
     /// [`crate::message::Ack`]
     Ack,
+    /// [`crate::message::Registration`]
+    Registration,
 }
 
 impl MessageType {
@@ -75,7 +77,16 @@ impl MessageType {
     /// The type that belongs on a topic to a robot; `None` where this version has no message for it.
     #[must_use]
     pub fn of_inbox(to: &ToRobot) -> Option<Self> {
-        matches!(to, ToRobot::Ack).then_some(Self::Ack)
+        match to {
+            ToRobot::Ack => Some(Self::Ack),
+            ToRobot::Registration => Some(Self::Registration),
+            ToRobot::Command(..)
+            | ToRobot::Control
+            | ToRobot::Estop
+            | ToRobot::Desired
+            | ToRobot::Response(_)
+            | ToRobot::Signal => None,
+        }
     }
 
     /// The type as the wire spells it.
@@ -89,6 +100,7 @@ impl MessageType {
             Self::Telemetry => "telemetry",
             Self::Events => "events",
             Self::Ack => "ack",
+            Self::Registration => "registration",
         }
     }
 }

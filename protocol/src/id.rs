@@ -133,6 +133,14 @@ name! {
     |t| is_label(t, 63)
 }
 name! {
+    /// A hardware profile: a robot type. `unknown` is what a robot of none is called, `auto` asks for
+    /// detection; neither is a profile.
+    ProfileName,
+    "a profile: 1 to 63 of a-z, 0-9 and '-', not starting with '-', neither auto nor unknown",
+    "^[a-z0-9][a-z0-9-]{0,62}$",
+    |t| is_label(t, 63) && !matches!(t, "auto" | "unknown")
+}
+name! {
     /// A relay, as it announces itself below `relays/`.
     RelayId,
     "a relay id: 1 to 63 of a-z, 0-9 and '-', not starting with '-'",

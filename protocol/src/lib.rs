@@ -5,9 +5,11 @@
 //! * [`access`] says who may publish, subscribe and leave a will where.
 //! * [`envelope`] is what every robot message is wrapped in; [`message`] holds the payloads.
 //! * [`limits`] are the contract's numbers.
+//! * `profile` (feature `profile`) is what a type of robot is made of and brings along; `yaml` reads
+//!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
 //!
-//! Unknown fields are ignored everywhere (an older reader survives a newer writer); an unknown
+//! Unknown fields of messages are ignored everywhere (an older reader survives a newer writer); an unknown
 //! major version of a topic is refused.
 
 pub mod access;
@@ -16,12 +18,16 @@ pub mod envelope;
 pub mod id;
 pub mod limits;
 pub mod message;
+#[cfg(feature = "profile")]
+pub mod profile;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod timestamp;
 pub mod topic;
+#[cfg(feature = "profile")]
+pub mod yaml;
 
 pub use envelope::{Clock, Envelope, MessageType};
-pub use id::{ConsumerName, MetricName, Org, RelayId, RobotId};
+pub use id::{ConsumerName, MetricName, Org, ProfileName, RelayId, RobotId};
 pub use timestamp::Timestamp;
 pub use topic::{FromRobot, Root, ToRobot, Topic};

@@ -5,6 +5,7 @@ mod ack;
 mod connection;
 mod event;
 mod factsheet;
+mod registration;
 mod relay;
 mod state;
 mod telemetry;
@@ -13,6 +14,10 @@ pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware};
+pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
-pub use state::{Activity, Deployment, Network, OperatingMode, State, Teleoperation};
+pub use state::{
+    Activity, Deployment, Failing, Network, OperatingMode, RobotHealth, SetupStatus, State,
+    Teleoperation,
+};
 pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};

@@ -22,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("telemetry", of::<Envelope<message::Telemetry>>()),
         ("events", of::<Envelope<message::EventBatch>>()),
         ("ack", of::<Envelope<message::Ack>>()),
+        ("registration", of::<Envelope<message::Registration>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
     ]

@@ -183,6 +183,8 @@ pub enum ToRobot {
     Command(Name, Name),
     /// Acknowledged event ranges.
     Ack,
+    /// Whether the robot takes part.
+    Registration,
     /// A teleoperation frame.
     Control,
     /// Emergency stop.
@@ -346,6 +348,7 @@ impl ToRobot {
     fn parse(rest: &str) -> Result<Option<Self>, TopicError> {
         Ok(Some(match rest {
             "ack" => Self::Ack,
+            "registration" => Self::Registration,
             "control" => Self::Control,
             "estop" => Self::Estop,
             "desired" => Self::Desired,
@@ -396,6 +399,7 @@ impl fmt::Display for ToRobot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ack => "ack",
+            Self::Registration => "registration",
             Self::Control => "control",
             Self::Estop => "estop",
             Self::Desired => "desired",
@@ -481,6 +485,7 @@ mod tests {
         ];
         let to = prop_oneof![
             Just(ToRobot::Ack),
+            Just(ToRobot::Registration),
             Just(ToRobot::Control),
             Just(ToRobot::Estop),
             Just(ToRobot::Desired),
@@ -505,7 +510,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_the_same(text in "(fleet|x)/v1/[a-z/+#]{0,8}(/?(robots|relays|tasks)/[a-z0-9+#]{0,3}/(from|to)/(state|ack|cmd|req|res)(/[a-z#+]{0,3}){0,3})?") {
+        fn what_parses_prints_the_same(text in "(fleet|x)/v1/[a-z/+#]{0,8}(/?(robots|relays|tasks)/[a-z0-9+#]{0,3}/(from|to)/(state|ack|registration|cmd|req|res)(/[a-z#+]{0,3}){0,3})?") {
             if let Ok(topic) = Topic::parse(&text) {
                 prop_assert_eq!(topic.to_string(), text);
             }

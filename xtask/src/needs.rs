@@ -110,6 +110,11 @@ pub(crate) const TEST: &[Need] = &[
         "enrols a robot by hand",
     ),
     need(
+        &["python3"],
+        &["python3", "python3-venv"],
+        "a robot's own Python environment",
+    ),
+    need(
         &["ip", "unshare"],
         &["iproute2", "util-linux"],
         "counts bytes on a wire of its own",

@@ -2,9 +2,13 @@
 //! randomness and numbers are arguments; outputs are values that `lekiwi-agent`'s driver carries out.
 //!
 //! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
+//! * [`setup`]: the installation of the robot's own software, step by step.
+//! * [`health`]: whether that software works.
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
+pub mod health;
 pub mod lifecycle;
 pub mod outbox;
+pub mod setup;

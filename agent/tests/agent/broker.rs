@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use crate::support::{Authority, eventually, write_config};
 
 /// A child that ends with the test.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
-    async fn ended(&mut self) -> std::process::ExitStatus {
+    pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         let mut status = None;
         let child = &mut self.0;
         eventually("the process ends", || {
@@ -46,15 +46,15 @@ impl Drop for Process {
 }
 
 /// Mosquitto with client certificates required, and a robot that is enrolled with its authority.
-struct Site {
-    folder: tempfile::TempDir,
+pub(crate) struct Site {
+    pub(crate) folder: tempfile::TempDir,
     authority: Authority,
     port: u16,
     broker: Option<Process>,
 }
 
 impl Site {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new("fleet");
         let (certificate, key, _) = authority.server();
@@ -121,9 +121,17 @@ impl Site {
         command
     }
 
-    fn agent(&self) -> Process {
-        let log = fs::File::create(self.folder.path().join("agent.log")).unwrap();
-        Process(self.command(&["run"]).stderr(log).spawn().unwrap())
+    pub(crate) fn agent(&self) -> Process {
+        self.agent_with(&["run"])
+    }
+
+    pub(crate) fn agent_with(&self, arguments: &[&str]) -> Process {
+        self.agent_with_log("agent.log", arguments)
+    }
+
+    pub(crate) fn agent_with_log(&self, log: &str, arguments: &[&str]) -> Process {
+        let log = fs::File::create(self.folder.path().join(log)).unwrap();
+        Process(self.command(arguments).stderr(log).spawn().unwrap())
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -134,7 +142,7 @@ impl Site {
     }
 
     /// Everything that robots say, as the relay would hear it.
-    fn listen(&self) -> Ears {
+    pub(crate) fn listen(&self) -> Ears {
         let (certificate, key) = self.authority.client("consumer:test");
         let mut options = MqttOptions::new("consumer:test", "127.0.0.1", self.port);
         options
@@ -192,13 +200,13 @@ impl Site {
 }
 
 #[derive(Debug, Clone)]
-struct Heard {
+pub(crate) struct Heard {
     topic: String,
     retained: bool,
-    body: Value,
+    pub(crate) body: Value,
 }
 
-struct Ears {
+pub(crate) struct Ears {
     client: AsyncClient,
     heard: Arc<Mutex<Vec<Heard>>>,
     task: tokio::task::JoinHandle<()>,
@@ -211,7 +219,7 @@ impl Drop for Ears {
 }
 
 impl Ears {
-    fn all(&self, last_level: &str) -> Vec<Heard> {
+    pub(crate) fn all(&self, last_level: &str) -> Vec<Heard> {
         let suffix = format!("/robots/kiwi-01/from/{last_level}");
         let heard = self.heard.lock().unwrap();
         heard
@@ -221,7 +229,7 @@ impl Ears {
             .collect()
     }
 
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
         site: &Site,
         last_level: &str,
@@ -241,7 +249,7 @@ impl Ears {
         found.unwrap()
     }
 
-    async fn connection(&self, site: &Site, state: &str) -> Heard {
+    pub(crate) async fn connection(&self, site: &Site, state: &str) -> Heard {
         self.wait(site, "connection", state, |payload| {
             payload["state"] == state
         })
@@ -266,7 +274,65 @@ impl Ears {
     }
 }
 
-fn status(site: &Site) -> Option<Value> {
+/// What a relay says about the robot's registration.
+pub(crate) fn register(ears: &Ears, payload: Value) {
+    let message = json!({
+        "type": "registration", "robot_id": "kiwi-01", "timestamp": "2026-11-21T03:52:00.000Z", "sequence": 0,
+        "payload": payload
+    });
+    let topic = "fleet/v1/default/robots/kiwi-01/to/registration";
+    ears.client
+        .try_publish(topic, QoS::AtMostOnce, false, message.to_string())
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_registered_robot_has_it_in_writing_and_a_quarantined_one_says_why() {
+    let site = Site::start().await;
+    let ears = site.listen();
+    let _agent = site.agent();
+    ears.connection(&site, "ONLINE").await;
+    let file = site.folder.path().join("state/registered.json");
+
+    register(
+        &ears,
+        json!({ "status": "quarantined", "reason": "its profile is unknown" }),
+    );
+    let complaint = "the relay has quarantined this robot: its profile is unknown (hint: look at it in the dashboard, then `lekiwi approve kiwi-01`)";
+    eventually("the status says why", || {
+        status(&site).is_some_and(|status| status["last_error"] == complaint)
+    })
+    .await;
+    assert!(!file.exists());
+
+    register(
+        &ears,
+        json!({ "status": "registered", "profile": "lekiwi" }),
+    );
+    eventually("the file is there", || file.exists()).await;
+    let kept = fs::read_to_string(&file).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&kept).unwrap(),
+        json!({ "status": "registered", "profile": "lekiwi" })
+    );
+    eventually("the complaint is over", || {
+        status(&site).is_some_and(|status| status["last_error"].is_null())
+    })
+    .await;
+
+    register(&ears, json!({ "status": "quarantined", "reason": "again" }));
+    eventually("the status says why", || {
+        status(&site).is_some_and(|status| {
+            status["last_error"]
+                .as_str()
+                .is_some_and(|error| error.contains("again"))
+        })
+    })
+    .await;
+    assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+}
+
+pub(crate) fn status(site: &Site) -> Option<Value> {
     let output = site.run(&["status", "--json"]);
     serde_json::from_slice(&output.stdout).ok()
 }

@@ -3,4 +3,5 @@
 
 mod broker;
 mod enrolment;
+mod health;
 mod support;

@@ -51,6 +51,16 @@ pub struct Dropped {
 pub mod kind {
     /// The robot got its certificate. By the relay.
     pub const REGISTERED: &str = "robot.registered";
+    /// The robot may say who it is, and is heard by nobody else until approved. By the relay.
+    pub const QUARANTINED: &str = "robot.quarantined";
+    /// A person let the robot in. By the relay.
+    pub const APPROVED: &str = "robot.approved";
+    /// A person turned the robot away; its certificate is revoked. By the relay.
+    pub const REJECTED: &str = "robot.rejected";
+    /// The robot came back with a new key; the old certificate is revoked. By the relay.
+    pub const REFLASHED: &str = "robot.reflashed";
+    /// The robot came back with another board. By the relay.
+    pub const HARDWARE_CHANGED: &str = "robot.hardware_changed";
     /// The robot came online. By the relay.
     pub const CONNECTED: &str = "robot.connected";
     /// The robot went, with or without goodbye. By the relay.
@@ -69,6 +79,18 @@ pub mod kind {
     pub const RESOURCE_RECOVERED: &str = "health.resource_recovered";
     /// The temperature crossed its alert threshold. By the robot.
     pub const TEMPERATURE_WARNING: &str = "health.temperature_warning";
+    /// Every service and check of the profile passes, the setup being done. By the robot.
+    pub const HEALTHY: &str = "health.healthy";
+    /// Some do not: `failing` in the data says which. By the robot.
+    pub const UNHEALTHY: &str = "health.unhealthy";
+    /// The installation of the robot's own software began, or goes on after a restart. By the robot.
+    pub const SETUP_STARTED: &str = "setup.started";
+    /// It begins with a step: `step`, `percent`. By the robot.
+    pub const SETUP_PROGRESS: &str = "setup.progress";
+    /// All of it is there. By the robot.
+    pub const SETUP_COMPLETED: &str = "setup.completed";
+    /// A step failed and is tried again: `step`, `reason`, `retry_in_s`. By the robot.
+    pub const SETUP_FAILED: &str = "setup.failed";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
 }

@@ -25,6 +25,71 @@ pub struct State {
     pub resources: Metrics,
     /// Seconds since the robot booted.
     pub uptime_s: u64,
+    /// Whether the robot's own software is there and works; absent until the robot is registered under a
+    /// profile that it has a file of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RobotHealth>,
+}
+
+/// Whether what the robot's profile asks for is there and works.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RobotHealth {
+    /// The setup is done, and every service and check of the profile passes.
+    pub healthy: bool,
+    /// How far the robot's own software is installed.
+    pub setup: SetupStatus,
+    /// Services and checks that do not pass, in the profile's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<Failing>,
+}
+
+/// Where the installation of the robot's own software stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SetupStatus {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Under way.
+    Running,
+    /// Everything is installed, or there is nothing to install.
+    Done,
+    /// A step failed; it is tried again.
+    Failed,
+}
+
+impl SetupStatus {
+    /// The status as the wire spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for SetupStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A service or check that does not pass.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Failing {
+    /// The unit, or the check's name.
+    pub name: String,
+    /// What was expected and what came.
+    pub reason: String,
 }
 
 /// What a robot does, beside the state of its link.

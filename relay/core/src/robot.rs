@@ -6,7 +6,7 @@ use lekiwi_protocol::api::{RobotView, Status};
 use lekiwi_protocol::limits::{MAX_METRICS, STALE_AFTER};
 use lekiwi_protocol::message::{
     Activity, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    State, Teleoperation,
+    RobotHealth, State, Teleoperation,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
 use uuid::Uuid;
@@ -48,6 +48,7 @@ pub(crate) struct Robot {
     activity: Option<Activity>,
     operating_mode: Option<OperatingMode>,
     teleoperation: Option<Teleoperation>,
+    health: Option<RobotHealth>,
     readings: BTreeMap<MetricName, Reading>,
     readings_at: Option<Timestamp>,
 }
@@ -73,6 +74,7 @@ impl Robot {
             activity: None,
             operating_mode: None,
             teleoperation: None,
+            health: None,
             readings: BTreeMap::new(),
             readings_at: None,
         }
@@ -112,6 +114,7 @@ impl Robot {
             activity: view.activity,
             operating_mode: view.operating_mode,
             teleoperation: view.teleoperation,
+            health: view.health,
             readings,
             readings_at: view.resources_at,
             ..Self::new(view.id)
@@ -153,6 +156,7 @@ impl Robot {
         self.activity = Some(state.activity);
         self.operating_mode = Some(state.operating_mode);
         self.teleoperation = Some(state.teleoperation.clone());
+        self.health.clone_from(&state.health);
         self.readings
             .retain(|name, _| state.resources.contains_key(name));
         self.merge(now, &state.resources);
@@ -205,6 +209,7 @@ impl Robot {
             activity: self.activity,
             operating_mode: self.operating_mode,
             teleoperation: self.teleoperation.clone(),
+            health: self.health.clone(),
             resources: self
                 .readings
                 .iter()

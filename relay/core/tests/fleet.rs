@@ -224,6 +224,37 @@ fn a_restored_robot_is_not_connected_until_it_says_so() {
 }
 
 #[test]
+fn health_is_what_the_last_state_says_also_after_a_restart() {
+    let state = |health: Option<serde_json::Value>| {
+        let mut state = serde_json::json!({
+            "session": Uuid::from_u128(1), "activity": "idle", "operating_mode": "AUTOMATIC",
+            "teleoperation": {"active": false}, "network": {"hostname": "kiwi-1"},
+            "deployment": {"os_version": "", "agent_version": ""}, "resources": {}, "uptime_s": 1
+        });
+        if let Some(health) = health {
+            state["health"] = health;
+        }
+        let state = serde_json::from_value(state).unwrap();
+        Input::State(Box::new(envelope(1, MessageType::State, state)))
+    };
+    let mut fleet = Fleet::default();
+    let say = |fleet: &mut Fleet, ms: u64, input| {
+        fleet.handle(Timestamp::from_ms(ms), input);
+        fleet.view(&robot(1)).unwrap()
+    };
+    assert_eq!(say(&mut fleet, 1, online(1)).health, None);
+    let failing = serde_json::json!({
+        "healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "gone"}]
+    });
+    let view = say(&mut fleet, 2, state(Some(failing.clone())));
+    assert_eq!(serde_json::to_value(&view.health).unwrap(), failing);
+    let mut restarted = Fleet::default();
+    restarted.restore(view.clone(), 0);
+    assert_eq!(restarted.view(&robot(1)).unwrap().health, view.health);
+    assert_eq!(say(&mut fleet, 3, state(None)).health, None);
+}
+
+#[test]
 fn a_flood_of_metric_names_is_bounded() {
     let mut fleet = Fleet::default();
     for n in 0..1_000 {

@@ -32,6 +32,12 @@ export interface Factsheet {
   readonly boot_id: string;
 }
 
+export interface Health {
+  readonly healthy: boolean;
+  readonly setup: "pending" | "running" | "done" | "failed";
+  readonly failing?: readonly { readonly name: string; readonly reason: string }[];
+}
+
 export interface RobotView {
   readonly id: string;
   readonly type: string;
@@ -42,6 +48,7 @@ export interface RobotView {
   readonly activity?: string;
   readonly operating_mode?: string;
   readonly teleoperation?: { readonly active: boolean; readonly operator_id?: string };
+  readonly health?: Health;
   readonly resources: Metrics;
   readonly resources_at?: string;
 }
@@ -91,6 +98,12 @@ export const LIVE_TYPES = [
   "health.resource_alert",
   "health.resource_recovered",
   "health.temperature_warning",
+  "health.healthy",
+  "health.unhealthy",
+  "setup.started",
+  "setup.progress",
+  "setup.completed",
+  "setup.failed",
   "events.dropped",
 ] as const;
 

@@ -6,7 +6,8 @@
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import * as format from "./format";
-import { CORE_METRICS, presence } from "./model";
+import { CORE_METRICS, condition, presence } from "./model";
+import type { RobotView } from "./api";
 import type { Presence, Robot } from "./model";
 import { select } from "./selection";
 import type { Selection, SortKey } from "./selection";
@@ -35,6 +36,7 @@ class Row {
   private readonly badge = h("span", { class: "badge" });
   private readonly name = h("a", { class: "name" });
   private readonly kind = h("span", { class: "soft" });
+  private readonly health = h("span", { class: "health" });
   private readonly address = h("div", { role: "cell", class: "c-address mono" });
   private readonly agent = h("div", { role: "cell", class: "c-agent mono" });
   private readonly seen = h("div", { role: "cell", class: "c-seen" });
@@ -48,7 +50,7 @@ class Row {
     "div",
     { role: "row", class: "row" },
     h("div", { role: "cell", class: "c-status" }, this.badge),
-    h("div", { role: "cell", class: "c-id" }, this.name, this.kind),
+    h("div", { role: "cell", class: "c-id" }, this.name, h("span", { class: "under" }, this.kind, this.health)),
     ...this.cells.map((cell) => cell.element),
     this.address,
     this.agent,
@@ -79,6 +81,7 @@ class Row {
     setText(this.name, view.id);
     setAttribute(this.name, "href", `#/robots/${encodeURIComponent(view.id)}`);
     setText(this.kind, view.teleoperation?.active ? `${view.type} · driven` : view.type);
+    showHealth(this.health, view);
     for (const { metric, value } of this.cells) {
       const figure = view.resources[metric];
       setText(value, format.metric(metric, figure));
@@ -90,6 +93,15 @@ class Row {
     setText(this.agent, view.deployment?.agent_version ?? view.factsheet?.agent_version ?? "–");
     if (view.status.last_seen !== undefined) setAttribute(this.seen, "title", format.moment(view.status.last_seen));
   }
+}
+
+/** The badge of a robot's health: hidden while it says nothing, with what fails as its title. */
+export function showHealth(badge: HTMLElement, view: RobotView): void {
+  const health = condition(view);
+  badge.hidden = health === undefined;
+  setText(badge, health?.word ?? "");
+  setAttribute(badge, "data-health", health?.level ?? "");
+  setAttribute(badge, "title", (view.health?.failing ?? []).map(({ name, reason }) => `${name}: ${reason}`).join("\n"));
 }
 
 /** How alarming a value is; only ever shown beside the figure itself. */

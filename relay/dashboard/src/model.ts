@@ -34,6 +34,16 @@ export function presence(view: RobotView): Presence {
   return view.status.online ? "online" : "offline";
 }
 
+/** A robot's health in a word, and how alarming it is; undefined for a robot that says nothing of it. */
+export function condition(view: RobotView): { readonly word: string; readonly level: "good" | "busy" | "bad" } | undefined {
+  const { health } = view;
+  if (health === undefined) return undefined;
+  if (health.healthy) return { word: "healthy", level: "good" };
+  if (health.setup === "failed") return { word: "setup failed", level: "bad" };
+  if (health.setup !== "done") return { word: `setup ${health.setup}`, level: "busy" };
+  return (health.failing ?? []).length === 0 ? { word: "starting", level: "busy" } : { word: "unhealthy", level: "bad" };
+}
+
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
@@ -192,6 +202,8 @@ function message(view: RobotView, live: Live, payload: Record<string, unknown>):
       for (const key of ["activity", "operating_mode", "teleoperation", "network", "deployment"]) {
         if (payload[key] !== undefined) picked[key] = payload[key];
       }
+      // A state without it says that there is nothing to say any more.
+      picked["health"] = payload["health"];
       const next = { ...view, ...picked, resources: { ...view.resources, ...numbers(payload["resources"]) }, resources_at: at };
       return heard(next as RobotView, at, payload["uptime_s"]);
     }

@@ -4,8 +4,9 @@ import * as api from "./api";
 import { Chart } from "./chart";
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
+import { showHealth } from "./fleet";
 import * as format from "./format";
-import { presence } from "./model";
+import { condition, presence } from "./model";
 import type { RobotView as Robot } from "./api";
 
 const RANGES: readonly [label: string, ms: number][] = [
@@ -23,6 +24,7 @@ export class RobotPage implements View {
   readonly title: string;
   readonly element: HTMLElement;
   private readonly badge = h("span", { class: "badge" });
+  private readonly health = h("span", { class: "health" });
   private readonly seen = h("span", { class: "soft" });
   private readonly facts = h("dl", { class: "facts" });
   private readonly sheet = h("dl", { class: "facts" });
@@ -54,7 +56,7 @@ export class RobotPage implements View {
       "article",
       { class: "robot", "data-robot": id },
       h("p", { class: "back" }, h("a", { href: "#/" }, "← Fleet")),
-      h("header", { class: "robot-head" }, h("h1", {}, id), this.badge, this.seen),
+      h("header", { class: "robot-head" }, h("h1", {}, id), this.badge, this.health, this.seen),
       this.trouble,
       h(
         "div",
@@ -117,6 +119,7 @@ export class RobotPage implements View {
     setText(this.seen, view.status.last_seen === undefined ? "" : `last seen ${format.ago(view.status.last_seen, now)}`);
     if (robot.version === this.version) return;
     this.version = robot.version;
+    showHealth(this.health, view);
     list(this.facts, stateFacts(view));
     list(this.sheet, sheetFacts(view));
   }
@@ -171,6 +174,8 @@ function stateFacts(view: Robot): Fact[] {
   return [
     ["Connection", status.connection.toLowerCase().replace("_", " ")],
     ["Activity", view.activity ?? ""],
+    ["Health", condition(view)?.word ?? ""],
+    ...(view.health?.failing ?? []).map(({ name, reason }): Fact => [name, reason]),
     ["Operating mode", view.operating_mode?.toLowerCase() ?? ""],
     ["Driven by", teleoperation?.active ? (teleoperation.operator_id ?? "somebody") : "nobody"],
     ["Up for", status.uptime_s === undefined ? "" : format.duration(status.uptime_s)],

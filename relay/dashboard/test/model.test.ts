@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Live, RobotList, RobotView } from "../src/api";
-import { Fleet, SPARK_POINTS, presence } from "../src/model";
+import { Fleet, SPARK_POINTS, condition, presence } from "../src/model";
 import { Sync } from "../src/sync";
 
 const at = (s: number): string => new Date(Date.UTC(2026, 10, 21, 4, 0, 0) + s * 1000).toISOString();
@@ -22,6 +22,37 @@ function fleet(...robots: RobotView[]): Fleet {
   return fleet;
 }
 const status = (fleet: Fleet): string => presence(fleet.get("kiwi-01")?.view ?? view("none"));
+
+describe("health", () => {
+  it("is one word", () => {
+    const failing = [{ name: "host.service", reason: "gone" }];
+    const words = ([
+      undefined,
+      { healthy: true, setup: "done" },
+      { healthy: false, setup: "done" },
+      { healthy: false, setup: "done", failing },
+      { healthy: false, setup: "running" },
+      { healthy: false, setup: "failed" },
+    ] as const).map((health) => condition(health === undefined ? view("kiwi-01") : view("kiwi-01", { health })));
+    expect(words.map((word) => word && `${word.level} ${word.word}`)).toEqual([
+      undefined,
+      "good healthy",
+      "busy starting",
+      "bad unhealthy",
+      "busy setup running",
+      "bad setup failed",
+    ]);
+  });
+
+  it("follows the state, also when it ends", () => {
+    const f = fleet(view("kiwi-01"));
+    const state = { activity: "idle", resources: {}, uptime_s: 1 };
+    f.apply(live("state", 3, { ...state, health: { healthy: true, setup: "done" } }));
+    expect(f.get("kiwi-01")?.view.health).toEqual({ healthy: true, setup: "done" });
+    f.apply(live("state", 4, state));
+    expect(f.get("kiwi-01")?.view.health).toBeUndefined();
+  });
+});
 
 describe("live messages", () => {
   it("telemetry changes only what it carries, and is a sign of life", () => {

@@ -363,6 +363,7 @@ impl Robot {
             },
             resources: self.metrics(),
             uptime_s: self.started.elapsed().as_secs(),
+            health: None,
         };
         self.publish(client, FromRobot::State, MessageType::State, &state);
     }

@@ -123,7 +123,12 @@ pub(super) const AGENT: Program = Program {
         "agent/agent.example.yml",
         "/usr/share/doc/lekiwi-agent/agent.example.yml",
     )],
-    units: &["lekiwi-scrub.service", "lekiwi-scrub.path"],
+    units: &[
+        "lekiwi-scrub.service",
+        "lekiwi-scrub.path",
+        "lekiwi-setup.service",
+        "lekiwi-setup.path",
+    ],
     is_service: true,
     has_image: true,
     volume: Some("/opt/lekiwi-agent/state"),

@@ -1,0 +1,107 @@
+//! The driver's part in the robot's health: which profile is watched, what is said about it.
+
+use std::time::Instant;
+
+use lekiwi_agent_core::health::Verdict;
+use lekiwi_protocol::message::kind;
+use serde_json::json;
+
+use super::Driver;
+use crate::clock;
+use crate::health::{Found, Monitor};
+use crate::ipc::{Question, Report};
+use crate::setup;
+
+/// The next result of a check, if any is watched. Cancel-safe.
+pub(super) async fn next_found(monitor: &mut Option<Monitor>) -> Found {
+    match monitor {
+        Some(monitor) => monitor.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    /// Watches what the relay has registered the robot as; called when that may have changed.
+    pub(super) fn watch_profile(&mut self) {
+        let Some(name) = setup::registered_profile(&self.config.state_dir) else {
+            return;
+        };
+        if self
+            .monitor
+            .as_ref()
+            .is_some_and(|monitor| *monitor.profile() == name)
+        {
+            return;
+        }
+        self.monitor = Monitor::open(&self.root, &name, clock::now());
+        self.look_after_health(clock::now());
+    }
+
+    /// Begins the looks that are due, and says what they changed.
+    pub(super) fn look_after_health(&mut self, now: Instant) {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.look(now);
+        }
+        self.tell_health();
+    }
+
+    /// A check answered.
+    pub(super) fn looked(&mut self, found: Found) {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.found(clock::now(), found);
+        }
+        self.tell_health();
+    }
+
+    /// Reads how far root's setup is, while it is not done.
+    pub(super) fn look_at_setup(&mut self, now: Instant) {
+        if let Some(monitor) = &mut self.monitor
+            && !monitor.is_set_up()
+        {
+            monitor.look_at_setup(now);
+            self.look_after_health(now);
+        }
+    }
+
+    /// A local program asks, or reports.
+    pub(super) fn answer(&mut self, question: Question) {
+        match question {
+            Question::Status(answer) => drop(answer.send(self.status())),
+            Question::Event(Report { kind, data }, taken) => {
+                log::info!("{kind}: {data}");
+                let seq = self.event(&kind, data);
+                let _ = taken.send(seq);
+                // All that may be reported so far is of the setup, which has written down where it is.
+                let now = clock::now();
+                if let Some(monitor) = &mut self.monitor {
+                    monitor.look_at_setup(now);
+                }
+                self.look_after_health(now);
+            }
+        }
+    }
+
+    fn tell_health(&mut self) {
+        let Some(monitor) = &mut self.monitor else {
+            return;
+        };
+        let verdict = monitor.poll_verdict();
+        let changed = monitor.poll_change();
+        match verdict {
+            Some(Verdict::Healthy) => {
+                log::info!("all services and checks pass");
+                self.event(kind::HEALTHY, json!({}));
+            }
+            Some(Verdict::Unhealthy(failing)) => {
+                for failing in &failing {
+                    log::warn!("{}: {}", failing.name, failing.reason);
+                }
+                self.event(kind::UNHEALTHY, json!({ "failing": failing }));
+            }
+            None => {}
+        }
+        if changed && self.is_online() {
+            self.publish_state();
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One look of a check: connect to a TCP port or a Unix socket, or ask for a page in plain HTTP.
+
+use std::time::Duration;
+
+use lekiwi_protocol::profile;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest status line that is read.
+const MAX_LINE_BYTES: usize = 256;
+
+/// What must answer.
+#[derive(Debug, Clone)]
+pub(super) enum Probe {
+    Tcp(String),
+    Http { address: String, path: String },
+    Unix(String),
+}
+
+impl Probe {
+    pub(super) fn new(probe: profile::Probe<'_>) -> Self {
+        match probe {
+            profile::Probe::Tcp(address) => Self::Tcp(address.to_owned()),
+            profile::Probe::Unix(path) => Self::Unix(path.to_owned()),
+            profile::Probe::Http(url) => {
+                // A checked profile has http://HOST:PORT/PATH.
+                let rest = url.strip_prefix("http://").unwrap_or(url);
+                let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+                Self::Http {
+                    address: address.to_owned(),
+                    path: format!("/{path}"),
+                }
+            }
+        }
+    }
+
+    /// Looks once; says what was expected and what came.
+    pub(super) async fn run(&self) -> Result<(), String> {
+        let look = async {
+            match self {
+                Self::Tcp(address) => match TcpStream::connect(address).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(format!("expected a connection to {address}: {error}")),
+                },
+                Self::Unix(path) => match UnixStream::connect(path).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(format!("expected a connection to {path}: {error}")),
+                },
+                Self::Http { address, path } => page(address, path).await,
+            }
+        };
+        let late = |_| {
+            let seconds = PATIENCE.as_secs();
+            Err(format!("expected an answer from {self} within {seconds} s"))
+        };
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .unwrap_or_else(late)
+    }
+}
+
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(place) | Self::Unix(place) => f.write_str(place),
+            Self::Http { address, path } => write!(f, "http://{address}{path}"),
+        }
+    }
+}
+
+async fn page(address: &str, path: &str) -> Result<(), String> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lekiwi-agent\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut line = Vec::with_capacity(MAX_LINE_BYTES);
+        while !line.contains(&b'\n') && line.len() < MAX_LINE_BYTES {
+            if stream.read_buf(&mut line).await? == 0 {
+                break;
+            }
+        }
+        std::io::Result::Ok(line)
+    };
+    let expected = || format!("expected 2xx from http://{address}{path}");
+    let line = exchange
+        .await
+        .map_err(|error| format!("{}: {error}", expected()))?;
+    let line = String::from_utf8_lossy(&line);
+    let line = line.lines().next().unwrap_or_default();
+    let status = line
+        .strip_prefix("HTTP/1.")
+        .and_then(|rest| rest.split(' ').nth(1));
+    match status {
+        Some(status) if status.len() == 3 && status.starts_with('2') => Ok(()),
+        _ => Err(format!("{}, got {line:?}", expected())),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn a_port_that_listens_passes_and_a_closed_one_does_not() {
+        let (listener, address) = listener().await;
+        let probe = Probe::new(profile::Probe::Tcp(&address));
+        assert_eq!(probe.run().await, Ok(()));
+        drop(listener);
+        assert_eq!(
+            probe.run().await,
+            Err(format!(
+                "expected a connection to {address}: Connection refused (os error 111)"
+            ))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_must_be_listened_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket").display().to_string();
+        let probe = Probe::new(profile::Probe::Unix(&path));
+        assert_eq!(
+            probe.run().await,
+            Err(format!(
+                "expected a connection to {path}: No such file or directory (os error 2)"
+            ))
+        );
+        let _listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(probe.run().await, Ok(()));
+    }
+
+    /// Answers one request with `answer`; returns what was asked.
+    async fn answered(answer: &'static str) -> (Result<(), String>, String, String) {
+        let (listener, address) = listener().await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 512];
+            let count = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        });
+        let url = format!("http://{address}/status?full=1");
+        let result = Probe::new(profile::Probe::Http(&url)).run().await;
+        (result, server.await.unwrap(), url)
+    }
+
+    #[tokio::test]
+    async fn a_page_must_be_answered_with_success() {
+        let (result, request, _) = answered("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(result, Ok(()));
+        assert!(
+            request.starts_with("GET /status?full=1 HTTP/1.1\r\nHost: 127.0.0.1:"),
+            "{request}"
+        );
+        let (result, _, url) = answered("HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+        let got = "HTTP/1.1 503 Service Unavailable";
+        assert_eq!(result, Err(format!("expected 2xx from {url}, got {got:?}")));
+        let (result, _, url) = answered("SSH-2.0-OpenSSH_9.2\r\n").await;
+        assert_eq!(
+            result,
+            Err(format!(
+                "expected 2xx from {url}, got \"SSH-2.0-OpenSSH_9.2\""
+            ))
+        );
+        let (result, _, url) = answered("").await;
+        assert_eq!(result, Err(format!("expected 2xx from {url}, got \"\"")));
+    }
+
+    #[tokio::test]
+    async fn a_page_that_never_comes_is_given_up() {
+        let (_listener, address) = listener().await;
+        let url = format!("http://{address}/");
+        assert_eq!(
+            Probe::new(profile::Probe::Http(&url)).run().await,
+            Err(format!("expected an answer from {url} within 3 s"))
+        );
+    }
+}

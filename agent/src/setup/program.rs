@@ -1,0 +1,357 @@
+//! Runs one external program at a time: with its output kept for the reason of a failure, and limits on
+//! its whole time and on its silence. Its own process group goes with it when it is stopped.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+
+use crate::clock;
+
+/// How much of the end of a program's output is kept, in bytes.
+const TAIL_BYTES: usize = 2048;
+/// How many lines of it a reason has.
+const TAIL_LINES: usize = 6;
+/// How long a program has after SIGTERM.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Why a program did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProgramError {
+    /// It cannot be started.
+    #[error("expected the program {name}")]
+    Start {
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended, but not well.
+    #[error("expected `{line}` to succeed, got {status}{tail}")]
+    Failed {
+        /// Program and arguments.
+        line: String,
+        /// Exit status or signal.
+        status: ExitStatus,
+        /// The end of its output, after a colon.
+        tail: String,
+    },
+    /// It took too long, or said nothing for too long, and was stopped.
+    #[error("expected `{line}` to end {limit}{tail}")]
+    Late {
+        /// Program and arguments.
+        line: String,
+        /// The limit that it passed.
+        limit: String,
+        /// The end of its output, after a colon.
+        tail: String,
+    },
+    /// The setup was asked to stop.
+    #[error("stopped by a signal")]
+    Stopped,
+}
+
+/// How long a program may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// In all.
+    pub(super) total: Duration,
+    /// Without saying anything.
+    pub(super) silence: Duration,
+}
+
+/// SIGTERM and SIGINT, from when it is made.
+#[derive(Debug)]
+pub(super) struct Stop {
+    terminate: Signals,
+    interrupt: Signals,
+    asked: bool,
+}
+
+impl Stop {
+    /// From now on these signals end no process but are told here.
+    ///
+    /// # Errors
+    /// When signals cannot be caught.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            asked: false,
+        })
+    }
+
+    /// Returns once one came. Cancel-safe.
+    pub(super) async fn asked(&mut self) {
+        if !self.asked {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            self.asked = true;
+        }
+    }
+
+    /// Sleeps; says whether it was cut short by a signal.
+    pub(super) async fn during(&mut self, pause: Duration) -> bool {
+        tokio::time::timeout(pause, self.asked()).await.is_ok()
+    }
+}
+
+/// The end of a program's output.
+#[derive(Debug, Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        let excess = self.0.len().saturating_sub(TAIL_BYTES);
+        self.0.drain(..excess);
+    }
+
+    /// The last lines in one, after a colon; nothing when there was no output.
+    fn text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.0);
+        let clean = |line: &str| {
+            // A progress bar draws over itself: what stands is what was drawn last.
+            let line = line.trim_end().rsplit('\r').next().unwrap_or_default();
+            let printable = |c: char| if c.is_control() { ' ' } else { c };
+            line.chars()
+                .map(printable)
+                .collect::<String>()
+                .trim()
+                .to_owned()
+        };
+        let lines: Vec<String> = text
+            .lines()
+            .map(clean)
+            .filter(|line| !line.is_empty())
+            .collect();
+        let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+        if last.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", last.join(" / "))
+        }
+    }
+}
+
+/// Runs `command` to its end. The environment is that of this process, with what `command` adds.
+///
+/// # Errors
+/// When it cannot be started, fails, takes too long, or `stop` was asked for meanwhile.
+pub(super) async fn run(
+    command: Command,
+    limits: Limits,
+    stop: &mut Stop,
+) -> Result<(), ProgramError> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let line = line_of(&command);
+    log::info!("{line}");
+    let start = |source| ProgramError::Start {
+        name: name.clone(),
+        source,
+    };
+    // Before the program starts, so that its end is not missed.
+    let mut ended = signal(SignalKind::child()).map_err(start)?;
+    let (mut child, mut output) = spawn(command).map_err(start)?;
+    let mut tail = Tail::default();
+    let mut open = true;
+    let mut chunk = [0; 4096];
+    let deadline = clock::now() + limits.total;
+    let mut quiet = clock::now() + limits.silence;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            // A daemon that it left behind may keep the pipe open: what is there is all that is read, asked
+            // of the system itself, since the runtime may not have heard of it yet.
+            while let Ok(count @ 1..) = nix::unistd::read(&output, &mut chunk) {
+                tail.push(&chunk[..count]);
+            }
+            if status.success() {
+                return Ok(());
+            }
+            let tail = tail.text();
+            return Err(ProgramError::Failed { line, status, tail });
+        }
+        tokio::select! {
+            read = output.read(&mut chunk), if open => match read {
+                Ok(count @ 1..) => {
+                    tail.push(&chunk[..count]);
+                    quiet = clock::now() + limits.silence;
+                }
+                _ => open = false,
+            },
+            _ = ended.recv() => {}
+            () = stop.asked() => {
+                end(&mut child).await;
+                return Err(ProgramError::Stopped);
+            }
+            () = tokio::time::sleep_until(deadline.min(quiet).into()) => {
+                end(&mut child).await;
+                let limit = if deadline <= quiet {
+                    format!("within {} s", limits.total.as_secs())
+                } else {
+                    format!("or to say something within {} s", limits.silence.as_secs())
+                };
+                return Err(ProgramError::Late { line, limit, tail: tail.text() });
+            }
+        }
+    }
+}
+
+fn spawn(mut command: Command) -> io::Result<(Child, Receiver)> {
+    let (reader, writer) = io::pipe()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .process_group(0);
+    let output = Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    // Our copies of the writing end go with the command, after this.
+    Ok((command.spawn()?, output))
+}
+
+/// Ends the program and what it started.
+async fn end(child: &mut Child) {
+    let Ok(id) = i32::try_from(child.id()) else {
+        return;
+    };
+    let _ = killpg(Pid::from_raw(id), Signal::SIGTERM);
+    let patience = clock::now() + LAST_WORDS;
+    while clock::now() < patience {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    let _ = child.wait();
+}
+
+fn line_of(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    if line.len() > 240 {
+        line = line.chars().take(200).chain(" …".chars()).collect();
+    }
+    line
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        total: Duration::from_secs(20),
+        silence: Duration::from_secs(20),
+    };
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    async fn outcome(script: &str, limits: Limits) -> Result<(), String> {
+        let mut stop = Stop::new().unwrap();
+        let result = run(shell(script), limits, &mut stop).await;
+        result.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_failure_says_how_the_output_ended() {
+        assert_eq!(outcome("echo fine", LIMITS).await, Ok(()));
+        let script =
+            r"for n in 1 2 3 4 5 6 7; do echo line $n; done; printf '10%%\r90%%\n' >&2; exit 3";
+        assert_eq!(
+            outcome(script, LIMITS).await,
+            Err(format!(
+                "expected `sh -c {script}` to succeed, got exit status: 3: \
+                 line 3 / line 4 / line 5 / line 6 / line 7 / 90%"
+            ))
+        );
+        assert_eq!(
+            outcome("exit 1", LIMITS).await,
+            Err("expected `sh -c exit 1` to succeed, got exit status: 1".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let mut stop = Stop::new().unwrap();
+        let error = run(Command::new("lekiwi-no-such-program"), LIMITS, &mut stop).await;
+        assert_eq!(
+            crate::driver::chain(&error.unwrap_err()),
+            "expected the program lekiwi-no-such-program: No such file or directory (os error 2)"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_silent_program_is_stopped_with_all_that_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!(
+            "echo begun; sleep 1000 & echo $! > {}; wait",
+            file.display()
+        );
+        let limits = Limits {
+            silence: Duration::from_secs(1),
+            ..LIMITS
+        };
+        assert_eq!(
+            outcome(&script, limits).await,
+            Err(format!(
+                "expected `sh -c {script}` to end or to say something within 1 s: begun"
+            ))
+        );
+        let pid: i32 = std::fs::read_to_string(&file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        let gone = async {
+            // A zombie is gone as well, whoever is to collect it.
+            while std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), gone)
+                .await
+                .is_ok()
+        );
+        let limits = Limits {
+            total: Duration::from_secs(1),
+            ..LIMITS
+        };
+        let chatter = "while :; do echo x; sleep 0.1; done";
+        let error = outcome(chatter, limits).await.unwrap_err();
+        assert!(
+            error.starts_with(&format!(
+                "expected `sh -c {chatter}` to end within 1 s: x / x"
+            )),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_keeps_the_pipe_holds_nothing_up() {
+        let begun = clock::now();
+        assert_eq!(outcome("sleep 15 & echo done", LIMITS).await, Ok(()));
+        assert!(clock::now().duration_since(begun) < Duration::from_secs(10));
+    }
+}
