@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod exit;
+pub mod hardware;
 pub mod identity;
 pub mod ipc;
 pub mod journal;

@@ -1,6 +1,8 @@
 //! `lekiwi-agent`: the command line around the library. Reads the environment, starts logging and the
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
+mod explain;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use lekiwi_agent::clock::{self, Floor};
 use lekiwi_agent::config::{self, Config, Environment};
 use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
+use lekiwi_agent::hardware;
 use lekiwi_agent::identity::{EnrolError, Enrolled, Enrolment, Store, enrol};
 use lekiwi_agent::ipc::{self, Status};
 use lekiwi_agent::journal;
@@ -19,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   lekiwi-agent check-config                     is /etc/lekiwi/agent.yml right?
   lekiwi-agent enrol                            get a certificate with the one-time token
   lekiwi-agent run                              be the robot; what the service runs
+  lekiwi-agent hardware                         what is plugged in, and which profile is that?
   lekiwi-agent status --json                    what is the running agent doing?
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
@@ -56,6 +60,15 @@ enum Command {
     },
     /// Check the configuration and show what it means
     CheckConfig,
+    /// Look at the hardware, and explain which profile fits
+    Hardware {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+        /// Remember the result: the agent takes it at its next start
+        #[arg(long)]
+        detect: bool,
+    },
 }
 
 /// What ends the program, with what to do about it.
@@ -145,6 +158,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             describe(&config, &path);
             Ok(())
         }
+        Command::Hardware { json, detect } => look(&config, *json, *detect),
     }
 }
 
@@ -180,7 +194,8 @@ async fn enrol_once(config: &Config, within: Duration) -> Result<(), Failure> {
         ));
         return Ok(());
     }
-    let enrolment = driver::enrolment(config, &Machine::default());
+    let profile = hardware::identify(config).profile;
+    let enrolment = driver::enrolment(config, &Machine::default(), &profile);
     let enrolled = attempts(&enrolment, &floor, within)
         .await
         .map_err(|error| Failure {
@@ -251,6 +266,20 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
     for trouble in [&outbox.trouble, &status.last_error].into_iter().flatten() {
         print(&format!("trouble      {trouble}"));
     }
+    Ok(())
+}
+
+fn look(config: &Config, json: bool, remember: bool) -> Result<(), Failure> {
+    let detection = hardware::detect(config);
+    if remember {
+        hardware::remember(config, &detection);
+    }
+    let text = if json {
+        serde_json::to_string(&detection).map_err(|error| failed(ExitCode::Failure, &error))?
+    } else {
+        explain::detection(&detection, config)
+    };
+    print(text.trim_end());
     Ok(())
 }
 

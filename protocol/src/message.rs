@@ -12,7 +12,7 @@ mod telemetry;
 pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
-pub use factsheet::{Factsheet, Hardware};
+pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp};
 pub use relay::RelayBirth;
 pub use state::{Activity, Deployment, Network, OperatingMode, State, Teleoperation};
 pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};

@@ -3,8 +3,12 @@
 //!
 //! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
+//! * [`feetech`]: what is said on a servo bus to ask who is there.
+//! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
+pub mod feetech;
+pub mod hardware;
 pub mod lifecycle;
 pub mod outbox;
