@@ -10,7 +10,12 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 
-pub use checked::{Address, Config, Fingerprint, FingerprintError, MetricRules, Relay};
+use lekiwi_protocol::yaml::{self, YamlError};
+
+pub use checked::{
+    Address, Config, Fingerprint, FingerprintError, HardwareConfig, MetricRules, ProfileChoice,
+    Relay,
+};
 pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.
@@ -28,26 +33,9 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// A key that does not exist.
-    #[error("unknown key {key:?} at {place}, expected one of {expected}")]
-    UnknownKey {
-        /// As written.
-        key: String,
-        /// `file:line:column`.
-        place: String,
-        /// The keys that exist there.
-        expected: String,
-        /// The nearest of them.
-        near: Option<&'static str>,
-    },
-    /// No YAML, or a value of another type.
-    #[error("wrong value at {place}: {reason}")]
-    Wrong {
-        /// `file:line:column`.
-        place: String,
-        /// What the parser expected and found.
-        reason: String,
-    },
+    /// Not of the shape of a configuration.
+    #[error(transparent)]
+    Syntax(#[from] YamlError),
     /// A value that cannot be.
     #[error("{key} in {origin}: {reason}")]
     Value {
@@ -68,8 +56,8 @@ impl ConfigError {
             Self::Unreadable { .. } => Some(
                 "say where it is with `--config FILE`, or begin with agent.example.yml".to_owned(),
             ),
-            Self::UnknownKey { near, .. } => near.map(|near| format!("did you mean {near:?}?")),
-            Self::Wrong { .. } | Self::Value { .. } => None,
+            Self::Syntax(error) => error.hint(),
+            Self::Value { .. } => None,
         }
     }
 }
@@ -105,60 +93,10 @@ pub fn parse(
     environment: &Environment,
     hostname: &str,
 ) -> Result<Loaded, ConfigError> {
-    let mut raw: raw::Config =
-        serde_saphyr::from_str(text).map_err(|error| syntax(origin, error.without_snippet()))?;
+    let mut raw: raw::Config = yaml::parse(text, origin)?;
     let warnings = environment.apply(&mut raw)?;
     let config = checked::check(raw, origin, environment, hostname)?;
     Ok(Loaded { config, warnings })
-}
-
-fn syntax(origin: &str, error: &serde_saphyr::Error) -> ConfigError {
-    let place = match error.location() {
-        Some(location) => format!("{origin}:{}:{}", location.line(), location.column()),
-        None => origin.to_owned(),
-    };
-    match error {
-        serde_saphyr::Error::SerdeUnknownField {
-            field, expected, ..
-        } => ConfigError::UnknownKey {
-            key: field.clone(),
-            place,
-            expected: expected.join(", "),
-            near: nearest(field, expected.iter().copied()),
-        },
-        serde_saphyr::Error::DuplicateMappingKey { key, .. } => ConfigError::Wrong {
-            place,
-            reason: format!(
-                "expected each key once, got {:?} again",
-                key.as_deref().unwrap_or("one")
-            ),
-        },
-        other => {
-            let text = other.to_string();
-            // The parser says the place as well; it is already in front.
-            let reason = text.split(" at line ").next().unwrap_or_default();
-            let reason = match reason.lines().next().unwrap_or_default() {
-                "invalid u64" | "invalid u32" => "expected a whole number",
-                "invalid f64" => "expected a number",
-                "invalid bool" => "expected true or false",
-                other => other,
-            };
-            ConfigError::Wrong {
-                place,
-                reason: reason.to_owned(),
-            }
-        }
-    }
-}
-
-/// The most similar of `known`, if one is similar at all.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let score = |candidate: &&str| strsim::jaro_winkler(name, candidate);
-    known
-        .map(|candidate| (score(&candidate), candidate))
-        .filter(|(score, _)| *score >= 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

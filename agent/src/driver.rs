@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{self, Floor};
 use crate::config::Config;
 use crate::health::Monitor;
+use crate::hardware;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
@@ -126,11 +127,25 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(config: Config, root: &Path) -> Self {
+    fn new(mut config: Config, root: &Path) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
-        let enrolment = enrolment(&config, &machine);
+        let identification = hardware::identify(&config);
+        log::info!(
+            "this robot is of the profile {} ({:?})",
+            identification.profile,
+            identification.how
+        );
+        for reason in &identification.differing {
+            log::info!("hardware: {reason}");
+        }
+        if let Some(profile) = hardware::profile(&config, &identification)
+            && let Err(error) = config.adopt(&profile)
+        {
+            log::warn!("the profile's rules are not taken: {}", chain(&error));
+        }
+        let enrolment = enrolment(&config, &machine, &identification.profile);
         let boot_id = machine.boot_id().unwrap_or_default();
         let identity = enrolment.store.load(
             &config.robot_id,
@@ -151,7 +166,7 @@ impl Driver {
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Self {
             outbox: Outbox::open(&config.state_dir.join("agent.db"), clock::wall()),
-            speech: Speech::new(&config, &machine, boot_id),
+            speech: Speech::new(&config, &machine, identification, boot_id),
             lifecycle: Lifecycle::new(identity.is_ok()),
             debouncer: Debouncer::new(config.metrics.iter().cloned()),
             sampler: Sampler::default(),

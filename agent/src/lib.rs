@@ -10,6 +10,7 @@ pub mod config;
 pub mod driver;
 pub mod exit;
 pub mod health;
+pub mod hardware;
 pub mod identity;
 pub mod ipc;
 pub mod journal;

@@ -1,6 +1,8 @@
 //! `lekiwi-agent`: the command line around the library. Reads the environment, starts logging and the
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
+mod explain;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use lekiwi_agent::clock::{self, Floor};
 use lekiwi_agent::config::{self, Config, Environment};
 use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
+use lekiwi_agent::hardware;
 use lekiwi_agent::identity::{EnrolError, Enrolled, Enrolment, Store, enrol};
 use lekiwi_agent::ipc::{self, Status};
 use lekiwi_agent::journal;
@@ -21,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   lekiwi-agent enrol                            get a certificate with the one-time token
   lekiwi-agent run                              be the robot; what the service runs
   lekiwi-agent setup --dry-run                  what would root's setup install?
+  lekiwi-agent hardware                         what is plugged in, and which profile is that?
   lekiwi-agent status --json                    what is the running agent doing?
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
@@ -78,6 +82,15 @@ enum Command {
         /// Say what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Look at the hardware, and explain which profile fits
+    Hardware {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+        /// Remember the result: the agent takes it at its next start
+        #[arg(long)]
+        detect: bool,
     },
 }
 
@@ -184,6 +197,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             };
             result.map_err(|error| setup_failure(&error))
         }
+        Command::Hardware { json, detect } => look(&config, *json, *detect),
     }
 }
 
@@ -283,7 +297,8 @@ async fn enrol_once(config: &Config, within: Duration) -> Result<(), Failure> {
         ));
         return Ok(());
     }
-    let enrolment = driver::enrolment(config, &Machine::default());
+    let profile = hardware::identify(config).profile;
+    let enrolment = driver::enrolment(config, &Machine::default(), &profile);
     let enrolled = attempts(&enrolment, &floor, within)
         .await
         .map_err(|error| Failure {
@@ -354,6 +369,20 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
     for trouble in [&outbox.trouble, &status.last_error].into_iter().flatten() {
         print(&format!("trouble      {trouble}"));
     }
+    Ok(())
+}
+
+fn look(config: &Config, json: bool, remember: bool) -> Result<(), Failure> {
+    let detection = hardware::detect(config);
+    if remember {
+        hardware::remember(config, &detection);
+    }
+    let text = if json {
+        serde_json::to_string(&detection).map_err(|error| failed(ExitCode::Failure, &error))?
+    } else {
+        explain::detection(&detection, config)
+    };
+    print(text.trim_end());
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware};
 pub use registration::{Registration, RegistrationStatus};
+pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp};
 pub use relay::RelayBirth;
 pub use state::{
     Activity, Deployment, Failing, Network, OperatingMode, RobotHealth, SetupStatus, State,

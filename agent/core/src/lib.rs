@@ -5,10 +5,14 @@
 //! * [`setup`]: the installation of the robot's own software, step by step.
 //! * [`health`]: whether that software works.
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
+//! * [`feetech`]: what is said on a servo bus to ask who is there.
+//! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
 pub mod health;
+pub mod feetech;
+pub mod hardware;
 pub mod lifecycle;
 pub mod outbox;
 pub mod setup;

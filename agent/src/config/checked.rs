@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lekiwi_agent_core::debounce::{Rule, Threshold};
 use lekiwi_protocol::message::metric;
-use lekiwi_protocol::{MetricName, Org, RobotId};
+use lekiwi_protocol::profile::{FOLDER, MetricRule, Profile};
+use lekiwi_protocol::{MetricName, Org, ProfileName, RobotId};
 
 use super::{ConfigError, Environment, raw};
 
@@ -22,7 +23,11 @@ pub struct Config {
     /// Whose it is.
     pub org: Org,
     /// The hardware profile.
-    pub profile: String,
+    pub profile: ProfileChoice,
+    /// Where the profiles are.
+    pub profiles_dir: PathBuf,
+    /// Where the hardware is looked for.
+    pub hardware: HardwareConfig,
     /// Where the relay is.
     pub relay: Relay,
     /// Where the one-time token lies until it was used.
@@ -39,6 +44,63 @@ pub struct Config {
     pub sample: Duration,
     /// When each metric is sent.
     pub metrics: MetricRules,
+    /// What of that the file says.
+    given: [MetricRule; DEFAULTS.len()],
+}
+
+impl Config {
+    /// Takes a profile's defaults where the file says nothing.
+    ///
+    /// # Errors
+    /// When a rule makes no sense together with the file's. Nothing is taken then.
+    pub fn adopt(&mut self, profile: &Profile) -> Result<(), ConfigError> {
+        let mut given = self.given;
+        for (given, default) in given.iter_mut().zip(&DEFAULTS) {
+            if let Some(rule) = profile.agent.metrics.get(default.name) {
+                given.deadband = given.deadband.or(rule.deadband);
+                given.min_interval_s = given.min_interval_s.or(rule.min_interval_s);
+                given.keep_alive_s = given.keep_alive_s.or(rule.keep_alive_s);
+                // A file's threshold goes with the file's end of the alert.
+                if given.alert_above.is_none() {
+                    given.alert_clear = given.alert_clear.or(rule.alert_clear);
+                }
+                given.alert_above = given.alert_above.or(rule.alert_above);
+            }
+        }
+        let check = Check {
+            origin: &format!("the profile {}", profile.name),
+            environment: &Environment::default(),
+        };
+        self.metrics = metrics(&check, &given)?;
+        Ok(())
+    }
+}
+
+/// Who says what the robot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProfileChoice {
+    /// Its hardware.
+    Auto,
+    /// The configuration.
+    Named(ProfileName),
+}
+
+impl fmt::Display for ProfileChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Where the hardware is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HardwareConfig {
+    /// Where `/proc`, `/sys` and `/dev` are below.
+    pub root: PathBuf,
+    /// Serial ports of servo buses; every known adapter's when absent.
+    pub servo_ports: Option<Vec<PathBuf>>,
 }
 
 /// Rules by metric.
@@ -188,13 +250,21 @@ pub(super) fn check(
         Some(org) => check.name("org", &org, Org::new)?,
         None => Org::default(),
     };
-    let profile = raw.profile.unwrap_or_else(|| "generic".to_owned());
-    // A profile is a label like an organisation.
-    if Org::new(&profile).is_err() {
-        let reason = format!("expected a profile such as lekiwi, got {profile:?}");
-        return Err(check.wrong("profile", &reason));
-    }
+    let profile = match raw.profile.as_deref() {
+        None | Some("auto") => ProfileChoice::Auto,
+        Some(name) => ProfileChoice::Named(check.name("profile", name, ProfileName::new)?),
+    };
+    let profiles_dir = check.path("profiles_dir", raw.profiles_dir, FOLDER)?;
+    let ports = raw.hardware.servo_ports.map(|ports| {
+        let port = |port| check.path("hardware.servo_ports", Some(port), "");
+        ports.into_iter().map(port).collect::<Result<_, _>>()
+    });
+    let hardware = HardwareConfig {
+        root: check.path("hardware.root", raw.hardware.root, "/")?,
+        servo_ports: ports.transpose()?,
+    };
     let relay = relay(&check, raw.relay)?;
+    let given = given(&raw.telemetry.metrics);
     let state_dir = check.path("state_dir", raw.state_dir, "/opt/lekiwi-agent/state")?;
     let socket = check.path("socket", raw.socket, "/run/lekiwi/agent.sock")?;
     let token_file = check.path(
@@ -206,6 +276,8 @@ pub(super) fn check(
         robot_id,
         org,
         profile,
+        profiles_dir,
+        hardware,
         relay,
         token_file,
         remove_token: raw.enrolment.remove_token.unwrap_or(true),
@@ -213,7 +285,8 @@ pub(super) fn check(
         socket,
         heartbeat: check.seconds("heartbeat_s", raw.heartbeat_s, 30, 1, 3600)?,
         sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, 1, 600)?,
-        metrics: metrics(&check, &raw.telemetry.metrics)?,
+        metrics: metrics(&check, &given)?,
+        given,
     })
 }
 
@@ -251,19 +324,23 @@ fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
     })
 }
 
-fn metrics(check: &Check<'_>, raw: &raw::Metrics) -> Result<MetricRules, ConfigError> {
+/// The file's rules, in the order of [`DEFAULTS`].
+fn given(raw: &raw::Metrics) -> [MetricRule; DEFAULTS.len()] {
+    [
+        raw.cpu_percent,
+        raw.memory_percent,
+        raw.disk_percent,
+        raw.temperature_c,
+        raw.net_rx_bytes_per_s,
+        raw.net_tx_bytes_per_s,
+        raw.uptime_s,
+    ]
+    .map(Option::unwrap_or_default)
+}
+
+fn metrics(check: &Check<'_>, given: &[MetricRule]) -> Result<MetricRules, ConfigError> {
     let mut rules = Vec::with_capacity(DEFAULTS.len());
-    for default in &DEFAULTS {
-        let given = match default.name {
-            metric::CPU_PERCENT => raw.cpu_percent,
-            metric::MEMORY_PERCENT => raw.memory_percent,
-            metric::DISK_PERCENT => raw.disk_percent,
-            metric::TEMPERATURE_C => raw.temperature_c,
-            metric::NET_RX_BYTES_PER_S => raw.net_rx_bytes_per_s,
-            metric::NET_TX_BYTES_PER_S => raw.net_tx_bytes_per_s,
-            _ => raw.uptime_s,
-        }
-        .unwrap_or_default();
+    for (default, given) in DEFAULTS.iter().zip(given) {
         let key = |field: &str| format!("telemetry.metrics.{}.{field}", default.name);
         let level = |field, value: f64| {
             if value.is_finite() && value >= 0.0 {

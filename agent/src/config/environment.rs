@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, nearest, raw};
+use lekiwi_protocol::yaml::nearest;
+
+use super::{ConfigError, raw};
 
 /// Variables of other parts of the program: the log level and the file itself.
 const ELSEWHERE: [&str; 2] = ["LEKIWI_LOG", "LEKIWI_CONFIG"];
@@ -28,12 +30,21 @@ enum Field<'a> {
     Text(&'a mut Option<String>),
     Number(&'a mut Option<u64>),
     Flag(&'a mut Option<bool>),
+    /// Separated by commas.
+    List(&'a mut Option<Vec<String>>),
 }
 
-const OVERRIDES: [(&str, Target); 12] = [
+const OVERRIDES: [(&str, Target); 15] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
+    ("LEKIWI_PROFILES_DIR", |c| Field::Text(&mut c.profiles_dir)),
+    ("LEKIWI_HARDWARE_ROOT", |c| {
+        Field::Text(&mut c.hardware.root)
+    }),
+    ("LEKIWI_HARDWARE_SERVO_PORTS", |c| {
+        Field::List(&mut c.hardware.servo_ports)
+    }),
     ("LEKIWI_RELAY_HTTPS", |c| Field::Text(&mut c.relay.https)),
     ("LEKIWI_RELAY_MQTT", |c| Field::Text(&mut c.relay.mqtt)),
     ("LEKIWI_RELAY_CA_FINGERPRINT", |c| {
@@ -84,6 +95,13 @@ impl Environment {
             };
             match target(raw) {
                 Field::Text(field) => *field = Some(value.clone()),
+                Field::List(field) => {
+                    let items = value
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|item| !item.is_empty());
+                    *field = Some(items.map(str::to_owned).collect());
+                }
                 Field::Number(field) => {
                     *field = Some(value.parse().map_err(|_| wrong("a number of seconds"))?);
                 }

@@ -1,5 +1,6 @@
 //! The file as written. Everything is optional here; [`super::checked`] knows defaults and limits.
 
+use lekiwi_protocol::profile::MetricRule;
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -9,6 +10,9 @@ pub(super) struct Config {
     pub(super) robot_id: Option<String>,
     pub(super) org: Option<String>,
     pub(super) profile: Option<String>,
+    pub(super) profiles_dir: Option<String>,
+    #[serde(default)]
+    pub(super) hardware: Hardware,
     #[serde(default)]
     pub(super) relay: Relay,
     #[serde(default)]
@@ -18,6 +22,13 @@ pub(super) struct Config {
     pub(super) heartbeat_s: Option<u64>,
     #[serde(default)]
     pub(super) telemetry: Telemetry,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hardware {
+    pub(super) root: Option<String>,
+    pub(super) servo_ports: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,21 +57,11 @@ pub(super) struct Telemetry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Metrics {
-    pub(super) cpu_percent: Option<Metric>,
-    pub(super) memory_percent: Option<Metric>,
-    pub(super) disk_percent: Option<Metric>,
-    pub(super) temperature_c: Option<Metric>,
-    pub(super) net_rx_bytes_per_s: Option<Metric>,
-    pub(super) net_tx_bytes_per_s: Option<Metric>,
-    pub(super) uptime_s: Option<Metric>,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Metric {
-    pub(super) deadband: Option<f64>,
-    pub(super) min_interval_s: Option<u64>,
-    pub(super) keep_alive_s: Option<u64>,
-    pub(super) alert_above: Option<f64>,
-    pub(super) alert_clear: Option<f64>,
+    pub(super) cpu_percent: Option<MetricRule>,
+    pub(super) memory_percent: Option<MetricRule>,
+    pub(super) disk_percent: Option<MetricRule>,
+    pub(super) temperature_c: Option<MetricRule>,
+    pub(super) net_rx_bytes_per_s: Option<MetricRule>,
+    pub(super) net_tx_bytes_per_s: Option<MetricRule>,
+    pub(super) uptime_s: Option<MetricRule>,
 }

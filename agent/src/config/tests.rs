@@ -45,6 +45,10 @@ fn the_shipped_file_says_what_the_defaults_are() {
     assert_eq!(config.sample, defaults.sample);
     assert_eq!(config.token_file, defaults.token_file);
     assert_eq!(
+        (config.profile, config.profiles_dir, config.hardware),
+        (defaults.profile, defaults.profiles_dir, defaults.hardware)
+    );
+    assert_eq!(
         config.relay.mqtt,
         Address {
             host: "relay.example".to_owned(),
@@ -58,8 +62,8 @@ fn the_host_name_is_the_default_id() {
     let config = read(&minimal(""), &[]).unwrap().config;
     assert_eq!(config.robot_id.as_str(), "kiwi-07");
     assert_eq!(
-        (config.org.as_str(), config.profile.as_str()),
-        ("default", "generic")
+        (config.org.as_str(), &config.profile),
+        ("default", &ProfileChoice::Auto)
     );
     assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
 }
@@ -73,6 +77,9 @@ fn variables_override_the_file() {
             ("LEKIWI_RELAY_HTTPS", "https://127.0.0.1:9"),
             ("LEKIWI_HEARTBEAT_S", "5"),
             ("LEKIWI_ENROLMENT_REMOVE_TOKEN", "false"),
+            ("LEKIWI_PROFILE", "xle-2wheel"),
+            ("LEKIWI_HARDWARE_ROOT", "/tmp/tree"),
+            ("LEKIWI_HARDWARE_SERVO_PORTS", "/dev/pts/1, /dev/pts/2"),
             ("LEKIWI_LOG", "debug"),
             ("LEKIWI_ROBTO_ID", "x"),
             ("PATH", "/bin"),
@@ -82,6 +89,15 @@ fn variables_override_the_file() {
     assert_eq!(loaded.config.robot_id.as_str(), "kiwi-02");
     assert!(loaded.config.relay.https.is_loopback() && !loaded.config.remove_token);
     assert_eq!(loaded.config.heartbeat, Duration::from_secs(5));
+    assert_eq!(loaded.config.profile.to_string(), "xle-2wheel");
+    let ports = ["/dev/pts/1", "/dev/pts/2"].map(std::path::PathBuf::from);
+    assert_eq!(
+        loaded.config.hardware,
+        HardwareConfig {
+            root: "/tmp/tree".into(),
+            servo_ports: Some(ports.to_vec())
+        }
+    );
     assert_eq!(
         loaded.warnings,
         ["unknown variable LEKIWI_ROBTO_ID is ignored, did you mean LEKIWI_ROBOT_ID?"]
@@ -94,7 +110,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, relay, enrolment, state_dir, socket, heartbeat_s, telemetry\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -105,7 +121,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, relay, enrolment, state_dir, socket, heartbeat_s, telemetry",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry",
         ),
         (
             minimal("heartbeat_s: soon\n"),
@@ -138,7 +154,26 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         ),
         (
             minimal("profile: Le Kiwi\n"),
-            "profile in /etc/lekiwi/agent.yml: expected a profile such as lekiwi, got \"Le Kiwi\"",
+            "profile in /etc/lekiwi/agent.yml: expected a profile: 1 to 63 of a-z, 0-9 and '-', not starting with \
+             '-', neither auto nor unknown, got \"Le Kiwi\"",
+        ),
+        (
+            minimal("profile: unknown\n"),
+            "profile in /etc/lekiwi/agent.yml: expected a profile: 1 to 63 of a-z, 0-9 and '-', not starting with \
+             '-', neither auto nor unknown, got \"unknown\"",
+        ),
+        (
+            minimal("profiles_dir: profiles\n"),
+            "profiles_dir in /etc/lekiwi/agent.yml: expected an absolute path, got \"profiles\"",
+        ),
+        (
+            minimal("hardware: {servo_ports: [ttyACM0]}\n"),
+            "hardware.servo_ports in /etc/lekiwi/agent.yml: expected an absolute path, got \"ttyACM0\"",
+        ),
+        (
+            minimal("hardware: {servo_port: /dev/ttyACM0}\n"),
+            "unknown key \"servo_port\" at /etc/lekiwi/agent.yml:5:12, expected one of root, servo_ports\n  \
+             (hint: did you mean \"servo_ports\"?)",
         ),
         (
             minimal("").replace("https://relay", "http://relay"),
@@ -180,6 +215,45 @@ fn every_wrong_file_says_where_and_what_was_expected() {
     for (text, expected) in cases {
         assert_eq!(refused(&text, &[]), expected, "{text}");
     }
+}
+
+#[test]
+fn a_profile_fills_in_what_the_file_does_not_say() {
+    let profile = |rules: &str| {
+        let text = format!(
+            "version: 1\nname: kiwi\ntitle: Kiwi\nagent: {{metrics: {{temperature_c: {rules}}}}}\n"
+        );
+        lekiwi_protocol::profile::Profile::parse(&text, "kiwi.yml").unwrap()
+    };
+    let more = "telemetry: {metrics: {temperature_c: {deadband: 1}}}\n";
+    let mut config = read(&minimal(more), &[]).unwrap().config;
+    let defaults = config.metrics.clone();
+    config
+        .adopt(&profile(
+            "{deadband: 9, keep_alive_s: 60, alert_above: 70, alert_clear: 60}",
+        ))
+        .unwrap();
+    for ((name, rule), (_, default)) in config.metrics.iter().zip(&defaults) {
+        if name.as_str() == "temperature_c" {
+            assert_eq!(
+                (rule.deadband, rule.keep_alive),
+                (1.0, Duration::from_secs(60))
+            );
+            let alert = rule.alert.unwrap();
+            assert_eq!((alert.above, alert.clear), (70.0, 60.0));
+        } else {
+            assert_eq!(rule, default);
+        }
+    }
+    let before = config.metrics.clone();
+    assert_eq!(
+        config
+            .adopt(&profile("{alert_clear: 99}"))
+            .unwrap_err()
+            .to_string(),
+        "telemetry.metrics.temperature_c.alert_clear in the profile kiwi: expected at most alert_above, which is 80, got 99"
+    );
+    assert_eq!(config.metrics, before);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, State, Telemetry,
+    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
 };
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
 use serde::Serialize;
@@ -21,13 +21,19 @@ pub(super) struct Speech {
 }
 
 impl Speech {
-    pub(super) fn new(config: &Config, machine: &Machine, boot_id: Uuid) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        machine: &Machine,
+        identification: Identification,
+        boot_id: Uuid,
+    ) -> Self {
         Self {
             root: Root::of(config.org.clone()),
             robot_id: config.robot_id.clone(),
             factsheet: Factsheet {
                 uuid: machine::lasting_uuid(&config.state_dir.join("uuid")),
-                profile: config.profile.clone(),
+                profile: identification.profile.clone(),
+                identification: Some(identification),
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),

@@ -53,15 +53,15 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
     }
 }
 
-/// What an enrolment of this robot needs.
+/// What an enrolment of this robot, found to be of this `profile`, needs.
 #[must_use]
-pub fn enrolment(config: &Config, machine: &Machine) -> Enrolment {
+pub fn enrolment(config: &Config, machine: &Machine, profile: &str) -> Enrolment {
     Enrolment {
         store: Store::new(&config.state_dir),
         relay: config.relay.https.clone(),
         ca_fingerprint: config.relay.ca_fingerprint,
         robot_id: config.robot_id.clone(),
-        profile: config.profile.clone(),
+        profile: profile.to_owned(),
         serial: machine.hardware().serial,
         token_file: config.token_file.clone(),
         remove_token: config.remove_token,

@@ -52,4 +52,14 @@ pub mod metric {
     pub const NET_TX_BYTES_PER_S: &str = "net_tx_bytes_per_s";
     /// Seconds since boot.
     pub const UPTIME_S: &str = "uptime_s";
+    /// All of them.
+    pub const ALL: [&str; 7] = [
+        CPU_PERCENT,
+        MEMORY_PERCENT,
+        DISK_PERCENT,
+        TEMPERATURE_C,
+        NET_RX_BYTES_PER_S,
+        NET_TX_BYTES_PER_S,
+        UPTIME_S,
+    ];
 }

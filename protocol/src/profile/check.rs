@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, File, Overlay, Profile, ProfileError, Python, Recognise, Unit, VERSION};
+use crate::message::metric;
+
+use super::{
+    Check, File, MetricRule, Overlay, Profile, ProfileError, Python, Recognise, Unit, VERSION,
+};
 
 /// The least and greatest id that a Feetech servo can have; 254 addresses all.
 const SERVO_IDS: std::ops::RangeInclusive<u8> = 1..=253;
@@ -56,6 +60,10 @@ impl Profile {
         each("software.units", &self.software.units, Unit::rules)?;
         each("services", &self.services, |name| unit_name(name, ""))?;
         each("checks", &self.checks, Check::rules)?;
+        for (name, rule) in &self.agent.metrics {
+            rule.rules(name.as_str())
+                .map_err(below(&format!("agent.metrics.{name}")))?;
+        }
         let mut ports = BTreeSet::new();
         for (index, port) in self.teleop.ports.iter().enumerate() {
             if port.port == 0 || !ports.insert(port.port) {
@@ -259,6 +267,25 @@ impl Check {
             "unix" => absolute(key, value),
             _ => Ok(()),
         }
+    }
+}
+
+impl MetricRule {
+    fn rules(&self, metric: &str) -> Result<(), Complaint> {
+        if !metric::ALL.contains(&metric) {
+            let known = metric::ALL.join(", ");
+            return complain("", format!("expected one of {known}, got {metric:?}"));
+        }
+        for (key, level) in [
+            ("deadband", self.deadband),
+            ("alert_above", self.alert_above),
+            ("alert_clear", self.alert_clear),
+        ] {
+            if let Some(level) = level.filter(|level| !level.is_finite() || *level < 0.0) {
+                return complain(key, format!("expected a number from 0, got {level}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -328,6 +328,7 @@ impl Robot {
         let factsheet = Factsheet {
             uuid: self.boot_id,
             profile: "generic".to_owned(),
+            identification: None,
             hardware: Hardware {
                 serial: self.id.to_string(),
                 model: "simulated robot".to_owned(),

@@ -102,7 +102,7 @@ pub fn write_config(folder: &Path, relay: &Relay, id: &str, token: &str) -> Resu
     std::fs::write(
         &config,
         format!(
-            "version: 1\nrobot_id: {id}\nrelay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n\
+            "version: 1\nrobot_id: {id}\nprofile: generic\nrelay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n\
              enrolment:\n  token_file: {}\nstate_dir: {}\nsocket: {}\ntelemetry:\n  sample_s: 1\n",
             relay.https(),
             relay.mqtt(),

@@ -40,7 +40,7 @@ pub(super) fn write(
         tree.link(&program.path(), &format!("/usr/bin/{}", program.binary))?;
     }
     for (source, destination) in program.files {
-        tree.copy(&workspace::root().join(source), destination, 0o644)?;
+        tree.copy_all(&workspace::root().join(source), destination)?;
     }
     tree.text(
         &format!("/usr/share/doc/{}/copyright", program.package),
@@ -93,6 +93,20 @@ impl Tree<'_> {
             &path,
             PermissionsExt::from_mode(mode),
         )?)
+    }
+
+    /// A file, or the files of a folder.
+    fn copy_all(&self, source: &Path, destination: &str) -> Result<()> {
+        if !source.is_dir() {
+            return self.copy(source, destination, 0o644);
+        }
+        for entry in std::fs::read_dir(source)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_str().context("expected a name in UTF-8")?;
+            self.copy(&entry.path(), &format!("{destination}/{name}"), 0o644)?;
+        }
+        Ok(())
     }
 
     fn text(&self, destination: &str, text: &str, mode: u32) -> Result<()> {
@@ -228,6 +242,8 @@ fn postrm(program: &Program) -> String {
 /// Reads a package back, unpacks it, and starts the program in it.
 pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()> {
     let listing = read(command("dpkg-deb").arg("--contents").arg(deb))?;
+    let files = packed(program)?.into_iter();
+    let files = files.map(|file| ("-rw-r--r--", format!(".{file}")));
     let unit = format!("./usr/lib/systemd/system/{}.service", program.binary);
     let path = program.path();
     let mut expected = vec![
@@ -238,6 +254,7 @@ pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()>
             format!("./usr/share/doc/{}/copyright", program.package),
         ),
     ];
+    expected.extend(files);
     for unit in program.units {
         expected.push(("-rw-r--r--", format!("./usr/lib/systemd/system/{unit}")));
     }
@@ -266,6 +283,23 @@ pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()>
     );
     std::fs::remove_dir_all(&unpacked)?;
     Ok(())
+}
+
+/// Where the program's further files go, one by one.
+fn packed(program: &Program) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for (source, destination) in program.files {
+        let source = workspace::root().join(source);
+        if !source.is_dir() {
+            files.push((*destination).to_owned());
+            continue;
+        }
+        for entry in std::fs::read_dir(&source)? {
+            let name = entry?.file_name();
+            files.push(format!("{destination}/{}", name.to_string_lossy()));
+        }
+    }
+    Ok(files)
 }
 
 /// A folder beside the stage, empty.

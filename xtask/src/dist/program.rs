@@ -81,7 +81,7 @@ pub(super) struct Program {
     pub(super) folder: &'static str,
     /// What it is built for.
     pub(super) targets: &'static [Target],
-    /// Further files of the checkout in its package: source and destination.
+    /// Further files and flat folders of the checkout in its package: source and destination.
     pub(super) files: &'static [(&'static str, &'static str)],
     /// Further units of `systemd/` in its package. Those that end with `.path` are enabled and start the others.
     pub(super) units: &'static [&'static str],
@@ -119,10 +119,13 @@ pub(super) const AGENT: Program = Program {
     summary: "makes this machine a robot of a Lekiwi fleet",
     folder: "/opt/lekiwi-agent",
     targets: &[Target::Aarch64Musl, Target::Armv7Musl, Target::X86_64Musl],
-    files: &[(
-        "agent/agent.example.yml",
-        "/usr/share/doc/lekiwi-agent/agent.example.yml",
-    )],
+    files: &[
+        (
+            "agent/agent.example.yml",
+            "/usr/share/doc/lekiwi-agent/agent.example.yml",
+        ),
+        ("image/profiles", "/usr/share/lekiwi/profiles"),
+    ],
     units: &[
         "lekiwi-scrub.service",
         "lekiwi-scrub.path",

@@ -1,0 +1,282 @@
+//! The shipped profiles are right, and wrong ones say what is wrong where.
+#![cfg(feature = "profile")]
+
+use std::path::Path;
+
+use lekiwi_protocol::profile::{PortRole, Probe, Profile, ProfileError};
+
+fn shipped() -> Vec<(String, Profile)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/profiles");
+    let entries = std::fs::read_dir(&folder).expect("the profiles are there");
+    let mut profiles: Vec<(String, Profile)> = entries
+        .map(|entry| {
+            let path = entry.expect("the folder can be read").path();
+            let text = std::fs::read_to_string(&path).expect("a profile can be read");
+            let profile = Profile::parse(&text, &path.display().to_string());
+            let stem = path.file_stem().expect("a profile has a name");
+            let profile = profile.unwrap_or_else(|error| panic!("{error} {:?}", error.hint()));
+            (stem.to_string_lossy().into_owned(), profile)
+        })
+        .collect();
+    profiles.sort_by(|a, b| a.0.cmp(&b.0));
+    profiles
+}
+
+#[test]
+fn every_shipped_profile_is_right_and_named_as_its_file() {
+    let names: Vec<String> = shipped()
+        .iter()
+        .map(|(stem, profile)| {
+            assert_eq!(stem, profile.name.as_str());
+            stem.clone()
+        })
+        .collect();
+    assert_eq!(names, ["generic", "lekiwi", "so101", "xle", "xle-2wheel"]);
+}
+
+#[test]
+fn shipped_profiles_watch_what_they_install() {
+    for (name, profile) in shipped() {
+        for service in &profile.services {
+            let unit = profile
+                .software
+                .units
+                .iter()
+                .find(|unit| unit.name == *service);
+            let unit = unit.unwrap_or_else(|| panic!("{name} installs {service}"));
+            for line in [
+                "Restart=always",
+                "TimeoutStartSec=infinity",
+                "StartLimitIntervalSec=0",
+            ] {
+                assert!(unit.content.lines().any(|l| l == line), "{name}: {line}");
+            }
+        }
+        for check in &profile.checks {
+            assert!(
+                matches!(check.probe(), Some(Probe::Tcp(_))),
+                "{name}: {}",
+                check.name
+            );
+        }
+        let controlled = profile
+            .teleop
+            .ports
+            .iter()
+            .any(|port| port.role == PortRole::Control);
+        assert_eq!(controlled, !profile.services.is_empty(), "{name}");
+    }
+}
+
+/// A profile with everything that the bad ones break.
+const RIGHT: &str = r#"version: 1
+name: robot
+title: A robot
+recognise:
+  servo_buses: [[1, 2], [3]]
+  boards: [pi5]
+  usb: [{vendor: "8086", product: "0b3a", what: RealSense}]
+groups: [dialout]
+software:
+  apt: [python3-venv]
+  python:
+    venv: /opt/venv
+    version: "3.11"
+    requirements: ["pyzmq==27.1.0"]
+    overlays:
+      - {repository: "https://example.org/r", commit: "0123456789012345678901234567890123456789", folder: a/b, into: c}
+  files: [{path: /etc/a, mode: "0640", content: a}]
+  units:
+    - {name: host.service, content: "[Service]\nRestart=always\n[Install]\n"}
+services: [host.service]
+checks:
+  - {name: port, tcp: "127.0.0.1:5555"}
+  - {name: page, http: "http://127.0.0.1:80/a"}
+  - {name: socket, unix: /run/a}
+teleop:
+  ports: [{port: 5555, role: control, what: commands}]
+agent:
+  metrics: {cpu_percent: {deadband: 5}}
+"#;
+
+fn refused(text: &str) -> String {
+    let error: ProfileError = Profile::parse(text, "robot.yml").expect_err("a wrong profile");
+    let hint = error
+        .hint()
+        .map_or(String::new(), |hint| format!(" (hint: {hint})"));
+    format!("{error}{hint}")
+}
+
+#[test]
+fn every_wrong_profile_says_where_and_what_was_expected() {
+    Profile::parse(RIGHT, "robot.yml").expect("the unbroken one is right");
+    let cases = [
+        (
+            "  boards: [pi5]",
+            "  bords: [pi5]",
+            "unknown key \"bords\" at robot.yml:6:3, expected one of servo_buses, servo_model, boards, memory_gb, \
+             hat, cameras, usb (hint: did you mean \"boards\"?)",
+        ),
+        (
+            "groups: [dialout]",
+            "zzz: []",
+            "unknown key \"zzz\" at robot.yml:8:1, expected one of version, name, title, recognise, labels, groups, \
+             device_rules, software, services, checks, teleop, agent",
+        ),
+        (
+            "version: 1",
+            "version: 2",
+            "version in robot.yml: expected 1, got 2",
+        ),
+        (
+            "title: A robot",
+            "title: ' '",
+            "title in robot.yml: expected a line for people, got none",
+        ),
+        (
+            "[[1, 2], [3]]",
+            "[[1, 2], [3, 3]]",
+            "recognise.servo_buses[1] in robot.yml: expected servo ids from 1 to 253, each once, got [3, 3]",
+        ),
+        (
+            "[[1, 2], [3]]",
+            "[]",
+            "recognise.servo_buses in robot.yml: expected at least one bus, got none",
+        ),
+        (
+            "[pi5]",
+            "[Raspberry Pi]",
+            "recognise.boards[0] in robot.yml: expected a board such as pi5 or cm4, got \"Raspberry Pi\"",
+        ),
+        (
+            "vendor: \"8086\"",
+            "vendor: \"0x8086\"",
+            "recognise.usb[0].vendor in robot.yml: expected four hex digits in quotes, such as \"1a86\", got \"0x8086\"",
+        ),
+        (
+            "groups: [dialout]",
+            "groups: [dialout, 'a b']",
+            "groups[1] in robot.yml: expected a Unix group such as dialout, got \"a b\"",
+        ),
+        (
+            "[python3-venv]",
+            "[python3-venv, 'a; rm']",
+            "software.apt[1] in robot.yml: expected a Debian package's name, got \"a; rm\"",
+        ),
+        (
+            "venv: /opt/venv",
+            "venv: opt/venv",
+            "software.python.venv in robot.yml: expected an absolute path without .., got \"opt/venv\"",
+        ),
+        (
+            "version: \"3.11\"",
+            "version: three",
+            "software.python.version in robot.yml: expected a version such as \"3.11\", got \"three\"",
+        ),
+        (
+            "pyzmq==27.1.0",
+            "pyzmq>=27",
+            "software.python.requirements[0] in robot.yml: expected a pinned requirement such as pyzmq==27.1.0, got \
+             \"pyzmq>=27\"",
+        ),
+        (
+            "\"0123456789012345678901234567890123456789\"",
+            "main",
+            "software.python.overlays[0].commit in robot.yml: expected 40 hex digits of a commit, got \"main\"",
+        ),
+        (
+            "folder: a/b",
+            "folder: ../b",
+            "software.python.overlays[0].folder in robot.yml: expected a relative path without .., got \"../b\"",
+        ),
+        (
+            "path: /etc/a",
+            "path: /etc/../a",
+            "software.files[0].path in robot.yml: expected an absolute path without .., got \"/etc/../a\"",
+        ),
+        (
+            "mode: \"0640\"",
+            "mode: rw",
+            "software.files[0].mode in robot.yml: expected four octal digits in quotes, such as \"0644\", got \"rw\"",
+        ),
+        (
+            "name: host.service",
+            "name: host",
+            "software.units[0].name in robot.yml: expected a unit such as lekiwi-host.service, got \"host\"",
+        ),
+        (
+            "Restart=always",
+            "Restart=no",
+            "software.units[0].content in robot.yml: expected Restart=always in a service, got none",
+        ),
+        (
+            "\\n[Install]\\n",
+            "\\n",
+            "software.units[0].content in robot.yml: expected a unit that can be enabled, got one without [Install]",
+        ),
+        (
+            "services: [host.service]",
+            "services: [host.exe]",
+            "services[0] in robot.yml: expected a unit such as lekiwi-host.service, got \"host.exe\"",
+        ),
+        (
+            "tcp: \"127.0.0.1:5555\"",
+            "tcp: \"5555\"",
+            "checks[0].tcp in robot.yml: expected HOST:PORT such as 127.0.0.1:5555, got \"5555\"",
+        ),
+        (
+            "http: \"http://127.0.0.1:80/a\"",
+            "http: /a",
+            "checks[1].http in robot.yml: expected http://HOST:PORT/PATH, got \"/a\"",
+        ),
+        (
+            "unix: /run/a",
+            "unix: /run/a, tcp: \"a:1\"",
+            "checks[2] in robot.yml: expected one of tcp, http and unix, got tcp and unix",
+        ),
+        (
+            ", unix: /run/a",
+            "",
+            "checks[2] in robot.yml: expected one of tcp, http and unix, got none",
+        ),
+        (
+            "cpu_percent: {deadband: 5}",
+            "cpu: {deadband: 5}",
+            "agent.metrics.cpu in robot.yml: expected one of cpu_percent, memory_percent, disk_percent, temperature_c, \
+             net_rx_bytes_per_s, net_tx_bytes_per_s, uptime_s, got \"cpu\"",
+        ),
+        (
+            "deadband: 5",
+            "deadband: -5",
+            "agent.metrics.cpu_percent.deadband in robot.yml: expected a number from 0, got -5",
+        ),
+        (
+            "port: 5555, role",
+            "port: 0, role",
+            "teleop.ports[0].port in robot.yml: expected each port once, from 1, got 0",
+        ),
+    ];
+    for (right, wrong, expected) in cases {
+        assert!(RIGHT.contains(right), "{right}");
+        assert_eq!(
+            refused(&RIGHT.replacen(right, wrong, 1)),
+            expected,
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn values_of_another_type_have_a_line() {
+    for (right, wrong, place) in [
+        ("name: robot", "name: Le Robot", "robot.yml:2:7"),
+        ("name: robot", "name: unknown", "robot.yml:2:7"),
+        ("[[1, 2], [3]]", "[[1, 300]]", "robot.yml:5:21"),
+        ("groups: [dialout]", "groups: dialout", "robot.yml:8:9"),
+        ("role: control", "role: driver", "robot.yml:26:30"),
+        ("title: A robot", "title: 'A", "robot.yml"),
+    ] {
+        let message = refused(&RIGHT.replacen(right, wrong, 1));
+        assert!(message.contains(place), "{wrong}: {message}");
+    }
+}
