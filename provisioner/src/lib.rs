@@ -2,6 +2,7 @@
 //! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk.
 
 pub mod apply;
+pub mod flash;
 pub mod order;
 pub mod plan;
 pub mod watch;

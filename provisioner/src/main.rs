@@ -1,5 +1,6 @@
 //! `lekiwi-provisioner`: the command line over the library.
 
+mod clock;
 mod commands;
 mod failure;
 mod progress;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::seed;
+use crate::commands::{flash, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -26,6 +27,8 @@ struct Arguments {
 enum Command {
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
+    /// Write an image to cards, read it back and compare; or list the cards there are.
+    Flash(flash::Options),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -36,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Seed(options) => seed::run(*options),
+        Command::Flash(options) => flash::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -83,6 +83,28 @@ pub(crate) const TEST: &[Need] = &[
         "judges the seeds of cards",
     ),
     need(
+        &[
+            "losetup",
+            "wipefs",
+            "mkswap",
+            "fsfreeze",
+            "sfdisk",
+            "mkfs.ext4",
+        ],
+        &["mount", "util-linux", "fdisk", "e2fsprogs"],
+        "makes cards to write images to",
+    ),
+    need(
+        &["pvcreate", "bmaptool", "script"],
+        &["lvm2", "bmap-tools", "bsdutils"],
+        "disks that must not be overwritten, block maps, a terminal",
+    ),
+    need(
+        &["systemd-analyze", "systemd-sysusers", "systemd-tmpfiles"],
+        &["systemd"],
+        "judges units, users and folders",
+    ),
+    need(
         &["chromium", "chromedriver"],
         &["chromium", "chromium-driver"],
         "looks at the dashboard",
