@@ -102,10 +102,7 @@ fn an_image_is_written_to_several_cards_and_read_back() {
     assert_eq!(said.lines().count(), 3, "{said}");
     for (card, line) in cards.iter().zip(said.lines()) {
         assert!(
-            line.starts_with(&format!(
-                "{}: 9.4 MB written in ",
-                card.name()
-            )),
+            line.starts_with(&format!("{}: 9.4 MB written in ", card.name())),
             "{line}"
         );
         let written = card.content();

@@ -34,7 +34,10 @@ const FIRST_BYTES: u64 = 4 << 20;
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    ensure!(arguments.runs > 0 && arguments.mib > 4, "expected at least one run, of more than 4 MiB");
+    ensure!(
+        arguments.runs > 0 && arguments.mib > 4,
+        "expected at least one run, of more than 4 MiB"
+    );
     ensure!(
         nix::unistd::geteuid().is_root(),
         "expected to be root, to make loop devices (hint: sudo)"
