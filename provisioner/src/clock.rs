@@ -1,6 +1,6 @@
 //! The only place of the provisioner where "now" is asked. Everything else takes time as an argument.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use lekiwi_protocol::Timestamp;
 
@@ -9,4 +9,11 @@ use lekiwi_protocol::Timestamp;
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn now() -> Timestamp {
     SystemTime::now().into()
+}
+
+/// The monotonic clock, for how long things take.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn monotonic() -> Instant {
+    Instant::now()
 }

@@ -6,6 +6,7 @@ pub mod build;
 pub mod clock;
 pub mod cmdline;
 pub mod lint;
+pub mod flash;
 pub mod order;
 pub mod plan;
 pub mod watch;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{build, lint, seed};
+use crate::commands::{build, flash, lint, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Seed(Box<seed::Options>),
     /// Say what is wrong with a seed, whoever wrote it.
     Lint(lint::Options),
+    /// Write an image to cards, read it back and compare; or list the cards there are.
+    Flash(flash::Options),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(options),
         Command::Seed(options) => seed::run(*options),
         Command::Lint(options) => lint::run(options),
+        Command::Flash(options) => flash::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

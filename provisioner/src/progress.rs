@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lekiwi_provisioner::watch::Watch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::failure::Failure;
 
-/// One bar for one piece of work.
-pub(crate) struct Progress {
-    bar: ProgressBar,
+/// A bar for each of several pieces of work that go on at once and are stopped together.
+pub(crate) struct Bars {
+    bars: MultiProgress,
     stop: Arc<AtomicBool>,
 }
 
-impl Progress {
-    /// A bar, unless `quiet`. From now on the first Ctrl-C asks the work to stop, the second ends the program.
+impl Bars {
+    /// No bars yet, and none to be seen if `quiet`. From now on the first Ctrl-C asks the work to stop, the second
+    /// ends the program.
     pub(crate) fn start(quiet: bool) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
@@ -25,12 +26,32 @@ impl Progress {
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
-        let bar = ProgressBar::hidden();
-        if !quiet {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        Ok(Self { bar, stop })
+        let target = if quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        Ok(Self {
+            bars: MultiProgress::with_draw_target(target),
+            stop,
+        })
     }
+
+    /// One more bar, whose steps are said to be `of` something, such as a card.
+    pub(crate) fn bar(&self, of: &str) -> Progress {
+        Progress {
+            bar: self.bars.add(ProgressBar::no_length()),
+            of: of.to_owned(),
+            stop: Arc::clone(&self.stop),
+        }
+    }
+}
+
+/// One bar for one piece of work.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    of: String,
+    stop: Arc<AtomicBool>,
 }
 
 impl Drop for Progress {
@@ -55,7 +76,8 @@ impl Watch for Progress {
             None => self.bar.unset_length(),
         }
         self.bar.reset();
-        self.bar.set_message(step.to_owned());
+        self.bar
+            .set_message(format!("{} {step}", self.of).trim_start().to_owned());
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 

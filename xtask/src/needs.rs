@@ -87,7 +87,28 @@ pub(crate) const TEST: &[Need] = &[
         &["netplan.io", "shellcheck", "bash"],
         "judges the network and the scripts of seeds",
     ),
-    need(&["systemd-analyze"], &["systemd"], "judges units"),
+    need(
+        &[
+            "losetup",
+            "wipefs",
+            "mkswap",
+            "fsfreeze",
+            "sfdisk",
+            "mkfs.ext4",
+        ],
+        &["mount", "util-linux", "fdisk", "e2fsprogs"],
+        "makes cards to write images to",
+    ),
+    need(
+        &["pvcreate", "bmaptool", "script"],
+        &["lvm2", "bmap-tools", "bsdutils"],
+        "disks that must not be overwritten, block maps, a terminal",
+    ),
+    need(
+        &["systemd-analyze", "systemd-sysusers", "systemd-tmpfiles"],
+        &["systemd"],
+        "judges units, users and folders",
+    ),
     need(
         &["chromium", "chromedriver"],
         &["chromium", "chromium-driver"],

@@ -7,7 +7,7 @@ use clap::Args;
 use lekiwi_provisioner::build::{self, BuildOrder};
 
 use crate::failure::Failure;
-use crate::progress::Progress;
+use crate::progress::Bars;
 
 /// What `build` takes.
 #[derive(Args)]
@@ -41,7 +41,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         cache: options.cache,
         out: options.out,
     };
-    let progress = Progress::start(options.json)?;
+    let progress = Bars::start(options.json)?.bar("");
     let built = build::build(&order, &progress).map_err(|error| {
         let hint = error.hint();
         Failure::new(error).hint(hint)

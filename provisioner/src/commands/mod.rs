@@ -3,4 +3,5 @@
 pub(crate) mod build;
 pub(crate) mod lint;
 mod ordering;
+pub(crate) mod flash;
 pub(crate) mod seed;
