@@ -4,7 +4,7 @@
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{EventRecord, Live, RobotList, RobotView, Status, TokenInfo};
-use lekiwi_protocol::message::{ConnectionState, Metrics, metric};
+use lekiwi_protocol::message::{ConnectionState, Metrics, RegistrationStatus, metric};
 
 use crate::ui::plain;
 
@@ -49,6 +49,29 @@ fn presence(status: &Status) -> (&'static str, Color) {
         Status { online: true, .. } => ("online", Color::Green),
         _ => ("offline", Color::Red),
     }
+}
+
+/// Where a robot stands matters more than whether it is there.
+fn state(robot: &RobotView) -> (&'static str, Color) {
+    match robot.registration.status {
+        RegistrationStatus::Registered => presence(&robot.status),
+        RegistrationStatus::Quarantined => ("quarantined", Color::Magenta),
+        RegistrationStatus::Rejected => ("rejected", Color::DarkGrey),
+    }
+}
+
+/// One line on where a robot stands, with the reason.
+pub(crate) fn standing(robot: &RobotView) -> String {
+    let known = &robot.registration;
+    let status = known.status;
+    let detail = match (&known.reason, &known.approved_by, status) {
+        (Some(reason), _, _) => format!(": {reason}"),
+        (None, Some(by), RegistrationStatus::Registered) => {
+            format!(" as {}, approved by {by}", robot.robot_type)
+        }
+        (None, _, _) => String::new(),
+    };
+    plain(&format!("{} is {status}{detail}", robot.id))
 }
 
 /// `3 s ago`, `5 min ago`, `2 h ago`, `4 d ago`.
@@ -105,7 +128,7 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
         ],
     );
     for robot in &list.robots {
-        let (word, hue) = presence(&robot.status);
+        let (word, hue) = state(robot);
         table.add_row(vec![
             Cell::new(robot.id.as_str()),
             Cell::new(word).fg(hue),
@@ -116,7 +139,20 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
             Cell::new(ago(robot.status.last_seen, list.now)),
         ]);
     }
-    finish(&table)
+    let waiting = list
+        .robots
+        .iter()
+        .filter(|robot| robot.registration.status == RegistrationStatus::Quarantined)
+        .map(|robot| format!("\n{}", standing(robot)));
+    let waiting: String = waiting.collect();
+    if waiting.is_empty() {
+        finish(&table)
+    } else {
+        format!(
+            "{}\n{waiting}\nlet one in with `lekiwi approve ID`, or turn it away with `lekiwi reject ID`",
+            finish(&table)
+        )
+    }
 }
 
 /// `lekiwi robot ID`.
@@ -131,6 +167,13 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     fact("robot", robot.id.to_string());
     fact("status", presence(&robot.status).0.into());
     fact("connection", connection.into());
+    fact("registration", robot.registration.status.to_string());
+    if let Some(reason) = &robot.registration.reason {
+        fact("because", reason.clone());
+    }
+    if let Some(by) = &robot.registration.approved_by {
+        fact("approved by", by.clone());
+    }
     fact("last seen", ago(robot.status.last_seen, now));
     if let Some(at) = robot.status.registered_at {
         fact("registered", at.to_string());
@@ -211,6 +254,16 @@ pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, colour: bool) -> Stri
     );
     for token in tokens {
         let (word, hue) = match (&token.used_by, token.used_at) {
+            _ if token.max_uses > 1 => {
+                let word = format!("{} of {} used", token.uses, token.max_uses);
+                if token.uses >= token.max_uses {
+                    (word, Color::DarkGrey)
+                } else if token.expires_at <= now {
+                    ("expired".into(), Color::Red)
+                } else {
+                    (word, Color::Green)
+                }
+            }
             (Some(robot), _) => (format!("used by {robot}"), Color::DarkGrey),
             (None, Some(_)) => ("used".into(), Color::DarkGrey),
             (None, None) if token.expires_at <= now => ("expired".into(), Color::Red),
@@ -285,6 +338,9 @@ mod tests {
                  "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
                 {"id": "xle-1", "type": "xle", "resources": {"cpu_percent": 3},
                  "status": {"online": false, "stale": true, "connection": "ONLINE", "last_seen": "2026-11-21T03:58:00.000Z"}},
+                {"id": "zz-1", "type": "unknown", "resources": {},
+                 "registration": {"status": "quarantined", "reason": "its hardware matches no profile", "since": "2026-11-21T03:58:00.000Z"},
+                 "status": {"online": true, "stale": false, "connection": "ONLINE", "last_seen": "2026-11-21T04:00:10.000Z"}},
             ]
         }))
         .unwrap()
@@ -293,10 +349,14 @@ mod tests {
     #[test]
     fn the_table_of_robots() {
         expect![[r#"
-            ROBOT    STATUS      TYPE    CPU     MEMORY  TEMP     LAST SEEN
-            kiwi-01  online      lekiwi  12.3 %  40.0 %  51.2 °C  3 s ago
-            kiwi-02  never seen  lekiwi  –       –       –        never
-            xle-1    stale       xle     3.0 %   –       –        2 min ago"#]]
+            ROBOT    STATUS       TYPE     CPU     MEMORY  TEMP     LAST SEEN
+            kiwi-01  online       lekiwi   12.3 %  40.0 %  51.2 °C  3 s ago
+            kiwi-02  never seen   lekiwi   –       –       –        never
+            xle-1    stale        xle      3.0 %   –       –        2 min ago
+            zz-1     quarantined  unknown  –       –       –        now
+
+            zz-1 is quarantined: its hardware matches no profile
+            let one in with `lekiwi approve ID`, or turn it away with `lekiwi reject ID`"#]]
         .assert_eq(&robots(&list(), false));
         let coloured = robots(&list(), true);
         assert!(
@@ -312,6 +372,7 @@ mod tests {
             robot           kiwi-01
             status          online
             connection      online
+            registration    registered
             last seen       3 s ago
             up for          2 h
             type            lekiwi
@@ -321,6 +382,11 @@ mod tests {
             memory_percent  40.0 %
             temperature_c   51.2 °C"#]]
         .assert_eq(&robot(&list.robots[0], list.now));
+        let quarantined = robot(&list.robots[3], list.now);
+        assert!(
+            quarantined.contains("because       its hardware matches no profile"),
+            "{quarantined}"
+        );
     }
 
     #[test]

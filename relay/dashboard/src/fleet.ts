@@ -6,8 +6,8 @@
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import * as format from "./format";
-import { CORE_METRICS, presence } from "./model";
-import type { Presence, Robot } from "./model";
+import { CORE_METRICS, standing } from "./model";
+import type { Robot, Standing } from "./model";
 import { select } from "./selection";
 import type { Selection, SortKey } from "./selection";
 import { Spark } from "./spark";
@@ -29,7 +29,14 @@ const COLUMNS: readonly { key: SortKey | undefined; title: string; class: string
   { key: "last_seen", title: "Last seen", class: "c-seen" },
 ];
 
-const WORDS: Record<Presence, string> = { online: "online", stale: "stale", offline: "offline", never: "never seen" };
+const WORDS: Record<Standing, string> = {
+  online: "online",
+  stale: "stale",
+  offline: "offline",
+  never: "never seen",
+  quarantined: "quarantined",
+  rejected: "rejected",
+};
 
 class Row {
   private readonly badge = h("span", { class: "badge" });
@@ -72,10 +79,11 @@ class Row {
     if (this.id === view.id && this.version === robot.version) return;
     this.id = view.id;
     this.version = robot.version;
-    const state = presence(view);
+    const state = standing(view);
     setAttribute(this.element, "data-robot", view.id);
     setAttribute(this.element, "data-status", state);
     setText(this.badge, WORDS[state]);
+    setAttribute(this.badge, "title", view.registration?.reason ?? "");
     setText(this.name, view.id);
     setAttribute(this.name, "href", `#/robots/${encodeURIComponent(view.id)}`);
     setText(this.kind, view.teleoperation?.active ? `${view.type} · driven` : view.type);
