@@ -44,6 +44,14 @@ pub(crate) enum Command {
     /// Show one robot
     #[command(after_help = "Example:\n  lekiwi robot kiwi-01")]
     Robot(OneRobot),
+    /// Let a robot out of quarantine; takes effect at once
+    #[command(after_help = "Example:\n  lekiwi approve kiwi-01 --profile lekiwi")]
+    Approve(Approve),
+    /// Turn a robot away: revoke its certificate and end its session
+    #[command(after_help = "Example:\n  lekiwi reject kiwi-01
+
+It comes back only by a token of its own: lekiwi token create --robot kiwi-01")]
+    Reject(OneRobot),
     /// Show the newest events of a robot
     #[command(after_help = "Example:\n  lekiwi events kiwi-01 --limit 20")]
     Events(Events),
@@ -97,6 +105,17 @@ pub(crate) struct OneRobot {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Approve {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// Take it as this hardware profile, whatever it says
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Events {
     /// The robot
     pub(crate) id: RobotId,
@@ -118,7 +137,7 @@ pub(crate) struct Watch {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Make an enrolment token; it is good for one robot and shown once
+    /// Make an enrolment token; it is good for one robot, or --max-uses, and shown once
     #[command(
         after_help = "Example:\n  lekiwi token create --profile lekiwi --robot kiwi-01 --lifetime 2h"
     )]
@@ -146,6 +165,9 @@ pub(crate) struct TokenCreate {
     /// How long it may be used, such as 2h or 7d; the relay's default is 24h
     #[arg(long, value_parser = lifetime)]
     pub(crate) lifetime: Option<Duration>,
+    /// How many robots may use it; one when absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(lekiwi_protocol::limits::MAX_TOKEN_USES)))]
+    pub(crate) max_uses: Option<u32>,
     #[command(flatten)]
     pub(crate) output: Json,
 }
@@ -212,6 +234,12 @@ mod tests {
         check(
             "lekiwi events kiwi-01 --limit 0",
             &expect!["error: invalid value '0' for '--limit <LIMIT>': 0 is not in 1..=1000"],
+        );
+        check(
+            "lekiwi token create --max-uses 10001",
+            &expect![
+                "error: invalid value '10001' for '--max-uses <N>': 10001 is not in 1..=10000"
+            ],
         );
         check(
             "lekiwi consumer create Bad --out /x",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
-    ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView, Session,
-    TokenCreated, TokenList, TokenRequest,
+    Approval, ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView,
+    Session, TokenCreated, TokenList, TokenRequest,
 };
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
@@ -153,6 +153,22 @@ impl Relay {
             "a robot",
         )
         .await
+    }
+
+    pub(crate) async fn approve(
+        &self,
+        id: &RobotId,
+        profile: Option<String>,
+    ) -> Result<RobotView, Failure> {
+        let path = format!("/api/v1/robots/{id}/approve");
+        let approval = Approval { profile };
+        self.json(Method::POST, &path, Some(&approval), "a robot")
+            .await
+    }
+
+    pub(crate) async fn reject(&self, id: &RobotId) -> Result<RobotView, Failure> {
+        let path = format!("/api/v1/robots/{id}/reject");
+        self.json(Method::POST, &path, None::<&()>, "a robot").await
     }
 
     pub(crate) async fn events(&self, id: &RobotId, limit: u16) -> Result<EventPage, Failure> {

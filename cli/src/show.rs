@@ -4,7 +4,9 @@
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{EventRecord, Live, RobotList, RobotView, Status, TokenInfo};
-use lekiwi_protocol::message::{ConnectionState, Metrics, RobotHealth, SetupStatus, metric};
+use lekiwi_protocol::message::{
+    ConnectionState, Metrics, RegistrationStatus, RobotHealth, SetupStatus, metric,
+};
 
 use crate::ui::plain;
 
@@ -65,6 +67,29 @@ fn health(health: Option<&RobotHealth>) -> (String, Color) {
     }
 }
 
+/// Where a robot stands matters more than whether it is there.
+fn state(robot: &RobotView) -> (&'static str, Color) {
+    match robot.registration.status {
+        RegistrationStatus::Registered => presence(&robot.status),
+        RegistrationStatus::Quarantined => ("quarantined", Color::Magenta),
+        RegistrationStatus::Rejected => ("rejected", Color::DarkGrey),
+    }
+}
+
+/// One line on where a robot stands, with the reason.
+pub(crate) fn standing(robot: &RobotView) -> String {
+    let known = &robot.registration;
+    let status = known.status;
+    let detail = match (&known.reason, &known.approved_by, status) {
+        (Some(reason), _, _) => format!(": {reason}"),
+        (None, Some(by), RegistrationStatus::Registered) => {
+            format!(" as {}, approved by {by}", robot.robot_type)
+        }
+        (None, _, _) => String::new(),
+    };
+    plain(&format!("{} is {status}{detail}", robot.id))
+}
+
 /// `3 s ago`, `5 min ago`, `2 h ago`, `4 d ago`.
 fn ago(at: Option<Timestamp>, now: Timestamp) -> String {
     let Some(at) = at else { return "never".into() };
@@ -120,7 +145,7 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
         ],
     );
     for robot in &list.robots {
-        let (word, hue) = presence(&robot.status);
+        let (word, hue) = state(robot);
         let (condition, colour_of_it) = health(robot.health.as_ref());
         table.add_row(vec![
             Cell::new(robot.id.as_str()),
@@ -133,7 +158,20 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
             Cell::new(ago(robot.status.last_seen, list.now)),
         ]);
     }
-    finish(&table)
+    let waiting = list
+        .robots
+        .iter()
+        .filter(|robot| robot.registration.status == RegistrationStatus::Quarantined)
+        .map(|robot| format!("\n{}", standing(robot)));
+    let waiting: String = waiting.collect();
+    if waiting.is_empty() {
+        finish(&table)
+    } else {
+        format!(
+            "{}\n{waiting}\nlet one in with `lekiwi approve ID`, or turn it away with `lekiwi reject ID`",
+            finish(&table)
+        )
+    }
 }
 
 /// `lekiwi robot ID`.
@@ -148,6 +186,13 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     fact("robot", robot.id.to_string());
     fact("status", presence(&robot.status).0.into());
     fact("connection", connection.into());
+    fact("registration", robot.registration.status.to_string());
+    if let Some(reason) = &robot.registration.reason {
+        fact("because", reason.clone());
+    }
+    if let Some(by) = &robot.registration.approved_by {
+        fact("approved by", by.clone());
+    }
     fact("last seen", ago(robot.status.last_seen, now));
     if let Some(at) = robot.status.registered_at {
         fact("registered", at.to_string());
@@ -234,6 +279,16 @@ pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, colour: bool) -> Stri
     );
     for token in tokens {
         let (word, hue) = match (&token.used_by, token.used_at) {
+            _ if token.max_uses > 1 => {
+                let word = format!("{} of {} used", token.uses, token.max_uses);
+                if token.uses >= token.max_uses {
+                    (word, Color::DarkGrey)
+                } else if token.expires_at <= now {
+                    ("expired".into(), Color::Red)
+                } else {
+                    (word, Color::Green)
+                }
+            }
             (Some(robot), _) => (format!("used by {robot}"), Color::DarkGrey),
             (None, Some(_)) => ("used".into(), Color::DarkGrey),
             (None, None) if token.expires_at <= now => ("expired".into(), Color::Red),
@@ -311,6 +366,9 @@ mod tests {
                  "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
                 {"id": "xle-1", "type": "xle", "resources": {"cpu_percent": 3},
                  "status": {"online": false, "stale": true, "connection": "ONLINE", "last_seen": "2026-11-21T03:58:00.000Z"}},
+                {"id": "zz-1", "type": "unknown", "resources": {},
+                 "registration": {"status": "quarantined", "reason": "its hardware matches no profile", "since": "2026-11-21T03:58:00.000Z"},
+                 "status": {"online": true, "stale": false, "connection": "ONLINE", "last_seen": "2026-11-21T04:00:10.000Z"}},
             ]
         }))
         .unwrap()
@@ -319,11 +377,15 @@ mod tests {
     #[test]
     fn the_table_of_robots() {
         expect![[r#"
-            ROBOT    STATUS      HEALTH         TYPE    CPU     MEMORY  TEMP     LAST SEEN
-            kiwi-01  online      unhealthy      lekiwi  12.3 %  40.0 %  51.2 °C  3 s ago
-            kiwi-02  never seen  setup running  lekiwi  –       –       –        never
-            kiwi-03  never seen  healthy        lekiwi  –       –       –        never
-            xle-1    stale       –              xle     3.0 %   –       –        2 min ago"#]]
+            ROBOT    STATUS       HEALTH         TYPE     CPU     MEMORY  TEMP     LAST SEEN
+            kiwi-01  online       unhealthy      lekiwi   12.3 %  40.0 %  51.2 °C  3 s ago
+            kiwi-02  never seen   setup running  lekiwi   –       –       –        never
+            kiwi-03  never seen   healthy        lekiwi   –       –       –        never
+            xle-1    stale        –              xle      3.0 %   –       –        2 min ago
+            zz-1     quarantined  –              unknown  –       –       –        now
+
+            zz-1 is quarantined: its hardware matches no profile
+            let one in with `lekiwi approve ID`, or turn it away with `lekiwi reject ID`"#]]
         .assert_eq(&robots(&list(), false));
         let coloured = robots(&list(), true);
         assert!(
@@ -339,6 +401,7 @@ mod tests {
             robot           kiwi-01
             status          online
             connection      online
+            registration    registered
             last seen       3 s ago
             up for          2 h
             type            lekiwi
@@ -350,6 +413,11 @@ mod tests {
             memory_percent  40.0 %
             temperature_c   51.2 °C"#]]
         .assert_eq(&robot(&list.robots[0], list.now));
+        let quarantined = robot(&list.robots[3], list.now);
+        assert!(
+            quarantined.contains("because       its hardware matches no profile"),
+            "{quarantined}"
+        );
     }
 
     #[test]

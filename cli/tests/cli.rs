@@ -127,6 +127,16 @@ fn fleet(line: &str) -> (u16, &'static str, &'static str) {
             JSON,
             r#"{"position":1,"now":"2026-11-21T04:00:10.000Z","robots":[{"id":"kiwi-01","type":"lekiwi","resources":{"cpu_percent":12.34},"status":{"online":true,"stale":false,"connection":"ONLINE","last_seen":"2026-11-21T04:00:07.000Z"}}]}"#,
         ),
+        "POST /api/v1/robots/kiwi-01/approve" => (
+            200,
+            JSON,
+            r#"{"id":"kiwi-01","type":"lekiwi","resources":{},"status":{"online":true,"stale":false,"connection":"ONLINE"},"registration":{"status":"registered","since":"2026-11-21T04:00:00.000Z","approved_by":"admin"}}"#,
+        ),
+        "POST /api/v1/robots/kiwi-01/reject" => (
+            200,
+            JSON,
+            r#"{"id":"kiwi-01","type":"lekiwi","resources":{},"status":{"online":false,"stale":false,"connection":"OFFLINE"},"registration":{"status":"rejected","since":"2026-11-21T04:00:00.000Z","reason":"rejected by admin"}}"#,
+        ),
         "GET /api/v1/robots/kiwi-01/events?limit=100" => (
             200,
             JSON,
@@ -255,6 +265,20 @@ fn a_day_of_an_operator() {
             .last()
             .unwrap()
             .ends_with(r#"{"robot_id":"kiwi-02","lifetime_s":7200}"#)
+    );
+    check(
+        &lekiwi(home, &["approve", "kiwi-01", "--profile", "lekiwi"], ""),
+        0,
+        "kiwi-01 is registered as lekiwi, approved by admin\n",
+        "",
+    );
+    let last = relay.requests().pop().unwrap();
+    assert!(last.ends_with(r#"{"profile":"lekiwi"}"#), "{last}");
+    check(
+        &lekiwi(home, &["reject", "kiwi-01"], ""),
+        0,
+        "kiwi-01 is rejected: rejected by admin\n",
+        "",
     );
     check(
         &lekiwi(home, &["watch", "kiwi-01"], ""),

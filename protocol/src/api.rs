@@ -107,6 +107,34 @@ pub struct Registration {
     /// Who approved it; absent where nobody had to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_by: Option<String>,
+    /// The hardware profile that its token or an approval named; absent where neither did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The serial number of its board; absent until it said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// What it said of itself when it was let in. It is judged again once it says something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Claim>,
+}
+
+/// What a robot says that it is. Empty where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Claim {
+    /// Hardware profile.
+    pub profile: String,
+    /// Board serial number.
+    pub serial: String,
+}
+
+impl From<&Factsheet> for Claim {
+    fn from(factsheet: &Factsheet) -> Self {
+        Self {
+            profile: factsheet.profile.clone(),
+            serial: factsheet.hardware.serial.clone(),
+        }
+    }
 }
 
 /// `POST /api/v1/robots/{id}/approve`.
@@ -200,7 +228,7 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
-/// `POST /api/v1/tokens`: an enrolment token, good for one key.
+/// `POST /api/v1/tokens`: an enrolment token, good for `max_uses` keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -218,6 +246,9 @@ pub struct TokenRequest {
     /// Seconds until it expires; the default is [`crate::limits::TOKEN_LIFETIME`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime_s: Option<u64>,
+    /// How many keys may use it, 1 to [`crate::limits::MAX_TOKEN_USES`]; one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_uses: Option<u32>,
 }
 
 /// The answer to a [`TokenRequest`]: the only time the secret is told.
@@ -253,14 +284,25 @@ pub struct TokenInfo {
     /// When it stops being taken.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
+    /// How many keys may use it.
+    #[serde(default = "one")]
+    pub max_uses: u32,
+    /// How many keys have used it.
+    #[serde(default)]
+    pub uses: u32,
     /// When the first key used it; absent while it is fresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub used_at: Option<Timestamp>,
-    /// Which robot used it.
+    /// Which robot used it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub used_by: Option<RobotId>,
+}
+
+/// What relays before `max_uses` meant.
+fn one() -> u32 {
+    1
 }
 
 /// `GET /api/v1/tokens`.

@@ -24,5 +24,7 @@ pub const MAX_ROBOT_ID_BYTES: usize = 63;
 pub const MAX_METRIC_NAME_BYTES: usize = 64;
 /// Life of an enrolment token when its maker names none.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Most keys that one enrolment token lets in: a large batch of a factory line.
+pub const MAX_TOKEN_USES: u32 = 10_000;
 /// Life of a robot's certificate (H9).
 pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);

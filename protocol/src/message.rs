@@ -13,7 +13,7 @@ mod telemetry;
 pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
-pub use factsheet::{Factsheet, Hardware};
+pub use factsheet::{Factsheet, Hardware, UNKNOWN_PROFILE};
 pub use registration::{Registration, RegistrationStatus};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp};
 pub use relay::RelayBirth;

@@ -107,7 +107,7 @@ impl Run {
 /// `token`.
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Make a one-time enrolment token. Works beside a running relay.
+    /// Make an enrolment token. Works beside a running relay.
     Create(TokenCreate),
 }
 
@@ -129,6 +129,9 @@ pub struct TokenCreate {
     /// How long it is good for.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h")]
     pub lifetime: Duration,
+    /// How many keys may use it; each card flashed with it is one.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub max_uses: u32,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
+use lekiwi_relay_core::Policy;
 use serde::Deserialize;
 
 use crate::identity::server::{ServerName, ServerNameError};
@@ -45,9 +46,11 @@ pub struct Raw {
     pub https_tls: Option<String>,
     /// How many days telemetry is kept.
     pub telemetry_days: Option<String>,
+    /// How newcomers are taken: `open` or `approve`.
+    pub registration: Option<String>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "version",
     "https",
     "mqtt",
@@ -56,6 +59,7 @@ const KEYS: [&str; 8] = [
     "org",
     "https_tls",
     "telemetry_days",
+    "registration",
 ];
 
 /// The checked configuration.
@@ -75,6 +79,8 @@ pub struct Config {
     pub allow_tls12: bool,
     /// How many days telemetry is kept.
     pub telemetry_days: u32,
+    /// How newcomers are taken.
+    pub registration: Policy,
 }
 
 /// Why the configuration cannot be used.
@@ -234,6 +240,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
             "TELEMETRY_DAYS" => raw.telemetry_days = Some(value),
+            "REGISTRATION" => raw.registration = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
                 let hint = near(&other.to_ascii_lowercase(), &KEYS)
@@ -262,6 +269,7 @@ impl Raw {
             org: self.org.or(below.org),
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
+            registration: self.registration.or(below.registration),
         }
     }
 
@@ -323,6 +331,17 @@ impl Raw {
                 }
             },
         };
+        let registration = match self.registration.as_deref() {
+            None | Some("open") => Policy::Open,
+            Some("approve") => Policy::Approve,
+            Some(other) => {
+                return Err(ConfigError::Value {
+                    key: "registration",
+                    expected: "open or approve",
+                    actual: other.to_owned(),
+                });
+            }
+        };
         Ok(Config {
             https: address("https", self.https, HTTPS)?,
             mqtt: address("mqtt", self.mqtt, MQTT)?,
@@ -331,6 +350,7 @@ impl Raw {
             org,
             allow_tls12,
             telemetry_days,
+            registration,
         })
     }
 }
@@ -353,7 +373,7 @@ mod tests {
     fn file_environment_and_command_line_in_ascending_order() {
         let file = parse(
             Path::new("relay.yml"),
-            "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_days: 7\n",
+            "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_days: 7\nregistration: approve\n",
         )
         .unwrap();
         let (environment, warnings) = environment(
@@ -374,6 +394,7 @@ mod tests {
         assert_eq!(config.mqtt.port(), 3);
         assert_eq!(config.org.as_str(), "gamma");
         assert_eq!(config.telemetry_days, 7);
+        assert_eq!(config.registration, Policy::Approve);
         assert_eq!(
             config.server_names,
             [
@@ -424,6 +445,10 @@ mod tests {
         assert_eq!(
             refusal("telemetry_days: 0\n").0,
             "expected telemetry_days to be a number of days of 1 to 36500, got \"0\""
+        );
+        assert_eq!(
+            refusal("registration: closed\n").0,
+            "expected registration to be open or approve, got \"closed\""
         );
         assert_eq!(
             refusal("server_names: [\"a b\"]\n").0,

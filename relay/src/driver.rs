@@ -197,6 +197,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         root: root.clone(),
         relay_id,
         telemetry_days: config.telemetry_days,
+        registration: config.registration,
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
@@ -217,6 +218,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let app = Arc::new(http::Parts {
         store: store.clone(),
         fleet,
+        broker: broker.clone(),
         authority: authority.clone(),
         sessions: Sessions::new(store.clone())?,
         metrics,
@@ -267,9 +269,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let _ = server.await;
     stop_ingest.cancel();
     let _ = ingest.await;
-    if let Ok(broker) = Arc::try_unwrap(broker) {
-        broker.stop().await;
-    }
+    broker.stop().await;
     // Waits for the last commit, so not on a thread of the runtime.
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     tracing::info!("stopped");

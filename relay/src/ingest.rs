@@ -12,29 +12,33 @@
 //! ```
 
 mod check;
+mod decision;
+mod folded;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lekiwi_protocol::api::RobotView;
-use lekiwi_protocol::limits::{MAX_ACK_RANGES, MAX_METRICS};
-use lekiwi_protocol::message::{Ack, EventBatch, RelayBirth, State, Telemetry, kind};
+use lekiwi_protocol::limits::MAX_METRICS;
+use lekiwi_protocol::message::{Ack, EventBatch, Registration, RelayBirth, State, Telemetry};
 use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
-use lekiwi_relay_core::{Fleet, Input as Heard, Output};
-use serde::Deserialize;
+use lekiwi_relay_core::{Fleet, Input as Heard, Output, Policy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::check::{Refusal, check_events, envelope};
+pub use self::decision::{DecideError, Decision};
+use self::decision::{Desk, Request};
+use self::folded::{acknowledgements, folded};
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::{Collector, Live};
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot, StoredEvent};
+use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
@@ -67,6 +71,8 @@ pub struct Settings {
     pub relay_id: RelayId,
     /// Telemetry older than so many days is deleted.
     pub telemetry_days: u32,
+    /// How newcomers are taken.
+    pub registration: Policy,
 }
 
 /// What the rest of the relay sees of ingest; cheap to clone.
@@ -74,6 +80,7 @@ pub struct Settings {
 pub struct Handle {
     fleet: Arc<RwLock<Fleet>>,
     live: Live,
+    decisions: mpsc::Sender<Request>,
 }
 
 impl Handle {
@@ -108,6 +115,7 @@ pub struct Ingest {
     commits: mpsc::Receiver<Commit>,
     fleet: Arc<RwLock<Fleet>>,
     live: Collector,
+    desk: Desk,
     metrics: Arc<Metrics>,
     /// The relay's own name in the log.
     source: Arc<str>,
@@ -132,7 +140,7 @@ impl Ingest {
         commits: mpsc::Receiver<Commit>,
         metrics: Arc<Metrics>,
     ) -> Result<(Handle, Self), StoreError> {
-        let mut fleet = Fleet::default();
+        let mut fleet = Fleet::new(settings.registration);
         for snapshot in store.snapshots().await? {
             match serde_json::from_str(&snapshot.picture) {
                 Ok(view) => fleet.restore(view, snapshot.position),
@@ -158,11 +166,14 @@ impl Ingest {
                 );
             }
         }
+        fleet.begin();
         let fleet = Arc::new(RwLock::new(fleet));
         let live = Live::new(&metrics);
+        let (decisions, desk) = Desk::new();
         let handle = Handle {
             fleet: fleet.clone(),
             live: live.clone(),
+            decisions,
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -171,6 +182,7 @@ impl Ingest {
             commits,
             fleet,
             live: Collector::new(live),
+            desk,
             metrics,
             stream: Uuid::new_v4(),
             seq: 0,
@@ -191,12 +203,15 @@ impl Ingest {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut health = self.store.health();
         self.announce(&broker, true).await;
+        // Who is heard: the picture says it before anybody speaks.
+        self.apply(&broker, Vec::new()).await;
         loop {
             // Fair, so that no source can starve another; each takes a bounded turn.
             tokio::select! {
                 () = stop.cancelled() => break,
                 1.. = inputs.urgent.recv_many(&mut urgent, TURN) => self.messages(&broker, &mut urgent).await,
                 1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
+                Some(request) = self.desk.requests.recv() => self.decide(request),
                 Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
                 1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
                 _ = ticks.tick() => self.tick(&broker).await,
@@ -269,6 +284,7 @@ impl Ingest {
     async fn apply(&mut self, broker: &Broker, heard: Vec<(u64, Heard)>) {
         let now = Timestamp::from_ms(clock::now_ms());
         let mut announcements = Vec::new();
+        let mut standings = Vec::new();
         {
             let fleet = self.fleet.clone();
             let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
@@ -285,8 +301,16 @@ impl Ingest {
                         sequence,
                         payload,
                     } => self.live.message(now, robot, sequence, &payload),
-                    Output::Event { robot, kind, data } => self.own_event(now, &robot, kind, &data),
+                    Output::Event { robot, kind, data } => {
+                        self.own_event(now, &robot, kind, &data);
+                    }
                     Output::Announce(envelope) => announcements.push(envelope),
+                    Output::Standing {
+                        robot,
+                        admitted,
+                        judged,
+                        tell,
+                    } => standings.push((robot, admitted, judged, tell)),
                 }
             }
         }
@@ -298,9 +322,22 @@ impl Ingest {
                 .from_robot(&envelope.robot_id, FromRobot::Connection);
             broker.publish(&topic, envelope.to_json(), true).await;
         }
+        for (robot, admitted, judged, tell) in standings {
+            broker.admit(&robot, admitted, judged).await;
+            if let Some(registration) = tell {
+                self.tell(broker, &robot, registration).await;
+            }
+        }
     }
 
-    fn own_event(&mut self, now: Timestamp, robot: &RobotId, kind: &str, data: &serde_json::Value) {
+    /// Puts an event of the relay's own on its way into the log; its number.
+    fn own_event(
+        &mut self,
+        now: Timestamp,
+        robot: &RobotId,
+        kind: &str,
+        data: &serde_json::Value,
+    ) -> u64 {
         self.seq += 1;
         self.batch.events.push(NewEvent {
             aggregate_type: "robot",
@@ -314,6 +351,7 @@ impl Ingest {
             data: data.to_string().into(),
             metadata: "{}".into(),
         });
+        self.seq
     }
 
     fn parse(
@@ -361,10 +399,10 @@ impl Ingest {
                 Heard::Heard(robot.clone())
             }
             // A robot has no topic of this type.
-            MessageType::Ack => {
+            MessageType::Ack | MessageType::Registration => {
                 return Err((
                     "unsupported",
-                    "expected a message of a robot, got an ack".to_owned(),
+                    format!("expected a message of a robot, got {expected}"),
                 ));
             }
         };
@@ -432,27 +470,33 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;
+        self.answer(&commit);
         for (robot, ack) in acknowledgements(&commit) {
             self.acknowledge(broker, &robot, ack).await;
         }
     }
 
     async fn acknowledge(&self, broker: &Broker, robot: &RobotId, payload: Ack) {
-        let envelope = Envelope {
-            message_type: MessageType::Ack,
+        let json = Self::to(robot, MessageType::Ack, payload).to_json();
+        let topic = self.settings.root.to_robot(robot, ToRobot::Ack);
+        broker.publish(&topic, json, false).await;
+    }
+
+    async fn tell(&self, broker: &Broker, robot: &RobotId, payload: Registration) {
+        let json = Self::to(robot, MessageType::Registration, payload).to_json();
+        let topic = self.settings.root.to_robot(robot, ToRobot::Registration);
+        broker.publish(&topic, json, false).await;
+    }
+
+    fn to<P>(robot: &RobotId, message_type: MessageType, payload: P) -> Envelope<P> {
+        Envelope {
+            message_type,
             robot_id: robot.clone(),
             timestamp: Timestamp::from_ms(clock::now_ms()),
             sequence: 0,
             clock: Clock::Synced,
             payload,
-        };
-        broker
-            .publish(
-                &self.settings.root.to_robot(robot, ToRobot::Ack),
-                envelope.to_json(),
-                false,
-            )
-            .await;
+        }
     }
 
     /// What is due by the clock: staleness, history, snapshots, old history.
@@ -526,51 +570,4 @@ impl Ingest {
         }
         self.batch.events = back;
     }
-}
-
-fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
-    let (position, event) = (stored.position, &stored.event);
-    match robot {
-        // Only the relay registers; a robot may say what it likes.
-        Some(robot) if *event.kind == *kind::REGISTERED && event.source.starts_with(OWN_SOURCE) => {
-            #[derive(Deserialize)]
-            struct Data {
-                profile: Option<String>,
-            }
-            let data: Option<Data> = serde_json::from_str(&event.data).ok();
-            Heard::Registered {
-                robot,
-                position,
-                at: Timestamp::from_ms(event.ts_ms),
-                profile: data.and_then(|data| data.profile),
-            }
-        }
-        Some(robot) => Heard::Event { robot, position },
-        None => Heard::Position(position),
-    }
-}
-
-/// What to tell each robot; relays are none. A robot with many ranges gets several.
-fn acknowledgements(commit: &Commit) -> Vec<(RobotId, Ack)> {
-    let mut messages = Vec::new();
-    for acks in commit.acks.chunk_by(|a, b| a.source == b.source) {
-        let Ok(robot) = RobotId::new(&acks[0].source) else {
-            continue;
-        };
-        let (mut ack, mut ranges) = (Ack::default(), 0);
-        for stream in acks {
-            for range in &stream.ranges {
-                if ranges == MAX_ACK_RANGES {
-                    messages.push((robot.clone(), std::mem::take(&mut ack)));
-                    ranges = 0;
-                }
-                ack.acks.entry(stream.stream).or_default().push(*range);
-                ranges += 1;
-            }
-        }
-        if ranges > 0 {
-            messages.push((robot, ack));
-        }
-    }
-    messages
 }

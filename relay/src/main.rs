@@ -107,6 +107,7 @@ fn create_token(options: &TokenCreate) -> Exit {
         serial: options.serial.clone(),
         robot_id: options.robot.clone(),
         lifetime_s: Some(options.lifetime.as_secs()),
+        max_uses: Some(options.max_uses),
     };
     let made = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -133,8 +134,12 @@ fn create_token(options: &TokenCreate) -> Exit {
         ));
     } else {
         ui::print(&format!("{}\n", created.token));
+        let keys = match created.info.max_uses {
+            1 => "one key".to_owned(),
+            n => format!("{n} keys"),
+        };
         ui::note(&format!(
-            "good for one key until {}\n",
+            "good for {keys} until {}\n",
             created.info.expires_at
         ));
     }

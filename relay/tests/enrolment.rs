@@ -183,14 +183,6 @@ fn each_bad_token_is_refused_in_its_own_words() {
         )
     );
     assert_eq!(
-        refusal(&relay.enrol("kiwi-01", &relay.token(&["--profile", "lekiwi"]), &csr)),
-        expected(
-            403,
-            "token-wrong-profile",
-            "the token is for profile lekiwi, the request for xle"
-        )
-    );
-    assert_eq!(
         refusal(&relay.enrol("kiwi-01", &relay.token(&["--serial", "1000ffff"]), &csr)),
         expected(
             403,

@@ -5,9 +5,6 @@ mod support;
 
 use lekiwi_protocol::api::{EventRecord, Live};
 use lekiwi_protocol::message::kind;
-use lekiwi_relay::ingest::own_source;
-use lekiwi_relay::store::Batch;
-use lekiwi_relay::store::records::NewEvent;
 use support::{Client, PATIENCE, Relay, connection, envelope, from, until};
 use uuid::Uuid;
 
@@ -16,22 +13,9 @@ async fn what_a_robot_says_is_heard_live() {
     let relay = Relay::start().await;
     let mut live = relay.handle.live().subscribe();
     assert_eq!(relay.metrics.live_subscribers.get(), 1);
-    let kiwi = relay.robot("kiwi-01").await;
-    relay.store.submit(Batch {
-        events: vec![NewEvent {
-            aggregate_type: "robot",
-            aggregate_id: "kiwi-01".into(),
-            source: own_source(&"r1".parse().unwrap()),
-            stream: Uuid::new_v4(),
-            seq: 1,
-            kind: kind::REGISTERED.into(),
-            ts_ms: 7,
-            received_ms: 8,
-            data: r#"{"profile":"lekiwi"}"#.into(),
-            metadata: "{}".into(),
-        }],
-        ..Batch::default()
-    });
+    let kiwi = relay
+        .robot_as("kiwi-01", serde_json::json!({ "profile": "lekiwi" }))
+        .await;
     let mut client: Client = relay.connect(&kiwi, "kiwi-01").await;
     client
         .publish(

@@ -295,7 +295,8 @@ async fn a_token_is_for_one_key() {
         robot: None,
         created_ms: 1,
         expires_ms: 2,
-        used_key: None,
+        max_uses: 1,
+        uses: 0,
         used_ms: None,
         used_by: None,
     };
@@ -315,19 +316,34 @@ async fn a_token_is_for_one_key() {
         der: vec![1, 2, 3],
     };
     assert_eq!(
-        store.redeem("t1", certificate("aa", 1), 5).await.unwrap(),
+        store
+            .redeem("t1", certificate("aa", 1), false, 5)
+            .await
+            .unwrap(),
         Redemption::Issued
     );
     assert_eq!(
-        store.redeem("t1", certificate("bb", 1), 6).await.unwrap(),
+        store
+            .redeem("t1", certificate("bb", 1), false, 6)
+            .await
+            .unwrap(),
         Redemption::Again(certificate("aa", 1))
     );
     assert_eq!(
-        store.redeem("t1", certificate("cc", 2), 7).await.unwrap(),
-        Redemption::OtherKey
+        store
+            .redeem("t1", certificate("cc", 2), false, 7)
+            .await
+            .unwrap(),
+        Redemption::UsedUp {
+            max_uses: 1,
+            last_ms: 5
+        }
     );
     assert_eq!(
-        store.redeem("t2", certificate("dd", 1), 8).await.unwrap(),
+        store
+            .redeem("t2", certificate("dd", 1), false, 8)
+            .await
+            .unwrap(),
         Redemption::Unknown
     );
     assert!(store.certificate_status("bb").is_none());
@@ -338,8 +354,8 @@ async fn a_token_is_for_one_key() {
     assert!(store.certificate_status("aa").unwrap().revoked);
     let used = &store.tokens().await.unwrap()[0];
     assert_eq!(
-        (used.used_key, used.used_ms, used.used_by.as_deref()),
-        (Some([1; 32]), Some(5), Some("kiwi-01"))
+        (used.uses, used.used_ms, used.used_by.as_deref()),
+        (1, Some(5), Some("kiwi-01"))
     );
     assert!(store.delete_token("t1").await.unwrap());
     assert!(!store.delete_token("t1").await.unwrap());

@@ -137,9 +137,6 @@ impl EnrolError {
                 ("token-expired", None) => format!("tokens live 24 h; {make}"),
                 ("token-used", None) => format!("each token is good for one robot; {make}"),
                 ("token-unknown", None) => format!("the token is not of this relay; {make}"),
-                ("token-wrong-profile", None) => {
-                    format!("the token is for another profile than the configuration's; {make}")
-                }
                 ("token-wrong-serial" | "token-wrong-robot", None) => {
                     format!("the token was made for another robot; {make}")
                 }

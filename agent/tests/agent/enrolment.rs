@@ -157,12 +157,6 @@ async fn every_refusal_says_why_and_what_to_do() {
             format!("the token is not of this relay; {make}"),
         ),
         (
-            "token-wrong-profile",
-            403,
-            "made for xle",
-            format!("the token is for another profile than the configuration's; {make}"),
-        ),
-        (
             "token-wrong-robot",
             403,
             "made for kiwi-02",

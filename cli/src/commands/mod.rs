@@ -8,7 +8,7 @@ mod watch;
 use clap::CommandFactory;
 use serde::Serialize;
 
-use crate::args::{Arguments, Command, Consumer, Events, OneRobot, Token};
+use crate::args::{Approve, Arguments, Command, Consumer, Events, OneRobot, Token};
 use crate::client::Relay;
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -38,6 +38,26 @@ pub(crate) async fn run(
                 json(ui, &robot)
             } else {
                 ui.line(show::robot(&robot, clock::now()))
+            }
+        }
+        Command::Approve(Approve {
+            id,
+            profile,
+            output,
+        }) => {
+            let robot = Relay::of(environment)?.approve(&id, profile).await?;
+            if output.json {
+                json(ui, &robot)
+            } else {
+                ui.line(show::standing(&robot))
+            }
+        }
+        Command::Reject(OneRobot { id, output }) => {
+            let robot = Relay::of(environment)?.reject(&id).await?;
+            if output.json {
+                json(ui, &robot)
+            } else {
+                ui.line(show::standing(&robot))
             }
         }
         Command::Events(Events { id, limit, output }) => {

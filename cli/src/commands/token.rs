@@ -19,6 +19,7 @@ pub(super) async fn create(
         serial: arguments.serial,
         robot_id: arguments.robot,
         lifetime_s: arguments.lifetime.map(|lifetime| lifetime.as_secs()),
+        max_uses: arguments.max_uses,
     };
     let created = relay.create_token(&request).await?;
     if arguments.output.json {
@@ -27,8 +28,13 @@ pub(super) async fn create(
     // The secret alone on standard output: `TOKEN=$(lekiwi token create)` works.
     ui.line(plain(&created.token))?;
     ui.note(format!(
-        "good for one robot until {}; shown only now (revoke it with `lekiwi token revoke {}`)",
-        created.info.expires_at, created.info.id
+        "good for {} until {}; shown only now (revoke it with `lekiwi token revoke {}`)",
+        match created.info.max_uses {
+            1 => "one robot".to_owned(),
+            n => format!("{n} robots"),
+        },
+        created.info.expires_at,
+        created.info.id
     ));
     Ok(())
 }

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// The profile of a robot whose hardware matches none.
+pub const UNKNOWN_PROFILE: &str = "unknown";
+
 /// `from/factsheet`, retained: sent after each connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -6,17 +6,22 @@
 //! * A death takes a robot offline only when its session is the last birth's; any other death is
 //!   discarded, and the birth said again over it.
 //! * An event is folded once, however often it comes: its log position decides.
+//! * Only what registered robots measure becomes part of the picture; see [`registration`](self::Policy).
 //! * A robot that is connected and silent for longer than 2.5 heartbeats is stale, exactly once.
+
+mod registration;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use lekiwi_protocol::api::RobotView;
+use lekiwi_protocol::api::{Claim, RobotView};
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, State, Telemetry, kind,
+    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, Registration, State, Telemetry,
+    kind,
 };
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
+pub use self::registration::{Enrolment, Policy};
 use crate::robot::Robot;
 
 /// One connection of a client, to tell it from the next one of the same client.
@@ -64,8 +69,45 @@ pub enum Input {
         position: u64,
         /// When.
         at: Timestamp,
-        /// The profile it was enrolled under, where there was one.
+        /// What token and request said.
+        enrolment: Enrolment,
+    },
+    /// The relay's own `robot.quarantined` is in the log.
+    Quarantined {
+        /// Who.
+        robot: RobotId,
+        /// The event's place in the log.
+        position: u64,
+        /// When.
+        at: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// The relay's own `robot.approved` is in the log.
+    Approved {
+        /// Who.
+        robot: RobotId,
+        /// The event's place in the log.
+        position: u64,
+        /// When.
+        at: Timestamp,
+        /// The person.
+        by: String,
+        /// The profile to take it as, where the person named one.
         profile: Option<String>,
+        /// What the robot had said of itself.
+        seen: Claim,
+    },
+    /// The relay's own `robot.rejected` is in the log.
+    Rejected {
+        /// Who.
+        robot: RobotId,
+        /// The event's place in the log.
+        position: u64,
+        /// When.
+        at: Timestamp,
+        /// The person.
+        by: String,
     },
 }
 
@@ -107,6 +149,17 @@ pub enum Output {
     },
     /// Publish this, retained, on the robot's `from/connection`: the broker holds something else.
     Announce(Envelope<Connection>),
+    /// Whether consumers hear the robot, after each factsheet and each change.
+    Standing {
+        /// Whose.
+        robot: RobotId,
+        /// Whether they do.
+        admitted: bool,
+        /// What its last factsheet said: what was judged.
+        judged: Option<Claim>,
+        /// Tell the robot this, where it can hear it.
+        tell: Option<Registration>,
+    },
 }
 
 /// Numbers for metrics.
@@ -130,9 +183,19 @@ pub struct Fleet {
     connected: usize,
     /// Every event up to here is folded.
     position: u64,
+    policy: Policy,
 }
 
 impl Fleet {
+    /// An empty picture; `policy` says how newcomers are taken.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            ..Self::default()
+        }
+    }
+
     /// Puts a robot back as a snapshot had it, not connected. Called before any input.
     pub fn restore(&mut self, view: RobotView, position: u64) {
         self.position = self.position.max(position);
@@ -155,6 +218,7 @@ impl Fleet {
                 let robot = self.heard(now, &envelope.robot_id);
                 robot.set_factsheet(envelope.payload.clone());
                 robot.changed = true;
+                self.identified(now, &envelope.robot_id, (&envelope.payload).into());
                 let Envelope {
                     robot_id,
                     sequence,
@@ -169,9 +233,13 @@ impl Fleet {
             }
             Input::State(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
-                robot.set_state(now, &envelope.payload);
+                let admitted = robot.is_admitted();
+                robot.set_state(&envelope.payload);
                 robot.changed = true;
-                self.freshen(&envelope.robot_id);
+                if admitted {
+                    robot.replace(now, &envelope.payload.resources);
+                    self.freshen(&envelope.robot_id);
+                }
                 self.live(
                     envelope.robot_id,
                     envelope.sequence,
@@ -188,8 +256,11 @@ impl Fleet {
                 );
             }
             Input::Telemetry(envelope) => {
-                self.heard(now, &envelope.robot_id)
-                    .merge(now, &envelope.payload.metrics);
+                let robot = self.heard(now, &envelope.robot_id);
+                if !robot.is_admitted() {
+                    return;
+                }
+                robot.merge(now, &envelope.payload.metrics);
                 self.freshen(&envelope.robot_id);
                 self.live(
                     envelope.robot_id,
@@ -208,14 +279,45 @@ impl Fleet {
                 robot,
                 position,
                 at,
-                profile,
+                enrolment,
             } => {
-                let Some(robot) = self.fold(&robot, position) else {
-                    return;
-                };
-                robot.registered_at.get_or_insert(at);
-                if let Some(profile) = profile {
-                    robot.set_type(&profile);
+                if self.fold(&robot, position).is_some() {
+                    self.enrolled(at, &robot, enrolment);
+                }
+            }
+            Input::Quarantined {
+                robot,
+                position,
+                at,
+                reason,
+            } => {
+                if let Some(known) = self.fold(&robot, position) {
+                    known.quarantine(at, reason);
+                    self.standing(&robot);
+                }
+            }
+            Input::Approved {
+                robot,
+                position,
+                at,
+                by,
+                profile,
+                seen,
+            } => {
+                if let Some(known) = self.fold(&robot, position) {
+                    known.approve(at, by, profile, seen);
+                    self.standing(&robot);
+                }
+            }
+            Input::Rejected {
+                robot,
+                position,
+                at,
+                by,
+            } => {
+                if let Some(known) = self.fold(&robot, position) {
+                    known.reject(at, &by);
+                    self.standing(&robot);
                 }
             }
         }

@@ -6,4 +6,4 @@
 pub mod fleet;
 mod robot;
 
-pub use fleet::{Fleet, Input, Link, LivePayload, Output};
+pub use fleet::{Enrolment, Fleet, Input, Link, LivePayload, Output, Policy};

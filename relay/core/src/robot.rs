@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lekiwi_protocol::api::{RobotView, Status};
+use lekiwi_protocol::api::{Claim, Registration, RobotView, Status};
 use lekiwi_protocol::limits::{MAX_METRICS, STALE_AFTER};
 use lekiwi_protocol::message::{
     Activity, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    RobotHealth, State, Teleoperation,
+    RegistrationStatus, RobotHealth, State, Teleoperation,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
 use uuid::Uuid;
@@ -40,6 +40,10 @@ pub(crate) struct Robot {
     pub(crate) fresh: bool,
     /// Whether it differs from its snapshot by more than telemetry.
     pub(crate) changed: bool,
+    /// Where it stands by the log; absent until the log has its enrolment.
+    pub(crate) registration: Option<Registration>,
+    /// Since when and why it is in quarantine, though the log does not say so yet.
+    pub(crate) suspicion: Option<(Timestamp, String)>,
     uptime_s: Option<u64>,
     robot_type: Option<String>,
     factsheet: Option<Factsheet>,
@@ -51,6 +55,17 @@ pub(crate) struct Robot {
     health: Option<RobotHealth>,
     readings: BTreeMap<MetricName, Reading>,
     readings_at: Option<Timestamp>,
+}
+
+/// Where a robot stood. A picture of before there were registrations has the usual one, of unknown age.
+fn restored(view: &RobotView) -> Option<Registration> {
+    let known = &view.registration;
+    let enrolled = view.status.registered_at;
+    let since = Some(known.since).filter(|since| *since > Timestamp::default());
+    Some(Registration {
+        since: since.or(enrolled)?,
+        ..known.clone()
+    })
 }
 
 impl Robot {
@@ -66,6 +81,8 @@ impl Robot {
             watched: false,
             fresh: false,
             changed: true,
+            registration: None,
+            suspicion: None,
             uptime_s: None,
             robot_type: None,
             factsheet: None,
@@ -86,6 +103,7 @@ impl Robot {
             ConnectionState::Online => ConnectionState::ConnectionBroken,
             other => other,
         };
+        let registration = restored(&view);
         let at = view.resources_at.unwrap_or_default();
         let readings = view
             .resources
@@ -106,6 +124,7 @@ impl Robot {
             last_seen: view.status.last_seen,
             registered_at: view.status.registered_at,
             changed: false,
+            registration,
             uptime_s: view.status.uptime_s,
             robot_type: Some(view.robot_type).filter(|t| !t.is_empty()),
             factsheet: view.factsheet,
@@ -135,6 +154,89 @@ impl Robot {
         self.last_seen.unwrap_or_default().plus(STALE_AFTER)
     }
 
+    /// Whether consumers hear it.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.suspicion.is_none()
+            && self
+                .registration
+                .as_ref()
+                .is_some_and(|known| known.status == RegistrationStatus::Registered)
+    }
+
+    /// Where it stands, what the log does not have yet included.
+    pub(crate) fn registration(&self) -> Registration {
+        let known = self.registration.clone().unwrap_or_else(|| Registration {
+            status: RegistrationStatus::Quarantined,
+            reason: Some("its enrolment is not in the log yet".to_owned()),
+            ..Registration::default()
+        });
+        match &self.suspicion {
+            Some((since, reason)) => Registration {
+                status: RegistrationStatus::Quarantined,
+                reason: Some(reason.clone()),
+                since: match known.status {
+                    RegistrationStatus::Quarantined => known.since,
+                    _ => *since,
+                },
+                ..known
+            },
+            None => known,
+        }
+    }
+
+    /// The log says so.
+    pub(crate) fn quarantine(&mut self, at: Timestamp, reason: String) {
+        self.suspicion = None;
+        let known = self.registration.get_or_insert_default();
+        if known.status != RegistrationStatus::Quarantined {
+            known.since = at;
+        }
+        known.status = RegistrationStatus::Quarantined;
+        known.reason = Some(reason);
+        known.approved_by = None;
+    }
+
+    /// The log says so.
+    pub(crate) fn approve(
+        &mut self,
+        at: Timestamp,
+        by: String,
+        profile: Option<String>,
+        seen: Claim,
+    ) {
+        self.suspicion = None;
+        let known = self.registration.get_or_insert_default();
+        known.status = RegistrationStatus::Registered;
+        known.reason = None;
+        known.since = at;
+        known.approved_by = Some(by);
+        known.accepted = Some(seen);
+        if let Some(profile) = profile {
+            self.robot_type = Some(profile.clone());
+            known.profile = Some(profile);
+        }
+    }
+
+    /// The log says so.
+    pub(crate) fn reject(&mut self, at: Timestamp, by: &str) {
+        self.suspicion = None;
+        let known = self.registration.get_or_insert_default();
+        known.status = RegistrationStatus::Rejected;
+        known.reason = Some(format!("rejected by {by}"));
+        known.since = at;
+        known.approved_by = None;
+    }
+
+    fn approved_profile(&self) -> Option<String> {
+        let known = self.registration.as_ref()?;
+        known.approved_by.as_ref()?;
+        known.profile.clone()
+    }
+
+    pub(crate) fn robot_type(&self) -> Option<String> {
+        self.robot_type.clone()
+    }
+
     pub(crate) fn set_type(&mut self, profile: &str) {
         self.robot_type = Some(profile.to_owned());
     }
@@ -144,12 +246,18 @@ impl Robot {
     }
 
     pub(crate) fn set_factsheet(&mut self, factsheet: Factsheet) {
-        self.robot_type = Some(factsheet.profile.clone());
+        // What a person decided stands over what the robot says.
+        self.robot_type = self
+            .approved_profile()
+            .or_else(|| Some(factsheet.profile.clone()));
         self.factsheet = Some(factsheet);
     }
 
-    /// A full state replaces what was known; metrics that it lacks are gone.
-    pub(crate) fn set_state(&mut self, now: Timestamp, state: &State) {
+    pub(crate) fn factsheet(&self) -> Option<&Factsheet> {
+        self.factsheet.as_ref()
+    }
+
+    pub(crate) fn set_state(&mut self, state: &State) {
         self.uptime_s = Some(state.uptime_s);
         self.network = Some(state.network.clone());
         self.deployment = Some(state.deployment.clone());
@@ -157,9 +265,12 @@ impl Robot {
         self.operating_mode = Some(state.operating_mode);
         self.teleoperation = Some(state.teleoperation.clone());
         self.health.clone_from(&state.health);
-        self.readings
-            .retain(|name, _| state.resources.contains_key(name));
-        self.merge(now, &state.resources);
+    }
+
+    /// A full state replaces what was known; metrics that it lacks are gone.
+    pub(crate) fn replace(&mut self, now: Timestamp, metrics: &Metrics) {
+        self.readings.retain(|name, _| metrics.contains_key(name));
+        self.merge(now, metrics);
     }
 
     /// Newest wins. Names beyond the contract's number are left out until the next full state.
@@ -203,6 +314,7 @@ impl Robot {
                 registered_at: self.registered_at,
                 uptime_s: self.uptime_s,
             },
+            registration: self.registration(),
             factsheet: self.factsheet.clone(),
             network: self.network.clone(),
             deployment: self.deployment.clone(),

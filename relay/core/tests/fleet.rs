@@ -8,7 +8,7 @@ use expect_test::{Expect, expect};
 use lekiwi_protocol::limits::STALE_AFTER;
 use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
-use lekiwi_relay_core::{Fleet, Input, Link, LivePayload, Output};
+use lekiwi_relay_core::{Enrolment, Fleet, Input, Link, LivePayload, Output};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -34,6 +34,15 @@ fn connection(n: u8, session: u8, state: ConnectionState) -> Input {
         MessageType::Connection,
         Connection { session, state },
     ))
+}
+
+fn enrolled(n: u8) -> Input {
+    Input::Registered {
+        robot: robot(n),
+        position: u64::from(n) + 1,
+        at: Timestamp::from_ms(0),
+        enrolment: Enrolment::default(),
+    }
 }
 
 fn online(session: u8) -> Input {
@@ -78,6 +87,7 @@ fn describe(output: Output) -> String {
     let state = |c: &Connection| format!("{:?} of session {}", c.state, c.session.as_u128());
     match output {
         Output::Event { kind, .. } => format!("event {kind}"),
+        Output::Standing { admitted, .. } => format!("admitted {admitted}"),
         Output::Announce(birth) => format!("announce {}", state(&birth.payload)),
         Output::Live {
             payload: LivePayload::Connection(c),
@@ -96,6 +106,9 @@ fn check(story: Vec<(u64, Input)>, until_s: u64, expected: Expect) {
     let mut told = String::new();
     let tell = |fleet: &mut Fleet, ms: u64, told: &mut String| {
         while let Some(output) = fleet.poll_output() {
+            if matches!(output, Output::Standing { .. }) {
+                continue;
+            }
             writeln!(told, "{}s {}", ms / 1_000, describe(output)).unwrap();
         }
     };
@@ -181,6 +194,7 @@ fn a_link_that_ends_without_a_word_is_a_death() {
 fn silence_is_stale_once_and_any_word_ends_it() {
     check(
         vec![
+            (0, enrolled(1)),
             (0, online(1)),
             (30, heartbeat(1)),
             (200, telemetry(1, &[("cpu_percent", 1.0)])),
@@ -201,6 +215,7 @@ fn silence_is_stale_once_and_any_word_ends_it() {
 fn a_restored_robot_is_not_connected_until_it_says_so() {
     let mut fleet = Fleet::default();
     let now = Timestamp::from_ms(5);
+    fleet.handle(now, enrolled(1));
     fleet.handle(now, online(1));
     fleet.handle(now, telemetry(1, &[("cpu_percent", 1.0)]));
     let view = fleet.view(&robot(1)).unwrap();
@@ -257,6 +272,7 @@ fn health_is_what_the_last_state_says_also_after_a_restart() {
 #[test]
 fn a_flood_of_metric_names_is_bounded() {
     let mut fleet = Fleet::default();
+    fleet.handle(Timestamp::from_ms(1), enrolled(1));
     for n in 0..1_000 {
         fleet.handle(
             Timestamp::from_ms(1),
@@ -347,7 +363,8 @@ proptest! {
             let (robot, at) = (robot(r), Timestamp::from_ms(position as u64));
             let position = position as u64 + 1;
             if registered {
-                Input::Registered { robot, position, at, profile: Some(format!("p{position}")) }
+                let profile = Some(format!("p{position}"));
+                Input::Registered { robot, position, at, enrolment: Enrolment { profile, ..Enrolment::default() } }
             } else {
                 Input::Event { robot, position }
             }
@@ -368,6 +385,9 @@ proptest! {
     #[test]
     fn samples_are_the_newest_values_once(values in proptest::collection::vec((0..2_u8, 0..4_u8, -9.0..9.0_f64), 0..40)) {
         let mut fleet = Fleet::default();
+        for n in 0..2 {
+            fleet.handle(Timestamp::from_ms(0), enrolled(n));
+        }
         let mut newest = BTreeMap::new();
         for (ms, (r, metric, value)) in values.into_iter().enumerate() {
             let name = format!("m{metric}");

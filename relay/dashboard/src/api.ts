@@ -15,6 +15,15 @@ export interface Status {
   readonly uptime_s?: number;
 }
 
+/** Whether a robot takes part. Relays of before there was quarantine say nothing. */
+export interface Registration {
+  readonly status: "registered" | "quarantined" | "rejected";
+  readonly reason?: string;
+  readonly since: string;
+  readonly approved_by?: string;
+  readonly profile?: string;
+}
+
 export interface Factsheet {
   readonly uuid: string;
   readonly profile: string;
@@ -42,6 +51,7 @@ export interface RobotView {
   readonly id: string;
   readonly type: string;
   readonly status: Status;
+  readonly registration?: Registration;
   readonly factsheet?: Factsheet;
   readonly network?: { readonly hostname: string; readonly mac_address?: string; readonly ip_addresses?: readonly string[] };
   readonly deployment?: { readonly os_version: string; readonly agent_version: string };
@@ -89,6 +99,11 @@ export const LIVE_TYPES = [
   "factsheet",
   "connection",
   "robot.registered",
+  "robot.quarantined",
+  "robot.approved",
+  "robot.rejected",
+  "robot.reflashed",
+  "robot.hardware_changed",
   "robot.connected",
   "robot.disconnected",
   "robot.stale",
@@ -119,11 +134,17 @@ export class RelayError extends Error {
   }
 }
 
-async function read<T>(path: string, signal?: AbortSignal): Promise<T> {
+const read = <T>(path: string, signal?: AbortSignal): Promise<T> => ask<T>(path, signal ? { signal } : {});
+
+/** The browser says where the request comes from, which the relay insists on. */
+const post = <T>(path: string, body: unknown): Promise<T> =>
+  ask<T>(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+
+async function ask<T>(path: string, init: RequestInit): Promise<T> {
   const response = await fetch(path, {
-    headers: { accept: "application/json" },
+    ...init,
+    headers: { ...init.headers, accept: "application/json" },
     credentials: "same-origin",
-    ...(signal ? { signal } : {}),
   });
   if (response.status === 401) {
     location.assign("/login");
@@ -141,6 +162,13 @@ const robotPath = (id: string): string => `/api/v1/robots/${encodeURIComponent(i
 export const robots = (): Promise<RobotList> => read("/api/v1/robots");
 
 export const robot = (id: string): Promise<RobotView> => read(robotPath(id));
+
+/** Lets a robot in; without a profile, as what it or its token says. */
+export const approve = (id: string, profile: string | undefined): Promise<RobotView> =>
+  post(`${robotPath(id)}/approve`, profile === undefined ? {} : { profile });
+
+/** Turns a robot away: its certificate is revoked, its session ends. */
+export const reject = (id: string): Promise<RobotView> => post(`${robotPath(id)}/reject`, {});
 
 /** The newest events of one robot, ascending. */
 export async function events(id: string, limit: number, signal?: AbortSignal): Promise<readonly EventRecord[]> {

@@ -6,9 +6,9 @@
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import * as format from "./format";
-import { CORE_METRICS, condition, presence } from "./model";
+import { CORE_METRICS, condition, standing } from "./model";
 import type { RobotView } from "./api";
-import type { Presence, Robot } from "./model";
+import type { Robot, Standing } from "./model";
 import { select } from "./selection";
 import type { Selection, SortKey } from "./selection";
 import { Spark } from "./spark";
@@ -30,7 +30,14 @@ const COLUMNS: readonly { key: SortKey | undefined; title: string; class: string
   { key: "last_seen", title: "Last seen", class: "c-seen" },
 ];
 
-const WORDS: Record<Presence, string> = { online: "online", stale: "stale", offline: "offline", never: "never seen" };
+const WORDS: Record<Standing, string> = {
+  online: "online",
+  stale: "stale",
+  offline: "offline",
+  never: "never seen",
+  quarantined: "quarantined",
+  rejected: "rejected",
+};
 
 class Row {
   private readonly badge = h("span", { class: "badge" });
@@ -74,10 +81,11 @@ class Row {
     if (this.id === view.id && this.version === robot.version) return;
     this.id = view.id;
     this.version = robot.version;
-    const state = presence(view);
+    const state = standing(view);
     setAttribute(this.element, "data-robot", view.id);
     setAttribute(this.element, "data-status", state);
     setText(this.badge, WORDS[state]);
+    setAttribute(this.badge, "title", view.registration?.reason ?? "");
     setText(this.name, view.id);
     setAttribute(this.name, "href", `#/robots/${encodeURIComponent(view.id)}`);
     setText(this.kind, view.teleoperation?.active ? `${view.type} · driven` : view.type);

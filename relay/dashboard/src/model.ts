@@ -44,6 +44,14 @@ export function condition(view: RobotView): { readonly word: string; readonly le
   return (health.failing ?? []).length === 0 ? { word: "starting", level: "busy" } : { word: "unhealthy", level: "bad" };
 }
 
+export type Standing = Presence | "quarantined" | "rejected";
+
+/** What to show first: whether the robot takes part at all, then whether it is there. */
+export function standing(view: RobotView): Standing {
+  const status = view.registration?.status ?? "registered";
+  return status === "registered" ? presence(view) : status;
+}
+
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
@@ -153,10 +161,29 @@ export class Fleet {
         return { ...view, status: { ...view.status, online: false, stale: true } };
       case "robot.registered":
         return { ...view, status: { ...view.status, registered_at: live.timestamp } };
+      case "robot.quarantined":
+      case "robot.approved":
+      case "robot.rejected":
+        return registration(view, event.type ?? live.type, live.timestamp, isRecord(event.data) ? event.data : {});
       default:
         return view;
     }
   }
+}
+
+const text = (value: unknown): string | undefined => (typeof value === "string" && value !== "" ? value : undefined);
+
+function registration(view: RobotView, type: string, since: string, data: Record<string, unknown>): RobotView {
+  const by = text(data["by"]);
+  if (type === "robot.approved") {
+    const profile = text(data["profile"]) ?? view.registration?.profile;
+    const registered = { status: "registered" as const, since, ...(by === undefined ? {} : { approved_by: by }), ...(profile === undefined ? {} : { profile }) };
+    return { ...view, type: profile ?? view.type, registration: registered };
+  }
+  const status = type === "robot.rejected" ? ("rejected" as const) : ("quarantined" as const);
+  const reason = status === "rejected" ? `rejected by ${by ?? "somebody"}` : (text(data["reason"]) ?? "");
+  const profile = view.registration?.profile;
+  return { ...view, registration: { status, since, reason, ...(profile === undefined ? {} : { profile }) } };
 }
 
 function connection(view: RobotView, state: ConnectionState, at: string): RobotView {
@@ -209,7 +236,9 @@ function message(view: RobotView, live: Live, payload: Record<string, unknown>):
     }
     case "factsheet": {
       const factsheet = payload as unknown as NonNullable<RobotView["factsheet"]>;
-      return heard({ ...view, type: typeof factsheet.profile === "string" ? factsheet.profile : view.type, factsheet }, at, undefined);
+      const approved = view.registration?.approved_by === undefined ? undefined : view.registration.profile;
+      const type = approved ?? (typeof factsheet.profile === "string" ? factsheet.profile : view.type);
+      return heard({ ...view, type, factsheet }, at, undefined);
     }
     default:
       return view;

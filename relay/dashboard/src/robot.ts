@@ -6,7 +6,7 @@ import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import { showHealth } from "./fleet";
 import * as format from "./format";
-import { condition, presence } from "./model";
+import { condition, standing } from "./model";
 import type { RobotView as Robot } from "./api";
 
 const RANGES: readonly [label: string, ms: number][] = [
@@ -35,6 +35,11 @@ export class RobotPage implements View {
   private range = RANGES[0]?.[1] ?? 900_000;
   private abort = new AbortController();
   private log: readonly api.EventRecord[] = [];
+  private readonly reason = h("p", { class: "reason" });
+  private readonly profile = h("input", { type: "text", name: "profile", "aria-label": "Profile to take it as", autocomplete: "off", spellcheck: "false" });
+  private readonly approve = h("button", { type: "submit", class: "quiet", "data-action": "approve" }, "Approve");
+  private readonly reject = h("button", { type: "button", class: "quiet", "data-action": "reject" }, "Reject");
+  private readonly quarantine = h("form", { class: "card quarantine", "aria-label": "Registration", hidden: true }, this.reason, h("label", {}, "as profile ", this.profile), this.approve, this.reject);
   private version = -1;
 
   constructor(
@@ -42,6 +47,13 @@ export class RobotPage implements View {
     private readonly id: string,
   ) {
     this.title = id;
+    this.quarantine.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.decide(api.approve(id, this.profile.value.trim() || undefined));
+    });
+    this.reject.addEventListener("click", () => {
+      if (confirm(`Reject ${id}? Its certificate is revoked, and it comes back only by a token of its own.`)) this.decide(api.reject(id));
+    });
     this.ranges = RANGES.map(([label, ms]) => {
       const button = h("button", { type: "button", "aria-pressed": ms === this.range }, label);
       button.setAttribute("aria-pressed", String(ms === this.range));
@@ -58,6 +70,7 @@ export class RobotPage implements View {
       h("p", { class: "back" }, h("a", { href: "#/" }, "← Fleet")),
       h("header", { class: "robot-head" }, h("h1", {}, id), this.badge, this.health, this.seen),
       this.trouble,
+      this.quarantine,
       h(
         "div",
         { class: "columns" },
@@ -112,7 +125,7 @@ export class RobotPage implements View {
     }
     if (robot === undefined) return;
     const { view } = robot;
-    const state = presence(view);
+    const state = standing(view);
     setAttribute(this.element, "data-status", state);
     setAttribute(this.badge, "data-status", state);
     setText(this.badge, state === "never" ? "never seen" : state);
@@ -120,8 +133,28 @@ export class RobotPage implements View {
     if (robot.version === this.version) return;
     this.version = robot.version;
     showHealth(this.health, view);
+    this.quarantine.hidden = view.registration?.status !== "quarantined";
+    setText(this.reason, `Nobody hears it: ${view.registration?.reason ?? ""}.`);
+    setAttribute(this.profile, "placeholder", view.registration?.profile ?? view.type);
     list(this.facts, stateFacts(view));
     list(this.sheet, sheetFacts(view));
+  }
+
+  private decide(decision: Promise<Robot>): void {
+    this.approve.disabled = this.reject.disabled = true;
+    decision
+      .then((view) => {
+        this.context.fleet.put(view);
+        this.trouble.hidden = true;
+        this.context.schedule();
+      })
+      .catch((cause: unknown) => {
+        setText(this.trouble, cause instanceof Error ? cause.message : String(cause));
+        this.trouble.hidden = false;
+      })
+      .finally(() => {
+        this.approve.disabled = this.reject.disabled = false;
+      });
   }
 
   private async load(signal: AbortSignal): Promise<void> {
@@ -183,6 +216,7 @@ function stateFacts(view: Robot): Fact[] {
     ["Addresses", network?.ip_addresses?.join(", ") ?? ""],
     ["MAC address", network?.mac_address ?? ""],
     ["System", deployment?.os_version ?? ""],
+    ["Registration", view.registration?.reason ?? (view.registration?.approved_by ? `approved by ${view.registration.approved_by}` : "")],
     ["Registered", status.registered_at === undefined ? "" : format.moment(status.registered_at)],
   ];
 }

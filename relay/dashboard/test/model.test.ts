@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Live, RobotList, RobotView } from "../src/api";
-import { Fleet, SPARK_POINTS, condition, presence } from "../src/model";
+import { Fleet, SPARK_POINTS, condition, presence, standing } from "../src/model";
 import { Sync } from "../src/sync";
 
 const at = (s: number): string => new Date(Date.UTC(2026, 10, 21, 4, 0, 0) + s * 1000).toISOString();
@@ -61,6 +61,27 @@ describe("live messages", () => {
     expect(f.get("kiwi-01")?.view.resources).toEqual({ cpu_percent: 55.5, memory_percent: 40 });
     expect(f.get("kiwi-01")?.view.status.last_seen).toBe(at(3));
     expect(f.spark("kiwi-01", "cpu_percent").map(([, v]) => v)).toEqual([10, 55.5]);
+  });
+
+  it("quarantine, approval and rejection follow the log, and an approved profile stands", () => {
+    const f = fleet(view("kiwi-01", { type: "unknown" }));
+    const seen: unknown[] = [];
+    const log = (sequence: number, type: string, data: unknown): void => {
+      f.apply(live(type, sequence, { type, data }, { sequence }));
+      const { view: now } = f.get("kiwi-01") ?? { view: view("none") };
+      seen.push([standing(now), now.type, now.registration?.reason, now.registration?.approved_by]);
+    };
+    log(6, "robot.quarantined", { reason: "its hardware matches no profile" });
+    log(7, "robot.approved", { by: "admin", profile: "lekiwi" });
+    f.apply(live("factsheet", 8, { profile: "unknown" }));
+    log(9, "robot.rejected", { by: "admin" });
+    log(8, "robot.approved", { by: "late" });
+    expect(seen).toEqual([
+      ["quarantined", "unknown", "its hardware matches no profile", undefined],
+      ["online", "lekiwi", undefined, "admin"],
+      ["rejected", "lekiwi", "rejected by admin", undefined],
+      ["rejected", "lekiwi", "rejected by admin", undefined],
+    ]);
   });
 
   it("telemetry older than the snapshot does not go back in time", () => {

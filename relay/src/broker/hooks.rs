@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lekiwi_protocol::access::{Principal, Refusal};
 use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
-use lekiwi_protocol::{ConsumerName, RobotId, Root};
+use lekiwi_protocol::message::Factsheet;
+use lekiwi_protocol::{ConsumerName, Envelope, FromRobot, MessageType, RobotId, Root};
 use lekiwi_relay_core::Link;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType};
@@ -20,6 +21,7 @@ use rmqtt::types::{
 };
 
 use super::authority::{Authority, ClientCert};
+use super::gate::Gate;
 use super::{Clients, Input, Tap};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -33,6 +35,7 @@ const KEPT_PAYLOAD: usize = 512;
 pub(super) struct Hooks {
     pub(super) root: Root,
     pub(super) authority: Arc<dyn Authority>,
+    pub(super) gate: Arc<Gate>,
     pub(super) tap: Tap,
     pub(super) clients: Arc<Clients>,
     pub(super) metrics: Arc<Metrics>,
@@ -142,6 +145,12 @@ impl Hooks {
         let (robot, from) = principal
             .may_publish(&self.root, topic)
             .map_err(|refusal| (slug(&refusal), refusal.to_string()))?;
+        if from == FromRobot::Factsheet
+            && let Ok(envelope) =
+                Envelope::<Factsheet>::parse(MessageType::Factsheet, &robot, payload)
+        {
+            self.gate.said(&robot, (&envelope.payload).into());
+        }
         self.tap
             .message(Input::Message {
                 robot,

@@ -4,10 +4,11 @@
 //!
 //! Invariants: a client is who its certificate says, and no certificate is admitted that the
 //! [`Authority`] does not know; a robot writes only its own `from/#`, by publish and by will; what a
-//! hook refused is counted and reported; a subscriber that does not read is disconnected; publishing
+//! hook refused is counted and reported; consumers get messages of admitted robots only; a subscriber that does not read is disconnected; publishing
 //! never waits for ingest, but for births, deaths and states, which must not be lost.
 
 mod authority;
+mod gate;
 mod hooks;
 mod retained;
 
@@ -20,20 +21,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lekiwi_protocol::{FromRobot, RobotId, Root, Topic};
+use lekiwi_protocol::api::Claim;
+use lekiwi_protocol::message::{Connection, ConnectionState};
+use lekiwi_protocol::{Envelope, FromRobot, RobotId, Root, Topic};
 use lekiwi_relay_core::Link;
 use rmqtt::codec::types::{Publish as CodecPublish, QoS};
 use rmqtt::context::ServerContext;
 use rmqtt::hook::Type;
 use rmqtt::net::Builder;
+use rmqtt::router::{DefaultRouter, Router};
 use rmqtt::server::MqttServer;
 use rmqtt::session::SessionState;
-use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason};
+use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason, Retain};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
 
+use self::gate::{Change, Gate, GatedRouter};
+use self::retained::Retained;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::store::records::Refused;
@@ -238,6 +244,10 @@ impl Clients {
 pub struct Broker {
     context: ServerContext,
     clients: Arc<Clients>,
+    gate: Arc<Gate>,
+    retained: Retained,
+    router: DefaultRouter,
+    root: Root,
     address: SocketAddr,
     own: Id,
     tasks: Vec<JoinHandle<()>>,
@@ -275,11 +285,19 @@ impl Broker {
         })?;
         // Overload is judged by our own queues, not by the machine's load average.
         let context = ServerContext::new().busy_check_enable(false).build().await;
-        *context.extends.retain_mut().await = Box::new(retained::Retained::default());
+        let gate = Arc::new(Gate::default());
+        let retained = Retained::new(gate.clone());
+        *context.extends.retain_mut().await = Box::new(retained.clone());
+        let router = DefaultRouter::new(Some(context.clone()));
+        *context.extends.router_mut().await = Box::new(GatedRouter {
+            inner: router.clone(),
+            gate: gate.clone(),
+        });
         let clients = Arc::new(Clients::default());
         let hooks = hooks::Hooks {
-            root: config.root,
+            root: config.root.clone(),
             authority,
+            gate: gate.clone(),
             tap,
             clients: clients.clone(),
             metrics: metrics.clone(),
@@ -318,6 +336,10 @@ impl Broker {
             Self {
                 context,
                 clients,
+                gate,
+                retained,
+                router,
+                root: config.root,
                 address,
                 own,
                 tasks: vec![serve, watch],
@@ -349,7 +371,67 @@ impl Broker {
             None,
             i64::try_from(clock::now_ms()).ok(),
         );
-        let from = From::from_system(self.own.clone());
+        self.forward(From::from_system(self.own.clone()), publish)
+            .await;
+    }
+
+    /// Whether consumers hear `robot`, by what it last said it is. When they begin to, they get what the
+    /// robot has retained; when they cease to, they are told that it went.
+    pub async fn admit(&self, robot: &RobotId, admitted: bool, judged: Option<Claim>) {
+        match self.gate.judge(robot, admitted, judged) {
+            Change::Opened => {
+                for retain in self.retained(robot, "+") {
+                    let mut publish = retain.publish;
+                    publish.retain = false;
+                    self.forward(retain.from, publish).await;
+                }
+            }
+            Change::Expelled => {
+                if let Some((from, publish)) = self.farewell(robot)
+                    && let Err(error) = self.deliver(from, &publish).await
+                {
+                    tracing::warn!(%robot, %error, "could not tell consumers that it went");
+                }
+            }
+            Change::None => {}
+        }
+    }
+
+    fn retained(&self, robot: &RobotId, level: &str) -> Vec<Retain> {
+        let filter = format!("{}/robots/{robot}/from/{level}", self.root);
+        // The filter is one of the contract.
+        let kept = self.retained.kept(&filter).unwrap_or_default();
+        kept.into_iter().map(|(_, retain)| retain).collect()
+    }
+
+    /// The death of a robot that was shown as online, as its will would say it.
+    fn farewell(&self, robot: &RobotId) -> Option<(From, Publish)> {
+        let retain = self.retained(robot, "connection").pop()?;
+        let mut envelope: Envelope<Connection> =
+            serde_json::from_slice(&retain.publish.payload).ok()?;
+        if envelope.payload.state != ConnectionState::Online {
+            return None;
+        }
+        envelope.payload.state = ConnectionState::ConnectionBroken;
+        let mut publish = retain.publish;
+        publish.retain = false;
+        publish.payload = envelope.to_json().into();
+        Some((retain.from, publish))
+    }
+
+    /// Past the gate, which is closed for this robot.
+    async fn deliver(&self, from: From, publish: &Publish) -> rmqtt::Result<()> {
+        let mut relations = self.router.matches(from.id.clone(), &publish.topic).await?;
+        if let Some(relations) = relations.remove(&self.context.node.id()) {
+            let shared = self.context.extends.shared().await;
+            // Whom it cannot reach is not there any more.
+            let _ = shared.forwards_to(from, publish, relations, None).await;
+        }
+        Ok(())
+    }
+
+    async fn forward(&self, from: From, publish: Publish) {
+        let topic = publish.topic.clone();
         if let Err(error) =
             SessionState::forwards(&self.context, from, publish, false, Some(Duration::ZERO)).await
         {

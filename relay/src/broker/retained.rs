@@ -1,9 +1,9 @@
 //! The retained messages of the contract: one for each robot's connection, factsheet, state and
 //! reported configuration, and one for each relay. Other topics keep nothing, whatever the publisher
-//! asks. A message goes only when it is replaced, cleared, or past an expiry that its sender set.
+//! asks. They are kept of every robot, and shown of those that the gate lets through. A message goes only when it is replaced, cleared, or past an expiry that its sender set.
 
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use lekiwi_protocol::{Envelope, FromRobot, Topic};
 use rmqtt::retain::{RetainStorage, RetainTree};
 use rmqtt::types::{Retain, TopicFilter, TopicName};
 
+use super::gate::Gate;
 use crate::clock;
 
 #[derive(Debug, Clone)]
@@ -23,10 +24,35 @@ struct Kept {
 }
 
 /// In memory; robots say everything again after each connect.
-#[derive(Default)]
+#[derive(Clone)]
 pub(super) struct Retained {
-    tree: RwLock<RetainTree<Kept>>,
-    count: std::sync::atomic::AtomicIsize,
+    gate: Arc<Gate>,
+    tree: Arc<RwLock<RetainTree<Kept>>>,
+    count: Arc<std::sync::atomic::AtomicIsize>,
+}
+
+impl Retained {
+    /// Nothing kept yet; `gate` says whose messages are shown.
+    pub(super) fn new(gate: Arc<Gate>) -> Self {
+        Self {
+            gate,
+            tree: Arc::default(),
+            count: Arc::default(),
+        }
+    }
+
+    /// What is kept below `filter`, whoever may see it.
+    pub(super) fn kept(&self, filter: &str) -> rmqtt::Result<Vec<(TopicName, Retain)>> {
+        let filter = rmqtt::topic::Topic::from_str(filter)?;
+        let now = clock::now_ms();
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(tree
+            .matches(&filter)
+            .into_iter()
+            .filter(|(_, kept)| kept.until_ms.is_none_or(|until| now < until))
+            .map(|(topic, kept)| (TopicName::from(topic.to_string()), kept.retain))
+            .collect())
+    }
 }
 
 #[async_trait]
@@ -77,15 +103,9 @@ impl RetainStorage for Retained {
     }
 
     async fn get(&self, filter: &TopicFilter) -> rmqtt::Result<Vec<(TopicName, Retain)>> {
-        let filter = rmqtt::topic::Topic::from_str(filter)?;
-        let now = clock::now_ms();
-        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(tree
-            .matches(&filter)
-            .into_iter()
-            .filter(|(_, kept)| kept.until_ms.is_none_or(|until| now < until))
-            .map(|(topic, kept)| (TopicName::from(topic.to_string()), kept.retain))
-            .collect())
+        let mut kept = self.kept(filter)?;
+        kept.retain(|(topic, _)| self.gate.passes(topic));
+        Ok(kept)
     }
 
     async fn count(&self) -> isize {

@@ -25,15 +25,16 @@ pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure>
 }
 
 /// A robot's certificate. HTTP Basic: user is the robot's id, password an enrolment token. The same key
-/// may ask again with the same token, and gets the same certificate.
+/// may ask again with the same token, and gets the same certificate. A token made for the robot's id
+/// replaces its key: the old certificate is revoked, and its session ends.
 #[utoipa::path(
     post, path = "/.well-known/est/simpleenroll", tag = "enrolment",
-    request_body(content = String, content_type = "application/pkcs10", description = "Base64 PKCS#10: P-256, CN is the robot's id; serialNumber and OU (profile) where the token asks for them"),
+    request_body(content = String, content_type = "application/pkcs10", description = "Base64 PKCS#10: P-256, CN is the robot's id; serialNumber is the board's, OU the hardware profile"),
     responses(
         (status = 200, description = "Base64 PKCS#7, certificates only (RFC 7030)", content_type = "application/pkcs7-mime", body = String),
         (status = 400, description = "csr-invalid, robot-id-invalid", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
         (status = 401, description = "token-required, token-unknown", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "token-expired, token-wrong-profile, token-wrong-serial, token-wrong-robot, csr-wrong-subject, certificate-revoked", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "token-expired, token-wrong-serial, token-wrong-robot, csr-wrong-subject, certificate-revoked", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
         (status = 409, description = "token-used, robot-exists", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
         (status = 503, description = "store-unavailable", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
     ),
@@ -62,12 +63,16 @@ pub(super) async fn simpleenroll(
         org: app.root.org(),
         source: &app.source,
     };
-    let certificate = enrolment::enrol(registry, &user, &secret, &body, now).await;
-    match certificate {
-        Ok(certificate) => certificates(
-            &certificate,
-            "application/pkcs7-mime; smime-type=certs-only",
-        ),
+    match enrolment::enrol(registry, &user, &secret, &body, now).await {
+        Ok(enrolled) => {
+            if enrolled.replaced {
+                app.broker.disconnect(enrolled.robot.as_str()).await;
+            }
+            certificates(
+                &enrolled.certificate,
+                "application/pkcs7-mime; smime-type=certs-only",
+            )
+        }
         Err(error) => {
             let failure = Failure::from(error);
             tracing::warn!(

@@ -35,6 +35,7 @@ use lekiwi_protocol::topic::Root;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::Broker;
 use crate::identity::authority::Authority;
 use crate::ingest::Handle;
 use crate::metrics::Metrics;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub store: Store,
     /// The picture of the fleet, and what changes in it.
     pub fleet: Handle,
+    /// The broker, to end sessions.
+    pub broker: Arc<Broker>,
     /// The certificate authority.
     pub authority: Arc<Authority>,
     /// Logins.

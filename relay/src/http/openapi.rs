@@ -24,6 +24,8 @@ use utoipa::{Modify, OpenApi};
         super::session::end,
         super::robots::list,
         super::robots::one,
+        super::robots::approve,
+        super::robots::reject,
         super::events::of_robot,
         super::telemetry::of_robot,
         super::live::stream,

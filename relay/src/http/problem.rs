@@ -10,6 +10,7 @@ use crate::identity::consumers::ConsumerError;
 use crate::identity::csr::CsrError;
 use crate::identity::enrolment::EnrolError;
 use crate::identity::tokens::TokenError;
+use crate::ingest::DecideError;
 use crate::people::sessions::LoginError;
 use crate::store::StoreError;
 
@@ -59,6 +60,8 @@ kinds! {
     NotFound = "not-found", NOT_FOUND, "Not found";
     /// No such robot.
     RobotUnknown = "robot-unknown", NOT_FOUND, "Unknown robot";
+    /// The robot was rejected, and cannot be approved.
+    RobotRejected = "robot-rejected", CONFLICT, "Robot was rejected";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// The route exists, the method does not.
@@ -85,10 +88,8 @@ kinds! {
     TokenUnknown = "token-unknown", UNAUTHORIZED, "Unknown enrolment token";
     /// EST with a token whose time is over.
     TokenExpired = "token-expired", FORBIDDEN, "Enrolment token expired";
-    /// EST with a token that another key used.
+    /// EST with a token that other keys used up.
     TokenUsed = "token-used", CONFLICT, "Enrolment token used";
-    /// EST with a token for another profile.
-    TokenWrongProfile = "token-wrong-profile", FORBIDDEN, "Enrolment token is for another profile";
     /// EST with a token for another machine.
     TokenWrongSerial = "token-wrong-serial", FORBIDDEN, "Enrolment token is for another machine";
     /// EST with a token for another robot.
@@ -215,6 +216,17 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<DecideError> for Failure {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Slow => Self::new(Kind::StoreUnavailable, error.to_string())
+                .hint("see /health; look at the robot before you decide again")
+                .header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            DecideError::Stopping => Self::new(Kind::Stopping, error.to_string()),
+        }
+    }
+}
+
 impl From<AuthorityError> for Failure {
     fn from(error: AuthorityError) -> Self {
         Self::internal(&error)
@@ -252,8 +264,9 @@ impl From<EnrolError> for Failure {
             EnrolError::WrongSubject { .. } => Self::new(Kind::CsrWrongSubject, detail)
                 .hint("user name and the request's CN are both the robot's id"),
             EnrolError::Expired { .. } => Self::new(Kind::TokenExpired, detail).hint(token_hint),
-            EnrolError::OtherKey { .. } => Self::new(Kind::TokenUsed, detail).hint(format!("a token is good for one key; {token_hint}")),
-            EnrolError::WrongProfile { .. } => Self::new(Kind::TokenWrongProfile, detail).hint("the request's OU is the profile"),
+            EnrolError::UsedUp { max_uses: 1, .. } => Self::new(Kind::TokenUsed, detail).hint(format!("a token is good for one key; {token_hint}")),
+            EnrolError::UsedUp { .. } => Self::new(Kind::TokenUsed, detail).hint(token_hint),
+            EnrolError::Profile { .. } => Self::new(Kind::CsrInvalid, detail).hint("leave the OU out where no profile is known"),
             EnrolError::WrongSerial { .. } => {
                 Self::new(Kind::TokenWrongSerial, detail).hint("the request's serialNumber is the machine's serial")
             }
@@ -282,7 +295,7 @@ impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
         let detail = error.to_string();
         match error {
-            TokenError::Lifetime { .. } | TokenError::Binding { .. } => {
+            TokenError::Lifetime { .. } | TokenError::Uses { .. } | TokenError::Binding { .. } => {
                 Self::new(Kind::InvalidBody, detail)
             }
             TokenError::Store(error) => error.into(),

@@ -71,6 +71,8 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/api/v1/robots/{id}",               Read,   || get(robots::one)),
     route(Method::GET,    "/api/v1/robots/{id}/events",        Read,   || get(events::of_robot)),
     route(Method::GET,    "/api/v1/robots/{id}/telemetry",     Read,   || get(telemetry::of_robot)),
+    route(Method::POST,   "/api/v1/robots/{id}/approve",       Admin,  || post(robots::approve)),
+    route(Method::POST,   "/api/v1/robots/{id}/reject",        Admin,  || post(robots::reject)),
     route(Method::GET,    "/api/v1/stream",                    Read,   || get(live::stream)),
     route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
 

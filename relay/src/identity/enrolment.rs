@@ -1,8 +1,10 @@
 //! Spends a token on a certificate. Called by the EST endpoint.
 //!
-//! Invariants: a token becomes bound to the first key that used it, in the transaction that stores the
-//! certificate; the same key gets the same certificate again (its answer may have been lost), any other
-//! key nothing. A token that is not bound to a robot cannot take over a robot that exists.
+//! Invariants: each use of a token becomes bound to the key that took it, in the transaction that stores
+//! the certificate; the same key gets the same certificate again (its answer may have been lost), one key
+//! too many nothing. A token that is not bound to a robot cannot take over a robot that exists; one that is
+//! revokes the robot's older keys in that same transaction. A profile that differs from the token's is no
+//! reason to refuse: the robot is enrolled, and the fleet quarantines it where a person sees it.
 
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 use super::authority::{Authority, AuthorityError, Subject};
 use super::csr::{Csr, CsrError};
-use super::tokens::Secret;
+use super::tokens::{MAX_BINDING_BYTES, Secret, is_binding};
 use crate::store::records::{Certificate, CertificateKind, NewEvent, Redemption, Token};
 use crate::store::{Batch, Store, StoreError};
 
@@ -45,19 +47,21 @@ pub enum EnrolError {
         /// How long since.
         ago: humantime::FormattedDuration,
     },
-    /// Somebody else was first.
-    #[error("the token was used{} by another key", at.map(|at| format!(" at {at}")).unwrap_or_default())]
-    OtherKey {
-        /// When.
-        at: Option<Timestamp>,
+    /// Others were first.
+    #[error("{}", used_up(*max_uses, *last))]
+    UsedUp {
+        /// How many keys it is for.
+        max_uses: u32,
+        /// When the last one came.
+        last: Timestamp,
     },
-    /// The token is for another profile.
-    #[error("the token is for profile {expected}, the request for {}", shown(actual.as_deref()))]
-    WrongProfile {
-        /// The token's.
-        expected: String,
-        /// The request's OU.
-        actual: Option<String>,
+    /// The request's OU is no profile.
+    #[error(
+        "expected the request's OU to be a profile of 1 to {MAX_BINDING_BYTES} printable characters without spaces, got {actual:?}"
+    )]
+    Profile {
+        /// The request's OU, cut.
+        actual: String,
     },
     /// The token is for another machine.
     #[error("the token is for the machine with serial {expected}, the request for {}", shown(actual.as_deref()))]
@@ -89,6 +93,15 @@ pub enum EnrolError {
     Authority(#[from] AuthorityError),
 }
 
+fn used_up(max_uses: u32, last: Timestamp) -> String {
+    match max_uses {
+        1 => format!("the token was used at {last} by another key"),
+        n => {
+            format!("the token was used by {n} other keys, the last at {last}; it was made for {n}")
+        }
+    }
+}
+
 fn shown(value: Option<&str>) -> String {
     value.map_or_else(
         || "none".to_owned(),
@@ -109,8 +122,18 @@ pub struct Registry<'a> {
     pub source: &'a Arc<str>,
 }
 
-/// Enrols the robot `user`: checks the token and the request (EST's body), and answers the certificate
-/// (DER).
+/// A certificate that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// The robot.
+    pub robot: RobotId,
+    /// The certificate, DER.
+    pub certificate: Vec<u8>,
+    /// Whether it replaced older ones, which are revoked: who is connected with one must go.
+    pub replaced: bool,
+}
+
+/// Enrols the robot `user`: checks the token and the request (EST's body), and answers the certificate.
 ///
 /// # Errors
 /// When the token or the request is refused, or the store cannot write.
@@ -120,7 +143,7 @@ pub async fn enrol(
     secret: &Secret,
     body: &[u8],
     now: Timestamp,
-) -> Result<Vec<u8>, EnrolError> {
+) -> Result<Enrolled, EnrolError> {
     let Registry {
         store,
         authority,
@@ -142,8 +165,8 @@ pub async fn enrol(
     }
     let key = csr.key_digest();
     check_bindings(&token, &robot, &csr)?;
-    if token.used_key.is_none() {
-        check_fresh(store, &token, &robot, key, now).await?;
+    if !store.has_used(&token.id, key).await? {
+        check_time(&token, now)?;
     }
     let issued = authority.issue(
         &Subject::Robot(robot.clone()),
@@ -162,7 +185,9 @@ pub async fn enrol(
         revoked_ms: None,
         der: issued.der,
     };
-    let certificate = match store.redeem(&token.id, fresh.clone(), now.as_ms()).await? {
+    let bound = token.robot.is_some();
+    let redemption = store.redeem(&token.id, fresh.clone(), bound, now.as_ms());
+    let certificate = match redemption.await? {
         Redemption::Issued => fresh,
         Redemption::Again(earlier) if earlier.common_name != robot.as_str() => {
             return Err(EnrolError::WrongRobot {
@@ -174,24 +199,48 @@ pub async fn enrol(
             Some(at) => return Err(EnrolError::Revoked(Timestamp::from_ms(at))),
             None => earlier,
         },
-        Redemption::OtherKey => {
-            return Err(EnrolError::OtherKey {
-                at: token.used_ms.map(Timestamp::from_ms),
+        Redemption::UsedUp { max_uses, last_ms } => {
+            return Err(EnrolError::UsedUp {
+                max_uses,
+                last: Timestamp::from_ms(last_ms),
             });
         }
+        Redemption::Taken => return Err(EnrolError::RobotExists(robot)),
         Redemption::Unknown => return Err(EnrolError::UnknownToken),
     };
     tracing::info!(%robot, serial = %certificate.serial, token = %token.id, "robot enrolled");
+    let old_serial = if bound {
+        store.replaced_by(&certificate.serial).await?
+    } else {
+        None
+    };
     // Also on a repetition: should a crash have come between the two writes, this mends it, and the log
-    // takes the event only once.
+    // takes each event only once.
+    let mut events = vec![registered(source, &robot, &certificate, &token, &csr, now)];
+    if let Some(old_serial) = &old_serial {
+        let data = serde_json::json!({
+            "old_serial": old_serial,
+            "new_serial": certificate.serial,
+        });
+        events.push(NewEvent {
+            seq: 2,
+            kind: kind::REFLASHED.into(),
+            data: data.to_string().into(),
+            ..events[0].clone()
+        });
+    }
     let batch = Batch {
-        events: vec![registered(source, &robot, &certificate, &token, &csr, now)],
+        events,
         ..Batch::default()
     };
     if !store.submit(batch).is_empty() {
         return Err(StoreError::Unavailable("too much waits to be written".into()).into());
     }
-    Ok(certificate.der)
+    Ok(Enrolled {
+        robot,
+        certificate: certificate.der,
+        replaced: old_serial.is_some(),
+    })
 }
 
 fn check_bindings(token: &Token, robot: &RobotId, csr: &Csr) -> Result<(), EnrolError> {
@@ -204,14 +253,10 @@ fn check_bindings(token: &Token, robot: &RobotId, csr: &Csr) -> Result<(), Enrol
         }
         _ => {}
     }
-    match &token.profile {
-        Some(expected) if csr.profile.as_ref() != Some(expected) => {
-            return Err(EnrolError::WrongProfile {
-                expected: expected.clone(),
-                actual: csr.profile.clone(),
-            });
-        }
-        _ => {}
+    if let Some(profile) = csr.profile.as_ref().filter(|profile| !is_binding(profile)) {
+        return Err(EnrolError::Profile {
+            actual: profile.chars().take(80).collect(),
+        });
     }
     match &token.serial {
         Some(expected) if csr.hardware_serial.as_ref() != Some(expected) => {
@@ -224,37 +269,17 @@ fn check_bindings(token: &Token, robot: &RobotId, csr: &Csr) -> Result<(), Enrol
     }
 }
 
-/// What counts only at a token's first use.
-async fn check_fresh(
-    store: &Store,
-    token: &Token,
-    robot: &RobotId,
-    key: [u8; 32],
-    now: Timestamp,
-) -> Result<(), EnrolError> {
+/// What counts only at a key's first use of a token.
+fn check_time(token: &Token, now: Timestamp) -> Result<(), EnrolError> {
     let expires = Timestamp::from_ms(token.expires_ms);
-    if expires <= now {
-        let ago = std::time::Duration::from_secs(now.since(expires).as_secs());
-        return Err(EnrolError::Expired {
-            at: expires,
-            ago: humantime::format_duration(ago),
-        });
+    if expires > now {
+        return Ok(());
     }
-    if token.robot.is_none() {
-        let taken = store
-            .certificates_of(robot.as_str())
-            .await?
-            .into_iter()
-            .any(|certificate| {
-                certificate.key != key
-                    && certificate.revoked_ms.is_none()
-                    && certificate.not_after_ms > now.as_ms()
-            });
-        if taken {
-            return Err(EnrolError::RobotExists(robot.clone()));
-        }
-    }
-    Ok(())
+    let ago = std::time::Duration::from_secs(now.since(expires).as_secs());
+    Err(EnrolError::Expired {
+        at: expires,
+        ago: humantime::format_duration(ago),
+    })
 }
 
 /// The registration as the log keeps it. Its stream is the certificate's serial, which makes the event
@@ -273,8 +298,10 @@ fn registered(
     let data = serde_json::json!({
         "certificate_serial": certificate.serial,
         "not_after": Timestamp::from_ms(certificate.not_after_ms),
-        "profile": csr.profile.as_ref().or(token.profile.as_ref()),
+        "profile": csr.profile,
+        "token_profile": token.profile,
         "hardware_serial": csr.hardware_serial,
+        "bound": token.robot.is_some(),
     });
     NewEvent {
         aggregate_type: "robot",

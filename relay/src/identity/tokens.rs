@@ -1,4 +1,4 @@
-//! One-time enrolment tokens: `lkt_` and 256 random bits. The relay keeps only their SHA-256, so a stolen
+//! Enrolment tokens, good for one key or a stated number of them: `lkt_` and 256 random bits. The relay keeps only their SHA-256, so a stolen
 //! store enrols nobody, and looking one up compares digests, never secrets. Called by the HTTP interface
 //! and by `lekiwi-relay token create`.
 
@@ -28,6 +28,12 @@ pub enum TokenError {
         /// What was asked for.
         actual: u64,
     },
+    /// The number of uses is out of bounds.
+    #[error("expected max_uses to be 1 to {max}, got {actual}", max = limits::MAX_TOKEN_USES)]
+    Uses {
+        /// What was asked for.
+        actual: u32,
+    },
     /// A profile or serial that no machine could have.
     #[error(
         "expected {field} to be 1 to {MAX_BINDING_BYTES} printable characters without spaces, got {actual:?}"
@@ -47,7 +53,7 @@ pub enum TokenError {
 }
 
 /// Longest profile name or serial that a token can be bound to.
-const MAX_BINDING_BYTES: usize = 64;
+pub const MAX_BINDING_BYTES: usize = 64;
 
 /// A secret as it was handed in or made.
 #[derive(Clone, PartialEq, Eq)]
@@ -104,10 +110,13 @@ pub async fn create(
     if !(1..=MAX_LIFETIME.as_secs()).contains(&lifetime_s) {
         return Err(TokenError::Lifetime { actual: lifetime_s });
     }
+    let max_uses = request.max_uses.unwrap_or(1);
+    if !(1..=limits::MAX_TOKEN_USES).contains(&max_uses) {
+        return Err(TokenError::Uses { actual: max_uses });
+    }
     for (field, value) in [("profile", &request.profile), ("serial", &request.serial)] {
         if let Some(value) = value
-            && !((1..=MAX_BINDING_BYTES).contains(&value.len())
-                && value.bytes().all(|b| b.is_ascii_graphic()))
+            && !is_binding(value)
         {
             return Err(TokenError::Binding {
                 field,
@@ -124,7 +133,8 @@ pub async fn create(
         robot: request.robot_id.as_ref().map(ToString::to_string),
         created_ms: now.as_ms(),
         expires_ms: now.plus(Duration::from_secs(lifetime_s)).as_ms(),
-        used_key: None,
+        max_uses,
+        uses: 0,
         used_ms: None,
         used_by: None,
     };
@@ -134,6 +144,12 @@ pub async fn create(
         token: secret.expose().to_owned(),
         info,
     })
+}
+
+/// Whether a text can be a profile or a serial number.
+#[must_use]
+pub fn is_binding(text: &str) -> bool {
+    (1..=MAX_BINDING_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// What people are told of a kept token.
@@ -148,6 +164,8 @@ pub fn info(token: &Token) -> TokenInfo {
         robot_id: robot(&token.robot),
         created_at: Timestamp::from_ms(token.created_ms),
         expires_at: Timestamp::from_ms(token.expires_ms),
+        max_uses: token.max_uses,
+        uses: token.uses,
         used_at: token.used_ms.map(Timestamp::from_ms),
         used_by: robot(&token.used_by),
     }

@@ -1,4 +1,4 @@
-//! What the relay knows about tokens, certificates and people. Certificates and sessions are asked
+//! What the relay knows about certificates and people. Certificates and sessions are asked
 //! for at every connection and request, so they are answered from memory, which the writing thread
 //! updates after each commit.
 
@@ -7,13 +7,8 @@ use std::sync::{PoisonError, RwLock};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::records::{
-    Certificate, CertificateKind, CertificateStatus, Credential, Redemption, Session, Token,
-};
+use super::records::{Certificate, CertificateKind, CertificateStatus, Credential, Session};
 use super::{Store, StoreError};
-
-/// Tokens with the robot that each of them enrolled.
-const TOKENS: &str = "SELECT t.*, c.common_name AS used_by FROM tokens t LEFT JOIN certificates c ON c.serial = t.certificate";
 
 /// The part of the store that is in memory.
 #[derive(Default)]
@@ -45,10 +40,28 @@ impl Index {
         let status = CertificateStatus {
             common_name: certificate.common_name.as_str().into(),
             kind: certificate.kind,
+            key: certificate.key,
             not_after_ms: certificate.not_after_ms,
             revoked: certificate.revoked_ms.is_some(),
         };
         self.certificates_mut(|c| c.insert(certificate.serial.as_str().into(), status));
+    }
+
+    /// A robot's new certificate; its others for other keys are over.
+    pub(super) fn replace(&self, certificate: &Certificate, replaces: bool, now_ms: u64) {
+        if replaces {
+            self.certificates_mut(|certificates| {
+                for status in certificates.values_mut() {
+                    if *status.common_name == *certificate.common_name
+                        && status.key != certificate.key
+                        && status.not_after_ms > now_ms
+                    {
+                        status.revoked = true;
+                    }
+                }
+            });
+        }
+        self.put(certificate);
     }
 
     fn certificates_mut<T>(
@@ -73,7 +86,7 @@ impl Index {
     }
 }
 
-fn certificate(row: &Row<'_>) -> rusqlite::Result<Certificate> {
+pub(super) fn certificate(row: &Row<'_>) -> rusqlite::Result<Certificate> {
     let kind: String = row.get("kind")?;
     Ok(Certificate {
         serial: row.get("serial")?,
@@ -100,22 +113,10 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
     })
 }
 
-fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
-    Ok(Token {
-        id: row.get("id")?,
-        hash: row.get("hash")?,
-        profile: row.get("profile")?,
-        serial: row.get("serial")?,
-        robot: row.get("robot")?,
-        created_ms: row.get::<_, i64>("created")? as u64,
-        expires_ms: row.get::<_, i64>("expires")? as u64,
-        used_key: row.get("used_key")?,
-        used_ms: row.get::<_, Option<i64>>("used")?.map(|ms| ms as u64),
-        used_by: row.get("used_by")?,
-    })
-}
-
-fn insert_certificate(connection: &Connection, certificate: &Certificate) -> rusqlite::Result<()> {
+pub(super) fn insert_certificate(
+    connection: &Connection,
+    certificate: &Certificate,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO certificates (serial, common_name, kind, key, not_before, not_after, revoked, der)
@@ -132,129 +133,6 @@ fn insert_certificate(connection: &Connection, certificate: &Certificate) -> rus
             certificate.der,
         ])?;
     Ok(())
-}
-
-/// Tokens.
-impl Store {
-    /// Keeps a new token.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub async fn insert_token(&self, token: Token) -> Result<(), StoreError> {
-        self.write(
-            move |c| {
-                c.prepare_cached(
-                    "INSERT INTO tokens (id, hash, profile, serial, robot, created, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute(params![
-                    token.id,
-                    token.hash,
-                    token.profile,
-                    token.serial,
-                    token.robot,
-                    token.created_ms as i64,
-                    token.expires_ms as i64,
-                ])?;
-                Ok(())
-            },
-            |()| (),
-        )
-        .await
-    }
-
-    /// The token whose secret has this SHA-256.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
-        self.inner
-            .readers
-            .read(move |c| {
-                c.prepare_cached(&format!("{TOKENS} WHERE t.hash = ?1"))?
-                    .query_row([hash], token)
-                    .optional()
-            })
-            .await
-    }
-
-    /// All tokens, newest first.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        self.inner
-            .readers
-            .read(|c| {
-                c.prepare_cached(&format!("{TOKENS} ORDER BY t.created DESC, t.id"))?
-                    .query_map([], token)?
-                    .collect()
-            })
-            .await
-    }
-
-    /// Forgets a token; false when there was none.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
-        let id = id.to_owned();
-        self.write(
-            move |c| {
-                Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?
-                    .execute([&id])?
-                    == 1)
-            },
-            |_| (),
-        )
-        .await
-    }
-
-    /// Binds the token to the key of `certificate` and stores that certificate, in one transaction;
-    /// or answers the certificate that the same key got before. Whether the token is still valid for
-    /// this robot, profile and time is the caller's to check.
-    ///
-    /// # Errors
-    /// When it cannot be written; then nothing happened.
-    pub async fn redeem(
-        &self,
-        token_id: &str,
-        certificate: Certificate,
-        now_ms: u64,
-    ) -> Result<Redemption, StoreError> {
-        let (id, index, issued) = (
-            token_id.to_owned(),
-            self.inner.index.clone(),
-            certificate.clone(),
-        );
-        self.write(
-            move |c| {
-                let used = c
-                    .prepare_cached("SELECT used_key, certificate FROM tokens WHERE id = ?1")?
-                    .query_row([&id], |row| Ok((row.get::<_, Option<[u8; 32]>>(0)?, row.get::<_, Option<String>>(1)?)))
-                    .optional()?;
-                match used {
-                    None => Ok(Redemption::Unknown),
-                    Some((Some(key), Some(serial))) if key == certificate.key => c
-                        .prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?
-                        .query_row([serial], self::certificate)
-                        .map(Redemption::Again),
-                    Some((Some(_), _)) => Ok(Redemption::OtherKey),
-                    Some((None, _)) => {
-                        insert_certificate(c, &certificate)?;
-                        c.prepare_cached("UPDATE tokens SET used_key = ?2, used = ?3, certificate = ?4 WHERE id = ?1")?
-                            .execute(params![id, certificate.key, now_ms as i64, certificate.serial])?;
-                        Ok(Redemption::Issued)
-                    }
-                }
-            },
-            move |redemption| {
-                if *redemption == Redemption::Issued {
-                    index.put(&issued);
-                }
-            },
-        )
-        .await
-    }
 }
 
 /// Certificates.
@@ -338,6 +216,41 @@ impl Store {
                 index.certificates_mut(|c| {
                     if let Some(status) = c.get_mut(&key) {
                         status.revoked = true;
+                    }
+                });
+            },
+        )
+        .await
+    }
+}
+
+/// All of one client at once.
+impl Store {
+    /// Revokes every certificate of this common name that stands; their serials. The broker refuses them
+    /// from then on; a client that is connected must be disconnected by the caller.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn revoke_all(
+        &self,
+        common_name: &str,
+        now_ms: u64,
+    ) -> Result<Vec<String>, StoreError> {
+        let (name, index) = (common_name.to_owned(), self.inner.index.clone());
+        self.write(
+            move |c| {
+                c.prepare_cached(
+                    "UPDATE certificates SET revoked = ?2 WHERE common_name = ?1 AND revoked IS NULL RETURNING serial",
+                )?
+                .query_map(params![name, now_ms as i64], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+            },
+            move |serials| {
+                index.certificates_mut(|certificates| {
+                    for serial in serials {
+                        if let Some(status) = certificates.get_mut(serial.as_str()) {
+                            status.revoked = true;
+                        }
                     }
                 });
             },

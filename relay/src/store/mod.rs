@@ -12,6 +12,7 @@ mod identity;
 mod reader;
 pub mod records;
 mod schema;
+mod tokens;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -180,23 +180,32 @@ pub struct Token {
     pub created_ms: u64,
     /// When it ends.
     pub expires_ms: u64,
-    /// SHA-256 of the public key (SPKI) that used it first.
-    pub used_key: Option<[u8; 32]>,
+    /// How many keys may use it.
+    pub max_uses: u32,
+    /// How many keys have used it.
+    pub uses: u32,
     /// When it was first used.
     pub used_ms: Option<u64>,
-    /// The robot whose certificate it gave.
+    /// The robot that it let in first.
     pub used_by: Option<String>,
 }
 
 /// What became of [`Store::redeem`](super::Store::redeem).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redemption {
-    /// The token was free: it is now bound to the key, and the certificate is stored.
+    /// The token had a use left: it is now bound to the key too, and the certificate is stored.
     Issued,
     /// The same key used it before: this is the certificate it got then.
     Again(Certificate),
-    /// Another key used it.
-    OtherKey,
+    /// Other keys have used it up.
+    UsedUp {
+        /// How many there may be.
+        max_uses: u32,
+        /// When the last one came.
+        last_ms: u64,
+    },
+    /// The robot has a certificate for another key, which this token may not replace.
+    Taken,
     /// No such token (any more).
     Unknown,
 }
@@ -249,6 +258,8 @@ pub struct CertificateStatus {
     pub common_name: Arc<str>,
     /// Who it is for.
     pub kind: CertificateKind,
+    /// SHA-256 of its public key (SPKI).
+    pub key: [u8; 32],
     /// End of validity.
     pub not_after_ms: u64,
     /// Whether it was revoked.

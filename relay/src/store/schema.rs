@@ -10,7 +10,8 @@ use super::StoreError;
 
 /// One step per version; the file's version is the number of steps it has seen. Never edit a step
 /// that was released: add one.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE events (
     position       INTEGER PRIMARY KEY,
     aggregate_type TEXT    NOT NULL,
@@ -95,7 +96,25 @@ CREATE TABLE credentials (
     user TEXT PRIMARY KEY,
     hash TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    // A token may let in more keys than one: each use is a row.
+    "
+CREATE TABLE token_uses (
+    token       TEXT    NOT NULL REFERENCES tokens (id) ON DELETE CASCADE,
+    key         BLOB    NOT NULL,
+    used        INTEGER NOT NULL,
+    certificate TEXT    NOT NULL,
+    PRIMARY KEY (token, key)
+) STRICT, WITHOUT ROWID;
+INSERT INTO token_uses (token, key, used, certificate)
+    SELECT id, used_key, used, certificate FROM tokens
+    WHERE used_key IS NOT NULL AND used IS NOT NULL AND certificate IS NOT NULL;
+ALTER TABLE tokens ADD COLUMN max_uses INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE tokens DROP COLUMN used_key;
+ALTER TABLE tokens DROP COLUMN used;
+ALTER TABLE tokens DROP COLUMN certificate;
+",
+];
 
 /// Opens the one writing connection, creating or migrating the file.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -147,4 +166,80 @@ fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
     transaction.commit()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// A file as the first version left it, with a spent and a fresh token.
+    fn first_version(path: &Path) {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO certificates VALUES ('c1', 'kiwi-01', 'robot', x'AA', 1, 2, NULL, x'00');
+                 INSERT INTO tokens VALUES ('t1', x'01', 'lekiwi', NULL, NULL, 1, 9, x'AA', 5, 'c1');
+                 INSERT INTO tokens VALUES ('t2', x'02', NULL, NULL, 'kiwi-02', 2, 9, NULL, NULL, NULL);",
+            )
+            .unwrap();
+    }
+
+    #[test]
+    fn spent_tokens_of_the_first_version_stay_spent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.db");
+        first_version(&path);
+        for _ in 0..2 {
+            let connection = open_writer(&path).unwrap();
+            assert_eq!(version(&connection).unwrap(), MIGRATIONS.len());
+            let uses: Vec<(String, Vec<u8>, i64, String)> = connection
+                .prepare("SELECT token, key, used, certificate FROM token_uses")
+                .unwrap()
+                .query_map([], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            assert_eq!(uses, [("t1".to_owned(), vec![0xAA], 5, "c1".to_owned())]);
+            let tokens: Vec<(String, Option<String>, Option<String>, i64)> = connection
+                .prepare("SELECT id, profile, robot, max_uses FROM tokens ORDER BY id")
+                .unwrap()
+                .query_map([], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            assert_eq!(
+                tokens,
+                [
+                    ("t1".to_owned(), Some("lekiwi".to_owned()), None, 1),
+                    ("t2".to_owned(), None, Some("kiwi-02".to_owned()), 1),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.db");
+        let later = MIGRATIONS.len() + 1;
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", later as u32)
+            .unwrap();
+        assert_eq!(
+            open_writer(&path).unwrap_err().to_string(),
+            format!(
+                "expected a store of version {} or earlier, got version {later} in {}",
+                MIGRATIONS.len(),
+                path.display()
+            )
+        );
+    }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use lekiwi_protocol::{Org, RelayId, RobotId, Root};
 use lekiwi_relay::broker::{Broker, BrokerError, Config, StoreAuthority};
 use lekiwi_relay::clock;
-use lekiwi_relay::ingest::{Handle, Ingest, Settings};
+use lekiwi_relay::ingest::{Handle, Ingest, Settings, own_source};
 use lekiwi_relay::metrics::Metrics;
-use lekiwi_relay::store::Store;
-use lekiwi_relay::store::records::{Certificate, CertificateKind};
+use lekiwi_relay::store::records::{Certificate, CertificateKind, NewEvent};
+use lekiwi_relay::store::{Batch, Store};
+use lekiwi_relay_core::Policy;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SerialNumber,
@@ -141,12 +142,22 @@ impl Relay {
     }
 
     pub(crate) async fn start_with(dir: TempDir, ca: Ca, database: &Path) -> Self {
+        Self::start_by(Policy::Open, dir, ca, database).await
+    }
+
+    pub(crate) async fn start_by(
+        registration: Policy,
+        dir: TempDir,
+        ca: Ca,
+        database: &Path,
+    ) -> Self {
         let metrics = Arc::new(Metrics::default());
         let (store, commits) = Store::open(database, metrics.clone()).unwrap();
         let settings = Settings {
             root: Root::default(),
             relay_id: RelayId::new("relay-1").unwrap(),
             telemetry_days: 30,
+            registration,
         };
         let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
             .await
@@ -203,7 +214,33 @@ impl Relay {
     }
 
     pub(crate) async fn robot(&self, id: &str) -> Identity {
-        self.enrol(id, CertificateKind::Robot).await
+        self.robot_as(id, serde_json::json!({})).await
+    }
+
+    /// A robot whose enrolment said `data`; in the log, and in the picture.
+    pub(crate) async fn robot_as(&self, id: &str, data: serde_json::Value) -> Identity {
+        let identity = self.enrol(id, CertificateKind::Robot).await;
+        self.store.submit(Batch {
+            events: vec![NewEvent {
+                aggregate_type: "robot",
+                aggregate_id: id.into(),
+                source: own_source(&RelayId::new("r1").unwrap()),
+                stream: uuid::Uuid::new_v4(),
+                seq: 1,
+                kind: lekiwi_protocol::message::kind::REGISTERED.into(),
+                ts_ms: 7,
+                received_ms: 8,
+                data: data.to_string().into(),
+                metadata: "{}".into(),
+            }],
+            ..Batch::default()
+        });
+        until("the robot is registered", async || {
+            self.view(id)
+                .is_some_and(|view| view.status.registered_at.is_some())
+        })
+        .await;
+        identity
     }
 
     pub(crate) async fn consumer(&self, name: &str) -> Identity {

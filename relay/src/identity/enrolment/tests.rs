@@ -47,6 +47,24 @@ impl Setup {
         )
     }
 
+    /// Types and data of everything in the log, once what waits is written.
+    async fn logged(&self) -> Vec<(String, serde_json::Value)> {
+        let mut known = None;
+        loop {
+            let events = self.store.events_of_robot("kiwi-01", 0, 100).await.unwrap();
+            // A write that was asked for later is done after all earlier ones.
+            if known.as_ref() == Some(&events) {
+                let data = |text: &str| serde_json::from_str(text).unwrap();
+                return events
+                    .iter()
+                    .map(|e| (e.event.kind.to_string(), data(&e.event.data)))
+                    .collect();
+            }
+            known = Some(events);
+            self.store.delete_token("none").await.unwrap();
+        }
+    }
+
     async fn enrol(
         &self,
         user: &str,
@@ -62,7 +80,9 @@ impl Setup {
             source: &"relay:r1".into(),
         };
         let outcome = enrol(registry, user, secret, body.as_bytes(), now).await;
-        outcome.map_err(|error| error.to_string())
+        outcome
+            .map(|enrolled| enrolled.certificate)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -162,6 +182,13 @@ async fn each_wrong_token_has_its_own_message() {
             .unwrap_err(),
         "the token expired at 2026-11-21T03:53:00.000Z, 3h ago"
     );
+    let odd = request(
+        &mine,
+        &[
+            (DnType::CommonName, "kiwi-01"),
+            (DnType::OrganizationalUnitName, "le kiwi"),
+        ],
+    );
     let profile = setup
         .token(TokenRequest {
             profile: Some("lekiwi".into()),
@@ -170,17 +197,10 @@ async fn each_wrong_token_has_its_own_message() {
         .await;
     assert_eq!(
         setup
-            .enrol("kiwi-01", &profile, &full, NOW)
+            .enrol("kiwi-01", &profile, &odd, NOW)
             .await
             .unwrap_err(),
-        "the token is for profile lekiwi, the request for xle"
-    );
-    assert_eq!(
-        setup
-            .enrol("kiwi-01", &profile, &plain, NOW)
-            .await
-            .unwrap_err(),
-        "the token is for profile lekiwi, the request for none"
+        "expected the request's OU to be a profile of 1 to 64 printable characters without spaces, got \"le kiwi\""
     );
     let serial = setup
         .token(TokenRequest {
@@ -248,6 +268,106 @@ async fn an_existing_robot_is_replaced_only_by_a_token_made_for_it() {
         .enrol("kiwi-01", &bound, &reflashed, NOW)
         .await
         .unwrap();
+    let mut certificates = setup.store.certificates_of("kiwi-01").await.unwrap();
+    certificates.sort_by_key(|certificate| certificate.revoked_ms.is_none());
+    let (old, new) = (&certificates[0], &certificates[1]);
+    assert_eq!(
+        (old.revoked_ms, new.revoked_ms),
+        (Some(NOW.as_ms()), None),
+        "the old key is out"
+    );
+    assert!(setup.store.certificate_status(&old.serial).unwrap().revoked);
+    assert!(!setup.store.certificate_status(&new.serial).unwrap().revoked);
+    let expected = serde_json::json!({ "old_serial": old.serial, "new_serial": new.serial });
+
+    // The answer was lost: the same again, and the log has it once.
+    setup
+        .enrol(
+            "kiwi-01",
+            &bound,
+            &reflashed,
+            NOW.plus(Duration::from_secs(5)),
+        )
+        .await
+        .unwrap();
+    let kinds = setup.logged().await;
+    let kinds: Vec<_> = kinds
+        .iter()
+        .map(|(kind, data)| (kind.as_str(), data))
+        .collect();
+    assert_eq!(
+        kinds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
+        ["robot.registered", "robot.registered", "robot.reflashed"]
+    );
+    assert_eq!(*kinds[2].1, expected);
+}
+
+#[tokio::test]
+async fn a_token_lets_in_as_many_keys_as_it_was_made_for() {
+    let setup = Setup::new();
+    let seed = setup
+        .token(TokenRequest {
+            max_uses: Some(2),
+            ..Default::default()
+        })
+        .await;
+    let first = key();
+    let again = csr(&first, "kiwi-0a");
+    let certificate = setup.enrol("kiwi-0a", &seed, &again, NOW).await.unwrap();
+    // Two cards of one seed that say the same id are one too many.
+    assert_eq!(
+        setup
+            .enrol("kiwi-0a", &seed, &csr(&key(), "kiwi-0a"), NOW)
+            .await
+            .unwrap_err(),
+        "robot kiwi-0a has a certificate for another key, and the token is not bound to it"
+    );
+    let later = NOW.plus(Duration::from_secs(1));
+    setup
+        .enrol("kiwi-0b", &seed, &csr(&key(), "kiwi-0b"), later)
+        .await
+        .unwrap();
+    assert_eq!(
+        setup
+            .enrol("kiwi-0c", &seed, &csr(&key(), "kiwi-0c"), NOW)
+            .await
+            .unwrap_err(),
+        "the token was used by 2 other keys, the last at 2026-11-21T03:52:01.000Z; it was made for 2"
+    );
+    assert_eq!(
+        setup.enrol("kiwi-0a", &seed, &again, NOW).await.unwrap(),
+        certificate,
+        "a known key still gets its own"
+    );
+    let info = tokens::info(&setup.store.tokens().await.unwrap()[0]);
+    assert_eq!(
+        (info.max_uses, info.uses, info.used_by),
+        (2, 2, Some("kiwi-0a".parse().unwrap()))
+    );
+}
+
+#[tokio::test]
+async fn another_profile_than_the_tokens_is_enrolled_and_said_to_the_fleet() {
+    let setup = Setup::new();
+    let secret = setup
+        .token(TokenRequest {
+            profile: Some("lekiwi".into()),
+            ..Default::default()
+        })
+        .await;
+    let fields = [
+        (DnType::CommonName, "kiwi-01"),
+        (serial_number(), "1000abcd"),
+        (DnType::OrganizationalUnitName, "xle"),
+    ];
+    setup
+        .enrol("kiwi-01", &secret, &request(&key(), &fields), NOW)
+        .await
+        .unwrap();
+    let (_, data) = setup.logged().await.remove(0);
+    let said = ["profile", "token_profile", "hardware_serial", "bound"].map(|name| &data[name]);
+    let expected = serde_json::json!(["xle", "lekiwi", "1000abcd", false]);
+    assert_eq!(serde_json::json!(said), expected);
 }
 
 #[tokio::test]
@@ -298,6 +418,16 @@ async fn a_token_request_is_checked() {
         .await,
         "expected a lifetime of 1 to 31622400 seconds, got 0"
     );
+    for uses in [0, 10_001] {
+        assert_eq!(
+            refusal(TokenRequest {
+                max_uses: Some(uses),
+                ..Default::default()
+            })
+            .await,
+            format!("expected max_uses to be 1 to 10000, got {uses}")
+        );
+    }
     assert_eq!(
         refusal(TokenRequest {
             profile: Some("a b".into()),

@@ -1,0 +1,246 @@
+//! Who takes part. The log decides: `robot.registered`, `robot.quarantined`, `robot.approved` and
+//! `robot.rejected` are folded in its order. What makes the relay suspicious takes effect at once, and goes
+//! into the log.
+//!
+//! Invariants:
+//! * A robot that the log has no enrolment of is heard by nobody.
+//! * A registered robot is judged when what it says of itself differs from what it was let in with; the
+//!   robot that had a board serial first keeps its place.
+//! * Quarantine ends by a person's word only.
+
+use lekiwi_protocol::api::{Claim, Registration};
+use lekiwi_protocol::message::{self, RegistrationStatus, UNKNOWN_PROFILE, kind};
+use lekiwi_protocol::{RobotId, Timestamp};
+
+use super::{Fleet, Output};
+
+/// How newcomers are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// A valid token suffices, unless something is suspicious.
+    #[default]
+    Open,
+    /// Every newcomer waits for a person.
+    Approve,
+}
+
+/// What token and request said at an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Enrolment {
+    /// The profile of the request.
+    pub profile: Option<String>,
+    /// The profile that the token was made for.
+    pub token_profile: Option<String>,
+    /// The board serial of the request.
+    pub serial: Option<String>,
+    /// Whether the token was made for this very robot.
+    pub bound: bool,
+}
+
+impl Fleet {
+    /// After the last robot and event was put back: says where each robot stands, and what the log still
+    /// has to learn.
+    pub fn begin(&mut self) {
+        // What followed in an earlier life was carried out then.
+        self.outputs.clear();
+        let ids: Vec<RobotId> = self.robots.keys().cloned().collect();
+        for id in ids {
+            self.accuse(&id);
+            self.standing(&id);
+        }
+    }
+
+    /// The log has an enrolment.
+    pub(super) fn enrolled(&mut self, at: Timestamp, id: &RobotId, enrolment: Enrolment) {
+        let Enrolment {
+            profile,
+            token_profile,
+            serial,
+            bound,
+        } = enrolment;
+        let robot = self.robot(id);
+        robot.registered_at.get_or_insert(at);
+        if let Some(profile) = profile.as_ref().or(token_profile.as_ref()) {
+            robot.set_type(profile);
+        }
+        let mut newcomer = robot.registration.is_none();
+        let known = robot.registration.get_or_insert_with(|| Registration {
+            since: at,
+            ..Registration::default()
+        });
+        if token_profile.is_some() {
+            known.profile = token_profile;
+        }
+        if known.serial.is_none() {
+            known.serial = serial.clone().filter(|serial| counts(serial));
+        }
+        if known.status == RegistrationStatus::Rejected {
+            let rejected = known.since;
+            if bound {
+                // Whoever made a token for it wants it back.
+                *known = Registration {
+                    since: at,
+                    profile: known.profile.take(),
+                    serial: known.serial.take(),
+                    ..Registration::default()
+                };
+                newcomer = true;
+            } else {
+                robot.suspicion = Some((
+                    at,
+                    format!("it was rejected at {rejected}, and has enrolled again"),
+                ));
+                self.accuse(id);
+                self.standing(id);
+                return;
+            }
+        }
+        // It may have spoken before its enrolment was in the log.
+        let said = robot.factsheet().map(Claim::from);
+        let said = said.unwrap_or_else(|| Claim {
+            profile: profile.unwrap_or_default(),
+            serial: serial.unwrap_or_default(),
+        });
+        self.judge(at, id, said, newcomer);
+        self.standing(id);
+    }
+
+    /// The robot said what it is.
+    pub(super) fn identified(&mut self, now: Timestamp, id: &RobotId, said: Claim) {
+        let robot = self.robot(id);
+        if let Some(known) = &mut robot.registration {
+            let before = known.serial.take();
+            known.serial = Some(said.serial.clone()).filter(|serial| counts(serial));
+            match (&before, &known.serial) {
+                (Some(old), Some(new)) if old != new => {
+                    let data = serde_json::json!({ "old_serial": old, "new_serial": new });
+                    self.outputs.push_back(Output::Event {
+                        robot: id.clone(),
+                        kind: kind::HARDWARE_CHANGED,
+                        data,
+                    });
+                }
+                (Some(_), None) => known.serial = before,
+                _ => {}
+            }
+        }
+        self.judge(now, id, said, false);
+        self.standing(id);
+    }
+
+    /// Looks at what a robot says of itself, where that is news.
+    fn judge(&mut self, now: Timestamp, id: &RobotId, said: Claim, newcomer: bool) {
+        let Some(robot) = self.robots.get(id) else {
+            return;
+        };
+        let Some(known) = &robot.registration else {
+            return;
+        };
+        if known.status == RegistrationStatus::Rejected {
+            return;
+        }
+        let accepted = known.accepted.clone().unwrap_or_default();
+        let new_profile = !said.profile.is_empty() && said.profile != accepted.profile;
+        let new_serial = counts(&said.serial) && said.serial != accepted.serial;
+        let bound = known.profile.as_ref();
+        let reason = if newcomer && self.policy == Policy::Approve {
+            Some("this relay takes newcomers only with approval (registration: approve)".to_owned())
+        } else if new_profile && said.profile == UNKNOWN_PROFILE {
+            Some("its hardware matches no profile".to_owned())
+        } else if let Some(bound) = bound.filter(|bound| new_profile && **bound != said.profile) {
+            Some(format!(
+                "it says profile {}, and its token or approval was for {bound}",
+                said.profile
+            ))
+        } else if new_serial {
+            self.holder(id, &said.serial).map(|holder| {
+                format!(
+                    "{id} says board serial {}, which belongs to {holder}",
+                    said.serial
+                )
+            })
+        } else {
+            None
+        };
+        let robot = self.robot(id);
+        let admitted = robot.is_admitted();
+        match reason {
+            Some(reason) if robot.registration().reason.as_ref() != Some(&reason) => {
+                robot.suspicion = Some((now, reason));
+                robot.changed = true;
+                self.accuse(id);
+            }
+            None if admitted && (new_profile || new_serial) => {
+                let accepted = robot
+                    .registration
+                    .get_or_insert_default()
+                    .accepted
+                    .get_or_insert_default();
+                if new_profile {
+                    accepted.profile = said.profile;
+                }
+                if new_serial {
+                    accepted.serial = said.serial;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Another robot of this board, that was not rejected.
+    fn holder(&self, id: &RobotId, serial: &str) -> Option<&RobotId> {
+        self.robots
+            .iter()
+            .find(|(other, robot)| {
+                *other != id
+                    && robot.registration.as_ref().is_some_and(|known| {
+                        known.status != RegistrationStatus::Rejected
+                            && known.serial.as_deref() == Some(serial)
+                    })
+            })
+            .map(|(other, _)| other)
+    }
+
+    /// Puts a suspicion into the log.
+    fn accuse(&mut self, id: &RobotId) {
+        let Some((_, reason)) = self.robots.get(id).and_then(|r| r.suspicion.as_ref()) else {
+            return;
+        };
+        let data = serde_json::json!({ "reason": reason });
+        self.outputs.push_back(Output::Event {
+            robot: id.clone(),
+            kind: kind::QUARANTINED,
+            data,
+        });
+    }
+
+    /// Says where a robot stands.
+    pub(super) fn standing(&mut self, id: &RobotId) {
+        let Some(robot) = self.robots.get(id) else {
+            return;
+        };
+        let hears = robot.link.is_some() || robot.is_connected();
+        let tell = hears.then(|| {
+            let known = robot.registration();
+            message::Registration {
+                status: known.status,
+                reason: known.reason,
+                profile: known
+                    .profile
+                    .or_else(|| robot.robot_type())
+                    .filter(|profile| profile != UNKNOWN_PROFILE),
+            }
+        });
+        self.outputs.push_back(Output::Standing {
+            robot: id.clone(),
+            admitted: robot.is_admitted(),
+            judged: robot.factsheet().map(Claim::from),
+            tell,
+        });
+    }
+}
+
+/// Whether a serial number tells one board from another: some boards have none, or zeros.
+fn counts(serial: &str) -> bool {
+    serial.bytes().any(|b| b != b'0')
+}

@@ -1,0 +1,148 @@
+//! What people decide about robots, on its way into the log. The one who asks waits until the decision is
+//! on disk and in the picture.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lekiwi_protocol::api::{Claim, RobotView};
+use lekiwi_protocol::message::kind;
+use lekiwi_protocol::{RobotId, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Handle, Ingest};
+use crate::clock;
+use crate::store::records::Commit;
+
+/// Longest wait for the disk.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Decisions that may wait to be taken in.
+const QUEUE: usize = 64;
+
+/// What a person decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The robot takes part, under this profile where one is named.
+    Approve {
+        /// The profile.
+        profile: Option<String>,
+    },
+    /// The robot is turned away.
+    Reject,
+}
+
+/// Why a decision did not come into effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecideError {
+    /// The disk takes no writes at the moment; the decision may still come into effect.
+    #[error("expected the decision on disk within {} s", PATIENCE.as_secs())]
+    Slow,
+    /// The relay goes down.
+    #[error("the relay is stopping")]
+    Stopping,
+}
+
+/// A decision and who waits for it.
+#[derive(Debug)]
+pub(super) struct Request {
+    robot: RobotId,
+    by: String,
+    decision: Decision,
+    done: oneshot::Sender<()>,
+}
+
+/// Ingest's end.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// Those who wait, by the number of their event in the relay's stream.
+    waiting: HashMap<u64, oneshot::Sender<()>>,
+}
+
+impl Desk {
+    pub(super) fn new() -> (mpsc::Sender<Request>, Self) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let desk = Self {
+            requests,
+            waiting: HashMap::new(),
+        };
+        (sender, desk)
+    }
+}
+
+impl Handle {
+    /// Carries out what `by` decided about a robot, and waits until it holds; the robot as it is then.
+    ///
+    /// # Errors
+    /// When it is not known to hold in time.
+    pub async fn decide(
+        &self,
+        robot: &RobotId,
+        by: &str,
+        decision: Decision,
+    ) -> Result<Option<RobotView>, DecideError> {
+        let (done, answer) = oneshot::channel();
+        let request = Request {
+            robot: robot.clone(),
+            by: by.to_owned(),
+            decision,
+            done,
+        };
+        let stopping = |_| DecideError::Stopping;
+        self.decisions.send(request).await.map_err(stopping)?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(())) => Ok(self.robot(robot)),
+            Ok(Err(_)) => Err(DecideError::Stopping),
+            Err(_) => Err(DecideError::Slow),
+        }
+    }
+}
+
+impl Ingest {
+    pub(super) fn decide(&mut self, request: Request) {
+        let Request {
+            robot,
+            by,
+            decision,
+            done,
+        } = request;
+        let (kind, data) = match decision {
+            Decision::Approve { profile } => {
+                let view = self
+                    .fleet
+                    .read()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .view(&robot);
+                let seen = view.map_or_else(Claim::default, |view| match &view.factsheet {
+                    Some(sheet) => sheet.into(),
+                    // It has not spoken yet: what it enrolled as.
+                    None => Claim {
+                        profile: view.robot_type,
+                        serial: view.registration.serial.unwrap_or_default(),
+                    },
+                });
+                let data = serde_json::json!({ "by": by, "profile": profile, "seen": seen });
+                (kind::APPROVED, data)
+            }
+            Decision::Reject => (kind::REJECTED, serde_json::json!({ "by": by })),
+        };
+        let now = Timestamp::from_ms(clock::now_ms());
+        let seq = self.own_event(now, &robot, kind, &data);
+        self.desk.waiting.retain(|_, waiting| !waiting.is_closed());
+        self.desk.waiting.insert(seq, done);
+    }
+
+    /// After a commit was folded: what it held is in effect.
+    pub(super) fn answer(&mut self, commit: &Commit) {
+        if self.desk.waiting.is_empty() {
+            return;
+        }
+        for stored in &commit.events {
+            if stored.event.stream == self.stream
+                && let Some(done) = self.desk.waiting.remove(&stored.event.seq)
+            {
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+        }
+    }
+}
