@@ -60,6 +60,5 @@ pub(super) fn check(texts: &Texts, name: &str, report: &mut Report) {
         (name, line),
         "this is no YAML, and cloud-init ignores the whole file",
     );
-    let reason = error.without_snippet().to_string();
-    report.hint(reason.lines().next().unwrap_or_default().to_owned());
+    report.hint("the mistake is in this line or before it: a colon in a value wants quotes, a bracket its other half");
 }
