@@ -6,12 +6,14 @@
 //! * [`envelope`] is what every robot message is wrapped in; [`message`] holds the payloads.
 //! * [`limits`] are the contract's numbers.
 //! * [`api`] are the bodies of the relay's HTTP interface.
+//! * [`discovery`] is how robots and relays of a local network find each other.
 //!
 //! Unknown fields are ignored everywhere (an older reader survives a newer writer); an unknown
 //! major version of a topic is refused.
 
 pub mod access;
 pub mod api;
+pub mod discovery;
 pub mod envelope;
 pub mod id;
 pub mod limits;
