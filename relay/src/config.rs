@@ -45,9 +45,13 @@ pub struct Raw {
     pub https_tls: Option<String>,
     /// How many days telemetry is kept.
     pub telemetry_days: Option<String>,
+    /// Whether the relay finds robots on its network, and is found: `true` or `false`.
+    pub mdns: Option<String>,
+    /// Whether it watches machines ask for addresses: `true` or `false`.
+    pub watch_dhcp: Option<String>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "version",
     "https",
     "mqtt",
@@ -56,6 +60,8 @@ const KEYS: [&str; 8] = [
     "org",
     "https_tls",
     "telemetry_days",
+    "mdns",
+    "watch_dhcp",
 ];
 
 /// The checked configuration.
@@ -75,6 +81,10 @@ pub struct Config {
     pub allow_tls12: bool,
     /// How many days telemetry is kept.
     pub telemetry_days: u32,
+    /// Whether the relay finds robots on its network, and is found.
+    pub mdns: bool,
+    /// Whether it watches machines ask for addresses.
+    pub watch_dhcp: bool,
 }
 
 /// Why the configuration cannot be used.
@@ -234,6 +244,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
             "TELEMETRY_DAYS" => raw.telemetry_days = Some(value),
+            "MDNS" => raw.mdns = Some(value),
+            "WATCH_DHCP" => raw.watch_dhcp = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
                 let hint = near(&other.to_ascii_lowercase(), &KEYS)
@@ -262,6 +274,8 @@ impl Raw {
             org: self.org.or(below.org),
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
+            mdns: self.mdns.or(below.mdns),
+            watch_dhcp: self.watch_dhcp.or(below.watch_dhcp),
         }
     }
 
@@ -277,6 +291,16 @@ impl Raw {
                 expected: "an address and port such as 0.0.0.0:8443",
                 actual: text,
             })
+        };
+        let flag = |key, value: Option<String>, usual| match value.as_deref() {
+            None => Ok(usual),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(ConfigError::Value {
+                key,
+                expected: "true or false",
+                actual: other.to_owned(),
+            }),
         };
         let org = match self.org {
             None => Org::default(),
@@ -331,6 +355,8 @@ impl Raw {
             org,
             allow_tls12,
             telemetry_days,
+            mdns: flag("mdns", self.mdns, true)?,
+            watch_dhcp: flag("watch_dhcp", self.watch_dhcp, false)?,
         })
     }
 }
@@ -424,6 +450,10 @@ mod tests {
         assert_eq!(
             refusal("telemetry_days: 0\n").0,
             "expected telemetry_days to be a number of days of 1 to 36500, got \"0\""
+        );
+        assert_eq!(
+            refusal("watch_dhcp: maybe\n").0,
+            "expected watch_dhcp to be true or false, got \"maybe\""
         );
         assert_eq!(
             refusal("server_names: [\"a b\"]\n").0,

@@ -39,6 +39,8 @@ pub struct Config {
     pub sample: Duration,
     /// When each metric is sent.
     pub metrics: MetricRules,
+    /// Whether others on the local network may find this robot.
+    pub mdns: bool,
 }
 
 /// Rules by metric.
@@ -214,6 +216,7 @@ pub(super) fn check(
         heartbeat: check.seconds("heartbeat_s", raw.heartbeat_s, 30, 1, 3600)?,
         sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, 1, 600)?,
         metrics: metrics(&check, &raw.telemetry.metrics)?,
+        mdns: raw.discovery.mdns.unwrap_or(true),
     })
 }
 

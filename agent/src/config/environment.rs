@@ -30,7 +30,7 @@ enum Field<'a> {
     Flag(&'a mut Option<bool>),
 }
 
-const OVERRIDES: [(&str, Target); 12] = [
+const OVERRIDES: [(&str, Target); 13] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
@@ -50,6 +50,9 @@ const OVERRIDES: [(&str, Target); 12] = [
     ("LEKIWI_HEARTBEAT_S", |c| Field::Number(&mut c.heartbeat_s)),
     ("LEKIWI_TELEMETRY_SAMPLE_S", |c| {
         Field::Number(&mut c.telemetry.sample_s)
+    }),
+    ("LEKIWI_DISCOVERY_MDNS", |c| {
+        Field::Flag(&mut c.discovery.mdns)
     }),
 ];
 

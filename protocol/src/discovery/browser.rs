@@ -14,6 +14,9 @@ use super::packet::{ANY, Data, MAX_WRITTEN, PTR, Packet, Question, Record};
 
 /// Most instances, and most host names, that are kept.
 pub const MOST: usize = 1024;
+/// Most instances that one address can speak for: more than a reflector has robots behind it, and less than
+/// [`MOST`], so that one liar leaves room for others.
+const MOST_OF_ONE: usize = 256;
 /// Most addresses of a host.
 const MOST_ADDRESSES: usize = 8;
 /// Longest text of an instance, bytes.
@@ -250,7 +253,9 @@ impl Browser {
         if ttl == 0 {
             return false;
         }
-        if self.instances.len() >= MOST {
+        let same = |instance: &&Instance| instance.from == from;
+        let of_one = self.instances.values().filter(same).count();
+        if self.instances.len() >= MOST || of_one >= MOST_OF_ONE {
             self.refused = self.refused.saturating_add(1);
             return false;
         }

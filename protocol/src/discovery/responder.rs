@@ -255,18 +255,18 @@ impl Responder {
     /// Two probe for the same name at the same time: the one whose records are less waits, and finds the
     /// name taken.
     fn compare_probes(&mut self, now: Instant, packet: &Packet) {
-        let instance = self.records.instance();
-        let of_instance = |records: &[Record]| {
+        let (instance, host) = (self.records.instance(), self.records.host());
+        let contested = |records: &[Record]| {
             let mut bytes: Vec<_> = records
                 .iter()
-                .filter(|record| record.name == *instance)
+                .filter(|record| record.name == *instance || record.name == *host)
                 .map(|record| (record.data.kind(), record.data.to_bytes()))
                 .collect();
             bytes.sort();
             bytes
         };
-        let theirs = of_instance(&packet.authorities);
-        let ours = of_instance(&self.records.list(Set::UNIQUE));
+        let theirs = contested(&packet.authorities);
+        let ours = contested(&self.records.list(Set::UNIQUE));
         if !theirs.is_empty() && ours < theirs {
             (self.stage, self.next) = (Stage::Probing(0), Some(now + DEFER));
         }

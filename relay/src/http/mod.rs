@@ -9,6 +9,7 @@
 pub mod auth;
 mod consumers;
 mod dashboard;
+mod discovered;
 mod est;
 mod events;
 pub mod extract;
@@ -35,6 +36,7 @@ use lekiwi_protocol::topic::Root;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
 use crate::ingest::Handle;
 use crate::metrics::Metrics;
@@ -54,6 +56,8 @@ pub struct Parts {
     pub fleet: Handle,
     /// The certificate authority.
     pub authority: Arc<Authority>,
+    /// Who is on the local network.
+    pub discovery: Arc<Discovery>,
     /// Logins.
     pub sessions: Sessions,
     /// Counters.

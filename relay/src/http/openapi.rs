@@ -33,6 +33,7 @@ use utoipa::{Modify, OpenApi};
         super::tokens::remove,
         super::consumers::create,
         super::refused::list,
+        super::discovered::list,
         document,
     ),
     components(schemas(api::Live, api::Lagged)),

@@ -91,7 +91,9 @@ fn what_nobody_confirms_is_forgotten() {
 fn a_flood_of_instances_is_bounded_and_counted() {
     let now = start();
     let mut browser = Browser::new(&[ROBOTS], now);
-    for n in 0..5000 {
+    for n in 0..5000_u16 {
+        let [_, third] = (n / 200).to_be_bytes();
+        let from = SocketAddrV4::new(Ipv4Addr::new(10, 0, third, 7), 5353);
         let name = instance(&format!("r{n}"));
         let host = Name::of(&[&format!("h{n}"), "local"]);
         let packet = response(vec![
@@ -107,7 +109,7 @@ fn a_flood_of_instances_is_bounded_and_counted() {
             ),
             record(host, 9, Data::A(Ipv4Addr::LOCALHOST)),
         ]);
-        browser.handle_packet(now, from(), &packet);
+        browser.handle_packet(now, from, &packet);
     }
     assert_eq!(browser.instances(ROBOTS).count(), MOST);
     assert_eq!(browser.refused(), 5000 - MOST as u64);
@@ -120,6 +122,20 @@ fn a_flood_of_instances_is_bounded_and_counted() {
     );
     browser.handle_timeout(now + Duration::from_secs(u64::from(LONGEST_TTL)));
     assert_eq!(browser.instances.len() + browser.hosts.len(), 0);
+}
+
+#[test]
+fn one_liar_leaves_room_for_others() {
+    let now = start();
+    let mut browser = Browser::new(&[ROBOTS], now);
+    let pointer = |label: &str| record(service_type(ROBOTS), 9, Data::Ptr(instance(label)));
+    for n in 0..5000 {
+        let lie = response(vec![pointer(&format!("r{n}"))]);
+        browser.handle_packet(now, from(), &lie);
+    }
+    assert_eq!(browser.instances(ROBOTS).count(), MOST_OF_ONE);
+    let other = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 8), 5353);
+    assert!(browser.handle_packet(now, other, &response(vec![pointer("kiwi-01")])));
 }
 
 #[test]
