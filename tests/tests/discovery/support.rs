@@ -109,7 +109,7 @@ pub(crate) fn discovered(
     host: &Host,
     relay: &Relay,
     what: &str,
-    wanted: impl Fn(&Discovered) -> bool + Send,
+    wanted: impl Fn(&Discovered) -> bool + Send + Sync,
 ) -> Result<Discovered> {
     host.inside(|| {
         tokio::runtime::Builder::new_current_thread()
