@@ -2,6 +2,7 @@
 //! answers; nothing else has to listen, and the answers need no multicast, which some networks filter.
 
 use core::net::Ipv4Addr;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::{Found, clock, found};
 /// Questions in a second. Each address that nobody has is asked for by ARP during three seconds; so many
 /// at a time fit into the kernel's table of 1024.
 const A_SECOND: u64 = 256;
+/// So many of them together: timers of a busy machine are late.
+const TOGETHER: u64 = 16;
 /// How often all addresses are asked.
 const ROUNDS: usize = 2;
 /// How long answers to the last question are waited for.
@@ -58,8 +61,9 @@ pub async fn scan(
         .await
         .map_err(failed)?;
     let (id, question) = question(kinds);
-    let mut browser = Browser::new(kinds, clock::now());
-    let mut ticks = interval(Duration::from_micros(1_000_000 / A_SECOND));
+    // One for each who answers: two that nobody has told apart may have the same name.
+    let mut browsers: BTreeMap<Ipv4Addr, Browser> = BTreeMap::new();
+    let mut ticks = interval(Duration::from_micros(1_000_000 * TOGETHER / A_SECOND));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut addresses = std::iter::repeat_n((), ROUNDS).flat_map(|()| network.hosts());
     let mut next = addresses.next();
@@ -68,7 +72,8 @@ pub async fn scan(
     loop {
         tokio::select! {
             _ = ticks.tick(), if next.is_some() => {
-                if let Some(address) = next {
+                for _ in 0..TOGETHER {
+                    let Some(address) = next else { break };
                     match socket.send_to(&question, (address, PORT)).await {
                         Err(error) if is_nowhere(&error) => return Err(failed(error)),
                         // Nobody there, or the table is full for a moment: the second round asks again.
@@ -83,7 +88,11 @@ pub async fn scan(
                 let asked = from.port() == PORT && network.contains(*from.ip());
                 match Packet::parse(bytes.get(..length).unwrap_or_default()) {
                     Ok(packet) if asked && packet.id == id => {
-                        browser.handle_packet(clock::now(), from, &packet);
+                        let now = clock::now();
+                        browsers
+                            .entry(*from.ip())
+                            .or_insert_with(|| Browser::new(kinds, now))
+                            .handle_packet(now, from, &packet);
                     }
                     _ => {}
                 }
@@ -91,13 +100,13 @@ pub async fn scan(
             () = tokio::time::sleep_until(end), if next.is_none() => break,
         }
     }
-    let of_kind = |kind: &&'static str| {
-        let kind = *kind;
-        found(&browser, kind)
-            .into_iter()
-            .map(move |found| (kind, found))
-    };
-    Ok(kinds.iter().flat_map(of_kind).collect())
+    let mut all = Vec::new();
+    for browser in browsers.values() {
+        for kind in kinds {
+            all.extend(found(browser, kind).into_iter().map(|found| (*kind, found)));
+        }
+    }
+    Ok(all)
 }
 
 fn question(kinds: &[&str]) -> (u16, Vec<u8>) {

@@ -16,7 +16,7 @@ use super::packet::{ANY, Data, MAX_WRITTEN, PTR, Packet, Question, Record};
 pub const MOST: usize = 1024;
 /// Most instances that one address can speak for: more than a reflector has robots behind it, and less than
 /// [`MOST`], so that one liar leaves room for others.
-const MOST_OF_ONE: usize = 256;
+pub const MOST_OF_ONE: usize = 256;
 /// Most addresses of a host.
 const MOST_ADDRESSES: usize = 8;
 /// Longest text of an instance, bytes.
@@ -326,6 +326,3 @@ impl Browser {
         before != host.addresses
     }
 }
-
-#[cfg(test)]
-mod tests;

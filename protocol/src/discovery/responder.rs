@@ -376,6 +376,3 @@ fn below(limit: Duration, random: Random<'_>) -> Duration {
 fn is_private(address: Ipv4Addr) -> bool {
     address.is_private() || address.is_link_local() || address.is_loopback()
 }
-
-#[cfg(test)]
-mod tests;

@@ -60,9 +60,13 @@ impl Avahi {
         // Its own folder for its own process id: there may be others on this machine.
         let daemon = program("avahi-daemon", "avahi-daemon")?;
         let settings = files.path().join("avahi.conf");
+        // Machines of one network have names of their own, unlike namespaces.
+        let [.., last] = host.address().octets();
         std::fs::write(
             &settings,
-            "[server]\nuse-ipv6=no\n[wide-area]\nenable-wide-area=no\n[publish]\npublish-workstation=no\n",
+            format!(
+                "[server]\nhost-name=machine-{last}\nuse-ipv6=no\n[wide-area]\nenable-wide-area=no\n[publish]\npublish-workstation=no\n"
+            ),
         )?;
         let script =
             "mkdir -p /run/avahi-daemon && mount -t tmpfs tmpfs /run/avahi-daemon && exec \"$@\"";

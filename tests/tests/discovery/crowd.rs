@@ -17,6 +17,7 @@ use crate::support::{Robot, discover, discovered, has, ids, relay_on};
 
 /// A socket of multicast DNS on a machine.
 fn socket(host: &Host) -> Result<UdpSocket> {
+    host.ip(&["route", "add", "224.0.0.0/4", "dev", "eth0"])?;
     host.inside(|| -> Result<UdpSocket> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
         socket.join_multicast_v4(&GROUP, &host.address())?;

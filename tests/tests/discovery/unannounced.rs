@@ -11,27 +11,11 @@ use crate::support::{PATIENCE, Robot, discover, discovered, ids, relay_on};
 #[test]
 fn a_scan_finds_robots_where_multicast_does_not_get_through() -> Result<()> {
     let mut lan = Lan::new()?;
-    let (kiwi, laptop) = (lan.host(2)?, lan.host(200)?);
-    lan.switch(&[
-        "link",
-        "set",
-        "dev",
-        "port2",
-        "type",
-        "bridge_slave",
-        "mcast_flood",
-        "off",
-    ])?;
-    lan.switch(&[
-        "link",
-        "set",
-        "dev",
-        "port200",
-        "type",
-        "bridge_slave",
-        "mcast_flood",
-        "off",
-    ])?;
+    let (kiwi, twin, laptop) = (lan.host(2)?, lan.host(3)?, lan.host(200)?);
+    for port in ["port2", "port3", "port200"] {
+        let filtered = ["type", "bridge_slave", "mcast_flood", "off"];
+        lan.switch(&[&["link", "set", "dev", port][..], &filtered].concat())?;
+    }
     // The system's responder has the same port on the robot, and does not take what is the agent's.
     let _beside = Avahi::start(&kiwi)?;
     let mut robot = Robot::stranger(&kiwi, "kiwi-01")?;
@@ -40,15 +24,25 @@ fn a_scan_finds_robots_where_multicast_does_not_get_through() -> Result<()> {
         ids(&discover(&laptop, &["--seconds", "2"])?),
         Vec::<&str>::new()
     );
+    let mut second = Robot::stranger(&twin, "kiwi-01")?;
+    second.wait_present()?;
     let start = Instant::now();
-    let robots = wait_until("a scan that finds kiwi-01", PATIENCE, || {
+    let robots = wait_until("a scan that finds both", PATIENCE, || {
         let robots = discover(&laptop, &["--seconds", "1", "--scan", "10.77.0.0/24"]).ok()?;
-        (!robots.is_empty()).then_some(robots)
+        (robots.len() == 2).then_some(robots)
     })?;
-    let found = robots.first().context("expected a robot")?;
-    assert_eq!(found.id.as_str(), "kiwi-01");
-    assert_eq!(found.mac_address.as_deref(), Some("dc:a6:32:00:00:02"));
     print_figure(start.elapsed());
+    // The robots cannot hear each other, so that neither knows of the other.
+    assert!(
+        robots
+            .iter()
+            .all(|r| r.id.as_str() == "kiwi-01" && r.conflict)
+    );
+    let macs: Vec<_> = robots
+        .iter()
+        .filter_map(|r| r.mac_address.as_deref())
+        .collect();
+    assert_eq!(macs, ["dc:a6:32:00:00:02", "dc:a6:32:00:00:03"]);
 
     // Too large, and nowhere.
     for (network, code, message) in [

@@ -1,11 +1,16 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
+//! Robots on one network segment, whose time moves by hand: names, conflicts, news, floods.
 
-use super::super::ad::{ROBOTS, RobotAd, service_type};
-use super::super::browser::Browser;
-use super::super::name::Name;
-use super::super::packet::{A, Data, PTR, SRV};
-use super::*;
-use crate::id::RobotId;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::discovery::PORT;
+use lekiwi_protocol::discovery::ad::{ROBOTS, RobotAd, service_type};
+use lekiwi_protocol::discovery::browser::Browser;
+use lekiwi_protocol::discovery::name::Name;
+use lekiwi_protocol::discovery::network::Network;
+use lekiwi_protocol::discovery::packet::{A, ANY, Data, PTR, Packet, Question, Record, SRV, TXT};
+use lekiwi_protocol::discovery::responder::{Heard, Home, Output, Responder};
 
 /// A network segment with robots on it: time moves by hand, packets arrive at once.
 struct Segment {
@@ -24,16 +29,16 @@ struct Robot {
 }
 
 fn at(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), super::super::PORT)
+    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, last), PORT)
 }
 
 fn asker() -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 250), super::super::PORT)
+    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 250), PORT)
 }
 
 fn ad(id: &str, registered: bool) -> RobotAd {
     RobotAd {
-        id: RobotId::new(id).unwrap(),
+        id: RobotId::new(id).expect("there"),
         robot_type: "lekiwi".into(),
         serial: format!("serial of {id}"),
         agent_version: "0.1.0".into(),
@@ -93,7 +98,7 @@ impl Segment {
     }
 
     fn deliver(&mut self, from: SocketAddrV4, to: Option<SocketAddrV4>, bytes: &[u8]) {
-        let packet = Packet::parse(bytes).unwrap();
+        let packet = Packet::parse(bytes).expect("there");
         for robot in &mut self.robots {
             if robot.up && to.is_none_or(|to| to == robot.at) {
                 let heard = Heard {
@@ -180,13 +185,18 @@ fn a_robot_is_known_within_two_seconds_and_then_silent() {
     let mut segment = Segment::new();
     segment.add(1, "kiwi-01");
     segment.pass(Duration::from_secs(1));
-    let found = segment.browser.instances(ROBOTS).next().unwrap().clone();
+    let found = segment
+        .browser
+        .instances(ROBOTS)
+        .next()
+        .expect("there")
+        .clone();
     assert_eq!(
-        RobotAd::read(&found.txt.clone().unwrap()),
+        RobotAd::read(&found.txt.clone().expect("there")),
         Some(ad("kiwi-01", false))
     );
     assert_eq!(segment.browser.addresses(&found), [*at(1).ip()]);
-    assert_eq!(found.place.unwrap().1, 0);
+    assert_eq!(found.place.expect("there").1, 0);
     segment.pass(Duration::from_secs(2));
     // Who listens knows it, and says so: nothing more goes over the wire.
     let (probes, announcements) = (3, 2);
@@ -209,16 +219,20 @@ fn two_robots_with_one_id_are_both_seen_and_told() {
         assert_eq!(segment.names(), ["kiwi-01", "kiwi-01 (2)"], "{delay:?}");
         let ids = segment.browser.instances(ROBOTS);
         let ids: Vec<_> = ids
-            .map(|instance| RobotAd::read(instance.txt.as_ref().unwrap()).unwrap().id)
+            .map(|instance| {
+                RobotAd::read(instance.txt.as_ref().expect("there"))
+                    .expect("there")
+                    .id
+            })
             .collect();
         assert_eq!(
             ids,
             [
-                RobotId::new("kiwi-01").unwrap(),
-                RobotId::new("kiwi-01").unwrap()
+                RobotId::new("kiwi-01").expect("there"),
+                RobotId::new("kiwi-01").expect("there")
             ]
         );
-        let (loser, winner, instead) = segment.conflicts.first().unwrap().clone();
+        let (loser, winner, instead) = segment.conflicts.first().expect("there").clone();
         assert_eq!(segment.conflicts.len(), 1, "{delay:?}");
         assert_ne!(loser, winner);
         assert_eq!(instead, "kiwi-01 (2)");
@@ -264,10 +278,10 @@ fn news_are_announced_and_a_goodbye_is_believed() {
         .responder
         .update(now, ad("kiwi-01", true).service());
     segment.pass(Duration::from_secs(2));
-    let found = segment.browser.instances(ROBOTS).next().unwrap();
+    let found = segment.browser.instances(ROBOTS).next().expect("there");
     assert!(
-        RobotAd::read(found.txt.as_ref().unwrap())
-            .unwrap()
+        RobotAd::read(found.txt.as_ref().expect("there"))
+            .expect("there")
             .registered
     );
     let before = segment.said.len();
@@ -297,7 +311,7 @@ fn a_scan_is_answered_directly_and_briefly() {
     let mut question = query(robots(), PTR);
     question.id = 0x1234;
     segment.ask(scanner, Some(at(1)), &question);
-    let (_, to, answer) = segment.said.last().unwrap();
+    let (_, to, answer) = segment.said.last().expect("there");
     assert_eq!(
         (*to, answer.id, answer.questions.len()),
         (Some(scanner), 0x1234, 1)
@@ -336,7 +350,8 @@ fn a_liar_who_takes_every_name_gets_no_flood() {
     let mut sent = 0;
     for _ in 0..6000 {
         segment.pass(Duration::from_millis(10));
-        let instance = segment.robots[0].responder.records.instance().clone();
+        let called = segment.robots[0].responder.called();
+        let instance = Name::of(&[&called, ROBOTS, "_tcp", "local"]);
         let lie = Record {
             name: instance,
             flush: true,
@@ -347,7 +362,15 @@ fn a_liar_who_takes_every_name_gets_no_flood() {
             },
         };
         if segment.said.len() > sent {
-            segment.ask(at(66), None, &response(vec![lie], Vec::new()));
+            segment.ask(
+                at(66),
+                None,
+                &Packet {
+                    response: true,
+                    answers: vec![lie],
+                    ..Packet::default()
+                },
+            );
             sent = segment.said.len();
         }
     }
@@ -389,7 +412,7 @@ fn each_record_is_found_by_its_own_question() {
     let types = Name::of(&["_services", "_dns-sd", "_udp", "local"]);
     for (name, kind, expected) in [
         (instance.clone(), SRV, vec![SRV]),
-        (instance, ANY, vec![SRV, super::super::packet::TXT]),
+        (instance, ANY, vec![SRV, TXT]),
         (host.clone(), A, vec![A]),
         (types, PTR, vec![PTR]),
         (host, SRV, vec![]),
