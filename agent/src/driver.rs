@@ -27,8 +27,9 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Floor};
 use crate::config::Config;
-use crate::health::Monitor;
+use crate::discovery::Discovery;
 use crate::hardware;
+use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
@@ -54,6 +55,7 @@ struct Driver {
     window: Window,
     outbox: Outbox,
     speech: Speech,
+    discovery: Option<Discovery>,
     link: Option<Link>,
     enrolling: Option<JoinHandle<Result<Enrolled, EnrolError>>>,
     next_sample: Instant,
@@ -100,6 +102,10 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
             () = wake => driver.timers(),
         }
         driver.carry_out();
+        driver.say_registered();
+    }
+    if let Some(discovery) = driver.discovery.take() {
+        discovery.leave().await;
     }
     if let Some(socket) = socket {
         socket.abort();
@@ -167,6 +173,7 @@ impl Driver {
         Self {
             outbox: Outbox::open(&config.state_dir.join("agent.db"), clock::wall()),
             speech: Speech::new(&config, &machine, identification, boot_id),
+            discovery: Discovery::start(&config, &enrolment.serial, identity.is_ok()),
             lifecycle: Lifecycle::new(identity.is_ok()),
             debouncer: Debouncer::new(config.metrics.iter().cloned()),
             sampler: Sampler::default(),
@@ -417,6 +424,13 @@ impl Driver {
             log::info!("{phase}");
             notify(&[NotifyState::Status(phase)]);
             self.phase = phase;
+        }
+    }
+
+    fn say_registered(&mut self) {
+        let registered = self.not_after.is_some();
+        if let Some(discovery) = &mut self.discovery {
+            discovery.say_registered(registered);
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use lekiwi_protocol::discovery::network::Network;
 use lekiwi_protocol::{ConsumerName, RobotId};
 use uuid::Uuid;
 
@@ -58,6 +59,12 @@ It comes back only by a token of its own: lekiwi token create --robot kiwi-01")]
     /// Follow what robots say, live
     #[command(after_help = "Examples:\n  lekiwi watch\n  lekiwi watch kiwi-01 --json")]
     Watch(Watch),
+    /// Find robots on this machine's networks, registered or not
+    #[command(after_help = "Examples:
+  lekiwi discover
+  lekiwi discover --scan 192.168.1.0/24
+  lekiwi discover --json | jq '.robots[] | select(.registered == false) | .id'")]
+    Discover(Discover),
     /// Make, list and revoke enrolment tokens
     #[command(subcommand)]
     Token(Token),
@@ -133,6 +140,21 @@ pub(crate) struct Watch {
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Discover {
+    /// How long to listen
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=300))]
+    pub(crate) seconds: u16,
+    /// Ask each address of this network as well, such as 192.168.1.0/24
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) scan: Option<Network>,
+    /// Even if the network has more than 4096 addresses
+    #[arg(long, requires = "scan")]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,6 +261,12 @@ mod tests {
             "lekiwi token create --max-uses 10001",
             &expect![
                 "error: invalid value '10001' for '--max-uses <N>': 10001 is not in 1..=10000"
+            ],
+        );
+        check(
+            "lekiwi discover --scan 192.168.1.7/24",
+            &expect![
+                "error: invalid value '192.168.1.7/24' for '--scan <NETWORK>': expected a network's first address, which is 192.168.1.0/24, got 192.168.1.7"
             ],
         );
         check(

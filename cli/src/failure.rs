@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use lekiwi_discovery::scan::ScanError;
 use lekiwi_protocol::api::Problem;
 
 use crate::exit::Exit;
@@ -69,6 +70,10 @@ pub(crate) enum Failure {
     },
     #[error("expected a folder without {}, but it exists", .0.display())]
     Exists(PathBuf),
+    #[error("the network could not be scanned")]
+    Scan(#[source] ScanError),
+    #[error("expected a network to look for robots on, got none{}", none(.0))]
+    NoNetwork(Vec<String>),
     #[error("the key could not be made")]
     Key(#[source] rcgen::Error),
     #[error("TLS could not be set up")]
@@ -79,6 +84,11 @@ pub(crate) enum Failure {
     Runtime(#[source] io::Error),
     #[error("the output could not be written")]
     Output(#[source] io::Error),
+}
+
+fn none(reasons: &[String]) -> String {
+    let reasons = reasons.iter().map(|reason| format!("; {reason}"));
+    reasons.collect()
 }
 
 impl Failure {
@@ -131,6 +141,9 @@ impl Failure {
                 "name a file with `--password-file`, or `-` for standard input".into()
             }
             Self::Credentials { .. } => "log in again with `lekiwi login URL`".into(),
+            Self::Scan(ScanError::Large(_)) => {
+                "name a smaller one, or add `--force` and some minutes".into()
+            }
             Self::Exists(_) => {
                 "name another folder with `--out`; keys are never overwritten".into()
             }

@@ -1,6 +1,8 @@
 //! Bodies of the relay's HTTP interface, shared by the relay and its clients. Routes and their
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
+mod discovered;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -10,6 +12,7 @@ use crate::message::{
     RegistrationStatus, RobotHealth, Teleoperation,
 };
 use crate::timestamp::Timestamp;
+pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 
 /// `GET /api/v1/robots`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,12 +8,14 @@
 //! * `profile` (feature `profile`) is what a type of robot is made of and brings along; `yaml` reads
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
+//! * [`discovery`] is how robots and relays of a local network find each other.
 //!
 //! Unknown fields of messages are ignored everywhere (an older reader survives a newer writer); an unknown
 //! major version of a topic is refused.
 
 pub mod access;
 pub mod api;
+pub mod discovery;
 pub mod envelope;
 pub mod id;
 pub mod limits;

@@ -48,9 +48,13 @@ pub struct Raw {
     pub telemetry_days: Option<String>,
     /// How newcomers are taken: `open` or `approve`.
     pub registration: Option<String>,
+    /// Whether the relay finds robots on its network, and is found: `true` or `false`.
+    pub mdns: Option<String>,
+    /// Whether it watches machines ask for addresses: `true` or `false`.
+    pub watch_dhcp: Option<String>,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "version",
     "https",
     "mqtt",
@@ -60,6 +64,8 @@ const KEYS: [&str; 9] = [
     "https_tls",
     "telemetry_days",
     "registration",
+    "mdns",
+    "watch_dhcp",
 ];
 
 /// The checked configuration.
@@ -81,6 +87,10 @@ pub struct Config {
     pub telemetry_days: u32,
     /// How newcomers are taken.
     pub registration: Policy,
+    /// Whether the relay finds robots on its network, and is found.
+    pub mdns: bool,
+    /// Whether it watches machines ask for addresses.
+    pub watch_dhcp: bool,
 }
 
 /// Why the configuration cannot be used.
@@ -241,6 +251,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "HTTPS_TLS" => raw.https_tls = Some(value),
             "TELEMETRY_DAYS" => raw.telemetry_days = Some(value),
             "REGISTRATION" => raw.registration = Some(value),
+            "MDNS" => raw.mdns = Some(value),
+            "WATCH_DHCP" => raw.watch_dhcp = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
                 let hint = near(&other.to_ascii_lowercase(), &KEYS)
@@ -270,6 +282,8 @@ impl Raw {
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
             registration: self.registration.or(below.registration),
+            mdns: self.mdns.or(below.mdns),
+            watch_dhcp: self.watch_dhcp.or(below.watch_dhcp),
         }
     }
 
@@ -285,6 +299,16 @@ impl Raw {
                 expected: "an address and port such as 0.0.0.0:8443",
                 actual: text,
             })
+        };
+        let flag = |key, value: Option<String>, usual| match value.as_deref() {
+            None => Ok(usual),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(ConfigError::Value {
+                key,
+                expected: "true or false",
+                actual: other.to_owned(),
+            }),
         };
         let org = match self.org {
             None => Org::default(),
@@ -351,6 +375,8 @@ impl Raw {
             allow_tls12,
             telemetry_days,
             registration,
+            mdns: flag("mdns", self.mdns, true)?,
+            watch_dhcp: flag("watch_dhcp", self.watch_dhcp, false)?,
         })
     }
 }
@@ -449,6 +475,10 @@ mod tests {
         assert_eq!(
             refusal("registration: closed\n").0,
             "expected registration to be open or approve, got \"closed\""
+        );
+        assert_eq!(
+            refusal("watch_dhcp: maybe\n").0,
+            "expected watch_dhcp to be true or false, got \"maybe\""
         );
         assert_eq!(
             refusal("server_names: [\"a b\"]\n").0,

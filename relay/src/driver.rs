@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{RelayId, Root};
 use serde::Serialize;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, BrokerError, StoreAuthority};
 use crate::cli;
 use crate::config::Config;
+use crate::discovery::Discovery;
 use crate::exit::Exit;
 use crate::files;
 use crate::http;
@@ -195,7 +197,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let source = own_source(&relay_id);
     let settings = Settings {
         root: root.clone(),
-        relay_id,
+        relay_id: relay_id.clone(),
         telemetry_days: config.telemetry_days,
         registration: config.registration,
     };
@@ -214,12 +216,23 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
 
+    let discovery = Arc::new(Discovery::start(
+        &config,
+        &RelayAd {
+            id: relay_id,
+            https: https.port(),
+            mqtt: mqtt.port(),
+            ca_fingerprint: authority.fingerprint(),
+        },
+    ));
+
     let stopping = CancellationToken::new();
     let app = Arc::new(http::Parts {
         store: store.clone(),
         fleet,
         broker: broker.clone(),
         authority: authority.clone(),
+        discovery: discovery.clone(),
         sessions: Sessions::new(store.clone())?,
         metrics,
         root,
@@ -264,6 +277,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     housekeeping.abort();
+    discovery.leave().await;
     stopping.cancel();
     // Requests first: what they write must find the store. A task that panicked has ended as well.
     let _ = server.await;

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod discovery;
 pub mod driver;
 pub mod exit;
 pub mod files;

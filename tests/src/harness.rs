@@ -5,18 +5,22 @@
 
 mod agent;
 mod board;
+mod avahi;
 mod browser;
 mod fleet;
 mod mosquitto;
+mod namespace;
 mod postgres;
 mod process;
 mod relay;
 
 pub use agent::{Agent, write_config};
 pub use board::{Board, BoardOptions, HOST};
+pub use avahi::Avahi;
 pub use browser::Browser;
 pub use fleet::Fleet;
 pub use mosquitto::Mosquitto;
+pub use namespace::{Host, Lan};
 pub use postgres::Postgres;
 pub use process::{Process, free_port, program, target, wait_until};
 pub use relay::{Relay, RelayOptions};

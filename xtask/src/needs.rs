@@ -140,6 +140,16 @@ pub(crate) const TEST: &[Need] = &[
         &["iproute2", "util-linux"],
         "counts bytes on a wire of its own",
     ),
+    need(
+        &["avahi-daemon", "avahi-browse", "dbus-daemon"],
+        &["avahi-daemon", "avahi-utils", "dbus"],
+        "finds robots, and is found",
+    ),
+    need(
+        &["udhcpc", "capsh"],
+        &["udhcpc", "libcap2-bin"],
+        "asks for an address; runs the relay with fewer rights",
+    ),
 ];
 
 /// To build images and boot them.

@@ -44,7 +44,9 @@ pub struct Config {
     pub sample: Duration,
     /// When each metric is sent.
     pub metrics: MetricRules,
-    /// What of that the file says.
+    /// Whether others on the local network may find this robot.
+    pub mdns: bool,
+    /// What of the metrics the file says.
     given: [MetricRule; DEFAULTS.len()],
 }
 
@@ -287,6 +289,7 @@ pub(super) fn check(
         sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, 1, 600)?,
         metrics: metrics(&check, &given)?,
         given,
+        mdns: raw.discovery.mdns.unwrap_or(true),
     })
 }
 

@@ -34,7 +34,7 @@ enum Field<'a> {
     List(&'a mut Option<Vec<String>>),
 }
 
-const OVERRIDES: [(&str, Target); 15] = [
+const OVERRIDES: [(&str, Target); 16] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
@@ -61,6 +61,9 @@ const OVERRIDES: [(&str, Target); 15] = [
     ("LEKIWI_HEARTBEAT_S", |c| Field::Number(&mut c.heartbeat_s)),
     ("LEKIWI_TELEMETRY_SAMPLE_S", |c| {
         Field::Number(&mut c.telemetry.sample_s)
+    }),
+    ("LEKIWI_DISCOVERY_MDNS", |c| {
+        Field::Flag(&mut c.discovery.mdns)
     }),
 ];
 

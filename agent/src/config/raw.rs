@@ -22,6 +22,14 @@ pub(super) struct Config {
     pub(super) heartbeat_s: Option<u64>,
     #[serde(default)]
     pub(super) telemetry: Telemetry,
+    #[serde(default)]
+    pub(super) discovery: Discovery,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discovery {
+    pub(super) mdns: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -44,6 +44,7 @@ fn the_shipped_file_says_what_the_defaults_are() {
     assert_eq!(config.heartbeat, defaults.heartbeat);
     assert_eq!(config.sample, defaults.sample);
     assert_eq!(config.token_file, defaults.token_file);
+    assert!(config.mdns && defaults.mdns);
     assert_eq!(
         (config.profile, config.profiles_dir, config.hardware),
         (defaults.profile, defaults.profiles_dir, defaults.hardware)
@@ -80,6 +81,7 @@ fn variables_override_the_file() {
             ("LEKIWI_PROFILE", "xle-2wheel"),
             ("LEKIWI_HARDWARE_ROOT", "/tmp/tree"),
             ("LEKIWI_HARDWARE_SERVO_PORTS", "/dev/pts/1, /dev/pts/2"),
+            ("LEKIWI_DISCOVERY_MDNS", "false"),
             ("LEKIWI_LOG", "debug"),
             ("LEKIWI_ROBTO_ID", "x"),
             ("PATH", "/bin"),
@@ -88,6 +90,7 @@ fn variables_override_the_file() {
     .unwrap();
     assert_eq!(loaded.config.robot_id.as_str(), "kiwi-02");
     assert!(loaded.config.relay.https.is_loopback() && !loaded.config.remove_token);
+    assert!(!loaded.config.mdns);
     assert_eq!(loaded.config.heartbeat, Duration::from_secs(5));
     assert_eq!(loaded.config.profile.to_string(), "xle-2wheel");
     let ports = ["/dev/pts/1", "/dev/pts/2"].map(std::path::PathBuf::from);
@@ -110,7 +113,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry, discovery\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -121,11 +124,15 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry, discovery",
         ),
         (
             minimal("heartbeat_s: soon\n"),
             "wrong value at /etc/lekiwi/agent.yml:5:14: expected a whole number",
+        ),
+        (
+            minimal("discovery: {mdns: often}\n"),
+            "wrong value at /etc/lekiwi/agent.yml:5:19: expected true or false",
         ),
         (
             minimal("org: [\n"),

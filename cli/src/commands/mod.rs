@@ -1,6 +1,7 @@
 //! What each command does: ask the relay, show the answer.
 
 mod consumer;
+mod discover;
 mod session;
 mod token;
 mod watch;
@@ -70,6 +71,7 @@ pub(crate) async fn run(
                 .try_for_each(|event| ui.line(show::event(event)))
         }
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
+        Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,
         Command::Token(Token::Create(arguments)) => {
             token::create(&Relay::of(environment)?, arguments, ui).await
         }

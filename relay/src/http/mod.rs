@@ -9,6 +9,7 @@
 pub mod auth;
 mod consumers;
 mod dashboard;
+mod discovered;
 mod est;
 mod events;
 pub mod extract;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
+use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
 use crate::ingest::Handle;
 use crate::metrics::Metrics;
@@ -57,6 +59,8 @@ pub struct Parts {
     pub broker: Arc<Broker>,
     /// The certificate authority.
     pub authority: Arc<Authority>,
+    /// Who is on the local network.
+    pub discovery: Arc<Discovery>,
     /// Logins.
     pub sessions: Sessions,
     /// Counters.

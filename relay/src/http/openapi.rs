@@ -35,6 +35,7 @@ use utoipa::{Modify, OpenApi};
         super::tokens::remove,
         super::consumers::create,
         super::refused::list,
+        super::discovered::list,
         document,
     ),
     components(schemas(api::Live, api::Lagged)),

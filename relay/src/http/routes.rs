@@ -6,8 +6,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::App;
 use super::{
-    consumers, dashboard, est, events, health, live, login, openapi, refused, robots, session,
-    telemetry, tokens,
+    consumers, dashboard, discovered, est, events, health, live, login, openapi, refused, robots,
+    session, telemetry, tokens,
 };
 
 /// Who may use a route.
@@ -81,6 +81,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::DELETE, "/api/v1/tokens/{id}",               Admin,  || delete(tokens::remove)),
     route(Method::POST,   "/api/v1/consumers",                 Admin,  || post(consumers::create)),
     route(Method::GET,    "/api/v1/refused",                   Admin,  || get(refused::list)),
+    route(Method::GET,    "/api/v1/discovered",                Admin,  || get(discovered::list)),
     route(Method::GET,    "/api/v1/openapi.json",              Read,   || get(openapi::document)),
 
     route(Method::GET,    "/",                                 Page,   || get(dashboard::index)),

@@ -103,7 +103,7 @@ pub fn write_config(folder: &Path, relay: &Relay, id: &str, token: &str) -> Resu
         &config,
         format!(
             "version: 1\nrobot_id: {id}\nprofile: generic\nrelay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n\
-             enrolment:\n  token_file: {}\nstate_dir: {}\nsocket: {}\ntelemetry:\n  sample_s: 1\n",
+             enrolment:\n  token_file: {}\nstate_dir: {}\nsocket: {}\ntelemetry:\n  sample_s: 1\ndiscovery: {{mdns: false}}\n",
             relay.https(),
             relay.mqtt(),
             relay.ca_fingerprint(),

@@ -1,6 +1,8 @@
 //! A relay with a data folder of its own.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use super::namespace::{Host, ip_program};
 use super::process::{Process, target};
 
 /// How a relay is started.
@@ -17,6 +20,12 @@ pub struct RelayOptions {
     pub data: Option<PathBuf>,
     /// More arguments for `lekiwi-relay run`.
     pub arguments: Vec<String>,
+    /// Variables.
+    pub environment: Vec<(&'static str, OsString)>,
+    /// The machine that it runs on, and listens on; this one's loopback when absent.
+    pub host: Option<Host>,
+    /// A program that runs it, with arguments.
+    pub wrapper: Vec<OsString>,
 }
 
 /// A running relay. Its ports are free ones, and stay the same over restarts.
@@ -57,12 +66,18 @@ impl Relay {
             .data
             .clone()
             .unwrap_or_else(|| files.path().join("data"));
-        let arguments = arguments(&data, files.path(), "127.0.0.1:0", "127.0.0.1:0", &options);
+        let ip = match &options.host {
+            Some(host) => host.address(),
+            None => Ipv4Addr::LOCALHOST,
+        };
+        let any = format!("{ip}:0");
+        let arguments = arguments(&data, files.path(), &any, &any, &options);
+        let (first, arguments) = command_line(&program, &options, arguments)?;
         let mut process = Process::start(
             "relay",
-            &program,
+            &first,
             arguments,
-            &[],
+            &options.environment,
             &files.path().join("relay.log"),
         )?;
         let ready = wait_ready(&mut process, files.path())?;
@@ -104,6 +119,7 @@ impl Relay {
             &self.ready.mqtt,
             &self.options,
         );
+        let (_, arguments) = command_line(&self.program, &self.options, arguments)?;
         self.process.restart(Some(arguments))?;
         wait_ready(&mut self.process, self.files.path())?;
         Ok(())
@@ -220,6 +236,26 @@ fn arguments(
     ];
     arguments.extend(options.arguments.iter().map(Into::into));
     arguments
+}
+
+/// The program that runs the relay where and as the options want it, and its arguments.
+fn command_line(
+    program: &Path,
+    options: &RelayOptions,
+    arguments: Vec<OsString>,
+) -> Result<(PathBuf, Vec<OsString>)> {
+    let mut line: VecDeque<OsString> = options.wrapper.iter().cloned().collect();
+    line.push_back(program.into());
+    line.extend(arguments);
+    let first = line.pop_front().unwrap_or_default();
+    match &options.host {
+        None => Ok((first.into(), line.into())),
+        Some(host) => {
+            let mut all = host.wrapped(Path::new(&first));
+            all.extend(line);
+            Ok((ip_program()?, all))
+        }
+    }
 }
 
 fn wait_ready(process: &mut Process, files: &Path) -> Result<Ready> {

@@ -9,10 +9,17 @@ use crate::command::{cargo, read};
 const ARROWS: &[(&str, &[&str])] = &[
     ("lekiwi-protocol", &[]),
     ("lekiwi-agent-core", &["lekiwi-protocol"]),
-    ("lekiwi-agent", &["lekiwi-protocol", "lekiwi-agent-core"]),
+    ("lekiwi-discovery", &["lekiwi-protocol"]),
+    (
+        "lekiwi-agent",
+        &["lekiwi-protocol", "lekiwi-discovery", "lekiwi-agent-core"],
+    ),
     ("lekiwi-relay-core", &["lekiwi-protocol"]),
-    ("lekiwi-relay", &["lekiwi-protocol", "lekiwi-relay-core"]),
-    ("lekiwi-cli", &["lekiwi-protocol"]),
+    (
+        "lekiwi-relay",
+        &["lekiwi-protocol", "lekiwi-discovery", "lekiwi-relay-core"],
+    ),
+    ("lekiwi-cli", &["lekiwi-protocol", "lekiwi-discovery"]),
     ("lekiwi-provisioner", &["lekiwi-protocol"]),
     // Simulated robots send from the agent's own outbox (decision 4).
     ("lekiwi-tests", &["lekiwi-protocol", "lekiwi-agent"]),
@@ -36,6 +43,7 @@ const IMPURE: &[&str] = &[
     "rusqlite",
     "nix",
     "libc",
+    "socket2",
     "sysinfo",
     "tempfile",
     "tracing-subscriber",
