@@ -15,5 +15,6 @@ pub mod journal;
 pub mod link;
 pub mod machine;
 pub mod outbox;
+pub mod scrub;
 mod storage;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -56,6 +56,15 @@ enum Command {
     },
     /// Check the configuration and show what it means
     CheckConfig,
+    /// Overwrite the token and Wi-Fi passphrases that the seed left on the card; what lekiwi-scrub.service runs as root
+    Scrub {
+        /// The mounted boot partition
+        #[arg(long, default_value = "/boot/firmware", value_name = "FOLDER")]
+        boot: PathBuf,
+        /// The system
+        #[arg(long, default_value = "/", value_name = "FOLDER")]
+        root: PathBuf,
+    },
 }
 
 /// What ends the program, with what to do about it.
@@ -97,6 +106,9 @@ fn print(text: &str) {
 }
 
 fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
+    if let Command::Scrub { boot, root } = &arguments.command {
+        return scrub(root, boot);
+    }
     let path = arguments
         .config
         .clone()
@@ -145,7 +157,48 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             describe(&config, &path);
             Ok(())
         }
+        // Needs no configuration: done above.
+        Command::Scrub { .. } => Ok(()),
     }
+}
+
+/// Only of an enrolled robot: another one still needs its token.
+fn scrub(root: &Path, boot: &Path) -> Result<(), Failure> {
+    let certificate = root.join("opt/lekiwi-agent/state/cert.pem");
+    if !certificate.exists() {
+        return Err(Failure {
+            code: ExitCode::TryAgain,
+            message: format!(
+                "expected an enrolled robot, found no {}",
+                certificate.display()
+            ),
+            hint: Some("the token is needed until then".to_owned()),
+        });
+    }
+    let report = lekiwi_agent::scrub::scrub(root, boot);
+    let masked: Vec<String> = report
+        .masked
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    match masked.as_slice() {
+        [] => log::info!("no secret of the seed is left"),
+        paths => log::info!(
+            "the seed's secrets were overwritten in {}",
+            paths.join(", ")
+        ),
+    }
+    if report.failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        code: ExitCode::Failure,
+        message: format!(
+            "expected to overwrite the seed's secrets everywhere, could not in {}",
+            report.failed.join(", ")
+        ),
+        hint: Some("run it as root, with the boot partition writable".to_owned()),
+    })
 }
 
 fn failed(code: ExitCode, error: &dyn std::error::Error) -> Failure {
@@ -254,7 +307,7 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe(config: &Config, path: &std::path::Path) {
+fn describe(config: &Config, path: &Path) {
     print(&format!(
         "{} is right\nrobot      {} ({}, organisation {})\nrelay      https://{} and mqtts://{}\nauthority  {}\n\
          state      {}\nsocket     {}\ntoken      {}\nheartbeat  every {} s, sensors every {} s",

@@ -1,11 +1,12 @@
-//! Writes planned files into a folder: the only part that touches a disk.
+//! Carries a plan out in a folder, such as a card's mounted boot partition.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::plan::PlannedFile;
+use crate::cmdline::CmdlineError;
+use crate::plan::{Content, PlannedFile};
 
 /// Why the files could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,24 @@ pub enum ApplyError {
     /// A file of that name is there already.
     #[error("{0} is there already")]
     Exists(PathBuf),
+    /// The kernel's command line is not what it should be.
+    #[error("cannot edit {path}")]
+    Cmdline {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CmdlineError,
+    },
+    /// A file that goes onto the card cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The disk refused.
     #[error("cannot write {path}")]
     Write {
@@ -32,16 +51,20 @@ impl ApplyError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Exists(_) => Some("--force replaces the files of an earlier seed"),
-            Self::Folder(_) | Self::Write { .. } => None,
+            Self::Exists(_) => {
+                Some("--force replaces the files of the image or of an earlier seed")
+            }
+            Self::Cmdline { source, .. } => source.hint(),
+            Self::Folder(_) | Self::Read { .. } | Self::Write { .. } => None,
         }
     }
 }
 
-/// Writes all files or none: each is written beside its place and renamed when all are on disk.
+/// Writes all files or none: each is written beside its place, and renamed when all are on disk.
 ///
 /// # Errors
-/// When the folder is missing, a file exists and `force` is not set, or the disk refuses.
+/// When the folder is missing, a file exists that would be replaced and `force` is not set, a file to copy or to edit
+/// cannot be, or the disk refuses.
 pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), ApplyError> {
     if !folder.is_dir() {
         return Err(ApplyError::Folder(folder.to_owned()));
@@ -55,22 +78,26 @@ pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), App
             )
         })
         .collect();
-    if !force && let Some((_, taken)) = places.iter().find(|(_, place)| place.exists()) {
+    let taken = files
+        .iter()
+        .zip(&places)
+        .find(|(file, (_, place))| !matches!(file.content, Content::Edit(_)) && place.exists());
+    if !force && let Some((_, (_, taken))) = taken {
         return Err(ApplyError::Exists(taken.clone()));
+    }
+    for (file, (beside, place)) in files.iter().zip(&places) {
+        if let Err(error) = write(beside, place, file) {
+            for (beside, _) in &places {
+                // Whatever was begun; the error that matters is the write's.
+                let _ = fs::remove_file(beside);
+            }
+            return Err(error);
+        }
     }
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| ApplyError::Write { path, source }
     };
-    for (file, (beside, _)) in files.iter().zip(&places) {
-        if let Err(source) = write(beside, file) {
-            for (beside, _) in &places {
-                // Whatever was begun; the error that matters is the write's.
-                let _ = fs::remove_file(beside);
-            }
-            return Err(failed(beside)(source));
-        }
-    }
     for (beside, place) in &places {
         fs::rename(beside, place).map_err(failed(place))?;
     }
@@ -79,37 +106,78 @@ pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), App
         .map_err(failed(folder))
 }
 
-fn write(path: &Path, file: &PlannedFile) -> io::Result<()> {
+fn write(beside: &Path, place: &Path, file: &PlannedFile) -> Result<(), ApplyError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ApplyError::Read { path, source }
+    };
+    let failed = |source| ApplyError::Write {
+        path: beside.to_owned(),
+        source,
+    };
     let mode = if file.secret { 0o600 } else { 0o644 };
     // A half-written file of an interrupted run may be in the way.
-    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(beside);
     let mut open = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
-        .open(path)?;
-    open.write_all(file.content.as_bytes())?;
-    open.sync_all()
+        .open(beside)
+        .map_err(failed)?;
+    match &file.content {
+        Content::Text(text) => open.write_all(text.as_bytes()).map_err(failed)?,
+        Content::Copy(path) => {
+            let mut source = fs::File::open(path).map_err(unreadable(path))?;
+            io::copy(&mut source, &mut open).map_err(failed)?;
+        }
+        Content::Edit(edit) => {
+            let before = match fs::read(place) {
+                Ok(bytes) => Some(bytes),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(unreadable(place)(error)),
+            };
+            let after = edit
+                .edit(before.as_deref())
+                .map_err(|source| ApplyError::Cmdline {
+                    path: place.to_owned(),
+                    source,
+                })?;
+            open.write_all(&after).map_err(failed)?;
+        }
+    }
+    open.sync_all().map_err(failed)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::cmdline::Cmdline;
 
     fn file(content: &str) -> PlannedFile {
         PlannedFile {
             name: "user-data",
-            content: content.to_owned(),
+            content: Content::Text(content.to_owned()),
             secret: true,
+        }
+    }
+
+    fn edit() -> PlannedFile {
+        PlannedFile {
+            name: "cmdline.txt",
+            content: Content::Edit(Cmdline::new(vec!["ds=nocloud;i=a".into()])),
+            secret: false,
         }
     }
 
     #[test]
     fn an_earlier_seed_is_replaced_only_when_asked() {
         let folder = tempfile::tempdir().unwrap();
-        seed(folder.path(), &[file("one")], false).unwrap();
-        let error = seed(folder.path(), &[file("two")], false).unwrap_err();
+        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join("cmdline.txt"), "quiet\n").unwrap();
+        seed(folder.path(), &[file("one"), edit()], false).unwrap();
+        assert_eq!(read("cmdline.txt"), "quiet ds=nocloud;i=a\n");
+        let error = seed(folder.path(), &[file("two"), edit()], false).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -117,16 +185,34 @@ mod tests {
                 folder.path().join("user-data").display()
             )
         );
+        assert_eq!(read("user-data"), "one");
+        seed(folder.path(), &[file("two"), edit()], true).unwrap();
+        assert_eq!(read("user-data"), "two");
+        assert_eq!(read("cmdline.txt"), "quiet ds=nocloud;i=a\n");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn nothing_is_written_when_one_file_cannot_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |files: &[PlannedFile]| {
+            let error = seed(folder.path(), files, false).unwrap_err();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+            (error.to_string(), error.hint())
+        };
+        let cmdline = folder.path().join("cmdline.txt");
+        let (message, hint) = refused(&[file("one"), edit()]);
+        assert_eq!(message, format!("cannot edit {}", cmdline.display()));
+        assert_eq!(hint, CmdlineError::Absent.hint());
+        let copy = PlannedFile {
+            name: "lekiwi-agent.deb",
+            content: Content::Copy("/nonexistent/a.deb".into()),
+            secret: false,
+        };
         assert_eq!(
-            fs::read_to_string(folder.path().join("user-data")).unwrap(),
-            "one"
+            refused(&[file("one"), copy]).0,
+            "cannot read /nonexistent/a.deb"
         );
-        seed(folder.path(), &[file("two")], true).unwrap();
-        assert_eq!(
-            fs::read_to_string(folder.path().join("user-data")).unwrap(),
-            "two"
-        );
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

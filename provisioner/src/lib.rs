@@ -2,6 +2,12 @@
 //! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk.
 
 pub mod apply;
+pub mod clock;
+pub mod cmdline;
+pub mod customise;
+pub mod job;
+pub mod lint;
+pub mod media;
 pub mod order;
 pub mod plan;
 pub mod watch;

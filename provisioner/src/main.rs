@@ -9,13 +9,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::seed;
+use crate::commands::{customise, lint, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example:\n  lekiwi token create --robot kiwi-01 --json | jq -r .token > token\n  lekiwi-provisioner seed --robot-id kiwi-01 --relay-https https://relay.example:8443 \\\n    --relay-mqtt mqtts://relay.example:8883 --ca-fingerprint sha256:… --token-file token --out /media/bootfs"
+    after_help = "Example:\n  lekiwi token create --robot kiwi-01 --json > token\n  lekiwi-provisioner seed --os raspios-trixie --robot-id kiwi-01 --relay-https https://relay.example:8443 \\\n    --relay-mqtt mqtts://relay.example:8883 --ca-fingerprint sha256:… --token-file token --out /media/bootfs"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -26,6 +26,10 @@ struct Arguments {
 enum Command {
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
+    /// Make finished images for robots of one stock image, without root.
+    Customise(Box<customise::Options>),
+    /// Say what is wrong with a seed, whoever wrote it.
+    Lint(lint::Options),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -36,6 +40,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Seed(options) => seed::run(*options),
+        Command::Customise(options) => customise::run(*options),
+        Command::Lint(options) => lint::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

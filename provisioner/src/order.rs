@@ -1,15 +1,22 @@
 //! What a person asks for, checked. Pure.
 
-use lekiwi_protocol::{Org, RobotId};
+pub(crate) mod check;
 
-/// A seed for one robot.
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lekiwi_protocol::{Org, RobotId, Timestamp};
+
+/// A seed for one robot, or for many that take their names from their boards.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Host name, certificate and topic of the robot.
-    pub robot_id: RobotId,
+    /// What is on the card.
+    pub os: Os,
+    /// How the robot is called.
+    pub name: Name,
     /// Organisation.
     pub org: Org,
-    /// Hardware profile.
+    /// Hardware profile; `auto` lets the agent recognise it.
     pub profile: String,
     /// `https://host:port` of the relay.
     pub https: String,
@@ -17,17 +24,129 @@ pub struct Order {
     pub mqtt: String,
     /// SHA-256 of the relay's authority.
     pub ca_fingerprint: String,
-    /// One-time enrolment token.
+    /// Enrolment token.
     pub token: String,
-    /// Public keys that may log in over SSH.
+    /// When the token expires, where that is known.
+    pub token_expires: Option<Timestamp>,
+    /// Who may log in; nobody new if absent.
+    pub user: Option<User>,
+    /// The wireless network.
+    pub wifi: Option<Wifi>,
+    /// The address, of the wireless interface where there is a wireless network, else of the wired one.
+    pub addressing: Addressing,
+    /// Such as `Europe/Berlin`.
+    pub time_zone: Option<String>,
+    /// Such as `de_DE.UTF-8`.
+    pub locale: Option<String>,
+    /// The layout's name, such as `de`.
+    pub keyboard: Option<String>,
+    /// An agent package, put on the boot partition; absent when the image has the agent already.
+    pub agent_deb: Option<PathBuf>,
+}
+
+/// An operating system that seeds are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Os {
+    /// Raspberry Pi OS of 2025, with cloud-init.
+    RaspiosTrixie,
+    /// Raspberry Pi OS of 2023, with `firstrun.sh`.
+    RaspiosBookworm,
+    /// Ubuntu Server for the Raspberry Pi.
+    Ubuntu2404,
+    /// Debian with cloud-init and netplan, such as the image of `cargo xtask image`.
+    Debian,
+}
+
+impl Os {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::RaspiosTrixie,
+        Self::RaspiosBookworm,
+        Self::Ubuntu2404,
+        Self::Debian,
+    ];
+
+    /// How options, job files and seeds call it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RaspiosTrixie => "raspios-trixie",
+            Self::RaspiosBookworm => "raspios-bookworm",
+            Self::Ubuntu2404 => "ubuntu-24.04",
+            Self::Debian => "debian",
+        }
+    }
+}
+
+impl FromStr for Os {
+    type Err = OrderError;
+    fn from_str(text: &str) -> Result<Self, OrderError> {
+        Self::ALL
+            .into_iter()
+            .find(|os| os.as_str() == text)
+            .ok_or_else(|| OrderError::Os(check::cut(text)))
+    }
+}
+
+/// How a robot gets its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// It is given: host name, certificate and topic.
+    Given(RobotId),
+    /// `<prefix>-<last 8 digits of the board's serial number>`, found out on the board.
+    Serial {
+        /// What comes before the digits.
+        prefix: RobotId,
+    },
+}
+
+/// Who may log in. A password is never set in clear, and never by default.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Public keys for SSH.
     pub ssh_keys: Vec<String>,
-    /// Name of an agent package on the boot partition; absent when the image has the agent already.
-    pub agent_deb: Option<String>,
+    /// A `crypt(3)` hash for the console; without it there is no password.
+    pub password_hash: Option<String>,
+}
+
+/// A wireless network.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Wifi {
+    /// Its name.
+    pub ssid: String,
+    /// Its WPA passphrase, or the key as 64 hex digits; an open network has none.
+    pub password: Option<String>,
+    /// Where it is: two capital letters, for the radio's rules.
+    pub country: String,
+}
+
+/// How the robot gets its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressing {
+    /// From the network.
+    Dhcp,
+    /// It is given.
+    Static {
+        /// With its prefix length, such as `192.168.1.20/24`.
+        address: String,
+        /// The way out.
+        gateway: Option<String>,
+        /// Name servers.
+        dns: Vec<String>,
+    },
 }
 
 /// What was wrong with the order.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
+    /// Not a known system.
+    #[error("expected raspios-trixie, raspios-bookworm, ubuntu-24.04 or debian, got {0:?}")]
+    Os(String),
+    /// The digits do not fit behind it.
+    #[error("expected a prefix of at most 54 characters, got {0:?}")]
+    Prefix(String),
     /// Not an address of the right kind.
     #[error("expected {name} such as {example}, got {actual:?}")]
     Address {
@@ -49,12 +168,49 @@ pub enum OrderError {
     /// Not a profile name.
     #[error("expected a profile name of a-z, 0-9 and '-', got {0:?}")]
     Profile(String),
+    /// Not a login name.
+    #[error("expected a user name of a-z, 0-9, '-' and '_' that is not root, got {0:?}")]
+    UserName(String),
     /// Not a public key.
     #[error("expected an SSH public key such as \"ssh-ed25519 AAAA… name\" on one line, got {0:?}")]
     SshKey(String),
     /// A private key where a public one belongs. Not shown.
     #[error("expected an SSH public key, got a private one")]
     PrivateKey,
+    /// Not a hash. Not shown: it may be the password.
+    #[error("expected a password hash such as $6$… or $y$…, got something else")]
+    PasswordHash,
+    /// Not a network name.
+    #[error("expected a network name of 1 to 32 bytes without control characters, got {0:?}")]
+    Ssid(String),
+    /// Not a passphrase. Not shown.
+    #[error("expected a passphrase of 8 to 63 printable ASCII characters or 64 hex digits")]
+    Passphrase,
+    /// Not a country.
+    #[error("expected a country of two capital letters such as DE, got {0:?}")]
+    Country(String),
+    /// Not an IP address, with or without a prefix length.
+    #[error("expected {name} such as {example}, got {actual:?}")]
+    Ip {
+        /// Which one.
+        name: &'static str,
+        /// What it looks like.
+        example: &'static str,
+        /// What came.
+        actual: String,
+    },
+    /// Not a name of the time zone database.
+    #[error("expected a time zone such as Europe/Berlin, got {0:?}")]
+    TimeZone(String),
+    /// Not a locale.
+    #[error("expected a locale such as de_DE.UTF-8, got {0:?}")]
+    Locale(String),
+    /// Not a keyboard layout.
+    #[error("expected a keyboard layout such as de, got {0:?}")]
+    Keyboard(String),
+    /// Not a Debian package.
+    #[error("expected the path of a .deb package, got {0:?}")]
+    Package(String),
 }
 
 impl OrderError {
@@ -65,142 +221,13 @@ impl OrderError {
             Self::Fingerprint(_) => Some("`lekiwi-relay ca show` prints it"),
             Self::Token => Some("make one with `lekiwi token create`"),
             Self::PrivateKey => Some("the public key's file name ends with .pub"),
-            Self::Address { .. } | Self::Profile(_) | Self::SshKey(_) => None,
-        }
-    }
-}
-
-impl Order {
-    /// Checks what the types cannot say.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(self) -> Result<Self, OrderError> {
-        address("a relay address", "https://relay.example:8443", &self.https)?;
-        address("a broker address", "mqtts://relay.example:8883", &self.mqtt)?;
-        let digits = self
-            .ca_fingerprint
-            .strip_prefix("sha256:")
-            .unwrap_or_default();
-        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(OrderError::Fingerprint(cut(&self.ca_fingerprint)));
-        }
-        let secret = self.token.strip_prefix("lkt_").unwrap_or_default();
-        if secret.len() < 20
-            || !secret
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        {
-            return Err(OrderError::Token);
-        }
-        let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if self.profile.is_empty() || self.profile.len() > 63 || !self.profile.bytes().all(letters)
-        {
-            return Err(OrderError::Profile(cut(&self.profile)));
-        }
-        for key in &self.ssh_keys {
-            if key.contains("PRIVATE KEY") {
-                return Err(OrderError::PrivateKey);
+            Self::PasswordHash => {
+                Some("`mkpasswd --method=sha512crypt` or `openssl passwd -6` makes one")
             }
-            let kind = key.split(' ').next().unwrap_or_default();
-            let known = ["ssh-", "ecdsa-", "sk-"]
-                .iter()
-                .any(|start| kind.starts_with(start));
-            if !known || key.lines().count() != 1 || key.split(' ').count() < 2 {
-                return Err(OrderError::SshKey(cut(key)));
+            Self::Prefix(_) => {
+                Some("a hyphen and 8 digits follow, and a name has at most 63 characters")
             }
+            _ => None,
         }
-        Ok(self)
-    }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
-/// `scheme://host:port` and nothing more.
-fn address(name: &'static str, example: &'static str, text: &str) -> Result<(), OrderError> {
-    let (scheme, _) = example.split_once("://").unwrap_or_default();
-    let fits = text
-        .strip_prefix(scheme)
-        .and_then(|rest| rest.strip_prefix("://"))
-        .and_then(|rest| rest.rsplit_once(':'))
-        .is_some_and(|(host, port)| {
-            let host_fits = host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
-            !host.is_empty() && host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
-        });
-    if fits {
-        Ok(())
-    } else {
-        Err(OrderError::Address {
-            name,
-            example,
-            actual: cut(text),
-        })
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn order() -> Order {
-        Order {
-            robot_id: "kiwi-01".parse().unwrap(),
-            org: Org::default(),
-            profile: "lekiwi".into(),
-            https: "https://relay.example:8443".into(),
-            mqtt: "mqtts://relay.example:8883".into(),
-            ca_fingerprint: format!("sha256:{}", "0f".repeat(32)),
-            token: "lkt_abcdefghijklmnopqrstuvwxyz0123456789-_ABCDE".into(),
-            ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample operator".into()],
-            agent_deb: Some("lekiwi-agent.deb".into()),
-        }
-    }
-
-    #[test]
-    fn bad_orders_say_what_was_expected() {
-        let error = |change: &dyn Fn(&mut Order)| {
-            let mut order = order();
-            change(&mut order);
-            order.check().err().unwrap().to_string()
-        };
-        assert!(order().check().is_ok());
-        assert_eq!(
-            error(&|o| o.https = "relay.example".into()),
-            "expected a relay address such as https://relay.example:8443, got \"relay.example\""
-        );
-        assert_eq!(
-            error(&|o| o.mqtt = "mqtt://relay.example:1883".into()),
-            "expected a broker address such as mqtts://relay.example:8883, got \"mqtt://relay.example:1883\""
-        );
-        assert_eq!(
-            error(&|o| o.mqtt = "mqtts://relay.example:0".into()),
-            "expected a broker address such as mqtts://relay.example:8883, got \"mqtts://relay.example:0\""
-        );
-        assert_eq!(
-            error(&|o| o.ca_fingerprint = "sha256:12".into()),
-            "expected a fingerprint such as sha256: and 64 hex digits, got \"sha256:12\""
-        );
-        let secret = error(&|o| o.token = "lkt_topsecret with a space in it".into());
-        assert_eq!(
-            secret,
-            "expected an enrolment token that starts with lkt_ and has letters, digits, '-' and '_' only"
-        );
-        assert_eq!(
-            error(&|o| o.profile = "XLE two".into()),
-            "expected a profile name of a-z, 0-9 and '-', got \"XLE two\""
-        );
-        assert_eq!(
-            error(&|o| o.ssh_keys = vec!["ssh-ed25519 AAAA\nssh-rsa AAAA".into()]),
-            "expected an SSH public key such as \"ssh-ed25519 AAAA… name\" on one line, got \"ssh-ed25519 AAAA\\nssh-rsa AAAA\""
-        );
-        assert_eq!(
-            error(&|o| o.ssh_keys = vec!["-----BEGIN OPENSSH PRIVATE KEY-----".into()]),
-            "expected an SSH public key, got a private one"
-        );
     }
 }

@@ -83,6 +83,12 @@ pub(crate) const TEST: &[Need] = &[
         "judges the seeds of cards",
     ),
     need(
+        &["netplan", "shellcheck", "bash"],
+        &["netplan.io", "shellcheck", "bash"],
+        "judges the network and the scripts of seeds",
+    ),
+    need(&["systemd-analyze"], &["systemd"], "judges units"),
+    need(
         &["chromium", "chromedriver"],
         &["chromium", "chromium-driver"],
         "looks at the dashboard",

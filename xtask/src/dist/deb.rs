@@ -125,6 +125,13 @@ fn units(program: &Program, tree: &Tree<'_>) -> Result<Vec<&'static str>> {
             found.push(*ending);
         }
     }
+    for unit in program.units {
+        tree.copy(
+            &systemd.join(unit),
+            &format!("/usr/lib/systemd/system/{unit}"),
+            0o644,
+        )?;
+    }
     ensure!(
         !program.is_service || found.contains(&".service"),
         "expected a unit of {} in systemd/{}.service, found none",
@@ -165,6 +172,7 @@ fn control(program: &Program, target: Target, binary: &Path) -> Result<String> {
 /// no systemd runs.
 fn postinst(program: &Program, units: &[&str]) -> String {
     let name = program.binary;
+    let enabled = enabled(program);
     let mut steps = String::new();
     if units.contains(&".sysusers.conf") {
         steps.push_str(&format!("  systemd-sysusers {name}.conf\n"));
@@ -178,23 +186,31 @@ fn postinst(program: &Program, units: &[&str]) -> String {
         "#!/bin/sh\nset -e\n\
          if [ \"$1\" = configure ] && command -v systemctl >/dev/null; then\n\
          {steps}\
-         \x20 [ -n \"$2\" ] || systemctl preset {name}.service\n\
+         \x20 [ -n \"$2\" ] || systemctl preset {enabled}\n\
          \x20 if [ -d /run/systemd/system ]; then\n\
          \x20   systemctl daemon-reload\n\
-         \x20   if [ -n \"$2\" ]; then systemctl try-restart {name}.service; else systemctl start {name}.service; fi || true\n\
+         \x20   if [ -n \"$2\" ]; then systemctl try-restart {enabled}; else systemctl start {enabled}; fi || true\n\
          \x20 fi\n\
          fi\n"
     )
+}
+
+/// The units that an administrator may switch off.
+fn enabled(program: &Program) -> String {
+    let mut units = vec![format!("{}.service", program.binary)];
+    let paths = program.units.iter().filter(|unit| unit.ends_with(".path"));
+    units.extend(paths.map(|unit| (*unit).to_owned()));
+    units.join(" ")
 }
 
 fn prerm(program: &Program) -> String {
     format!(
         "#!/bin/sh\nset -e\n\
          if [ \"$1\" = remove ] && command -v systemctl >/dev/null; then\n\
-         \x20 [ ! -d /run/systemd/system ] || systemctl stop {name}.service || true\n\
-         \x20 systemctl disable {name}.service || true\n\
+         \x20 [ ! -d /run/systemd/system ] || systemctl stop {enabled} || true\n\
+         \x20 systemctl disable {enabled} || true\n\
          fi\n",
-        name = program.binary
+        enabled = enabled(program)
     )
 }
 
@@ -214,14 +230,18 @@ pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()>
     let listing = read(command("dpkg-deb").arg("--contents").arg(deb))?;
     let unit = format!("./usr/lib/systemd/system/{}.service", program.binary);
     let path = program.path();
-    for (mode, file) in [
+    let mut expected = vec![
         ("-rwxr-xr-x", format!(".{path}")),
         ("-rw-r--r--", unit),
         (
             "-rw-r--r--",
             format!("./usr/share/doc/{}/copyright", program.package),
         ),
-    ] {
+    ];
+    for unit in program.units {
+        expected.push(("-rw-r--r--", format!("./usr/lib/systemd/system/{unit}")));
+    }
+    for (mode, file) in expected {
         ensure!(
             listing.lines().any(|line| {
                 let mut words = line.split_whitespace();

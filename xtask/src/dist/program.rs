@@ -83,6 +83,8 @@ pub(super) struct Program {
     pub(super) targets: &'static [Target],
     /// Further files of the checkout in its package: source and destination.
     pub(super) files: &'static [(&'static str, &'static str)],
+    /// Further units of `systemd/` in its package. Those that end with `.path` are enabled and start the others.
+    pub(super) units: &'static [&'static str],
     /// Whether its package needs `systemd/BINARY.service`.
     pub(super) is_service: bool,
     /// Whether a container image of it is made.
@@ -121,6 +123,7 @@ pub(super) const AGENT: Program = Program {
         "agent/agent.example.yml",
         "/usr/share/doc/lekiwi-agent/agent.example.yml",
     )],
+    units: &["lekiwi-scrub.service", "lekiwi-scrub.path"],
     is_service: true,
     has_image: true,
     volume: Some("/opt/lekiwi-agent/state"),
@@ -135,6 +138,7 @@ const RELAY: Program = Program {
     folder: "/usr/bin",
     targets: SERVER_TARGETS,
     files: &[],
+    units: &[],
     is_service: true,
     has_image: true,
     volume: Some("/var/lib/lekiwi-relay"),
@@ -157,6 +161,7 @@ const CLI: Program = Program {
     folder: "/usr/bin",
     targets: SERVER_TARGETS,
     files: &[],
+    units: &[],
     is_service: false,
     has_image: false,
     volume: None,
