@@ -119,7 +119,10 @@ impl Bench {
         file.write_all_at(&partitions(len), 446)?;
         fill(&file, BOOT_START + BOOT_LEN, len)?;
         let cmdline = self.folder.join("cmdline.txt");
-        fs::write(&cmdline, "console=tty1 root=PARTUUID=5e3da3da-02 rootwait resize\n")?;
+        fs::write(
+            &cmdline,
+            "console=tty1 root=PARTUUID=5e3da3da-02 rootwait resize\n",
+        )?;
         done(
             Command::new(program("mcopy", "mtools")?)
                 .arg("-i")
