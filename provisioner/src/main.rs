@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{build, flash, lint, seed};
+use crate::commands::{build, customise, flash, lint, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Build(build::Options),
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
+    /// Make finished images for robots of one stock image, without root.
+    Customise(Box<customise::Options>),
     /// Say what is wrong with a seed, whoever wrote it.
     Lint(lint::Options),
     /// Write an image to cards, read it back and compare; or list the cards there are.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Build(options) => build::run(options),
         Command::Seed(options) => seed::run(*options),
+        Command::Customise(options) => customise::run(*options),
         Command::Lint(options) => lint::run(options),
         Command::Flash(options) => flash::run(&options),
         Command::Completions { shell } => {

@@ -57,7 +57,7 @@ fn tests_binary(name: &str, passed: &[String]) -> Result<()> {
         // The tools look for the programs, and for each other, in their own profile's folder.
         build::program("lekiwi-relay", "lekiwi-relay", Profile::Release)?;
         build::program("lekiwi-agent", "lekiwi-agent", Profile::Release)?;
-        if name == "bench_flash" {
+        if ["bench_flash", "bench_customise"].contains(&name) {
             build::program("lekiwi-provisioner", "lekiwi-provisioner", Profile::Release)?;
         }
         ui::step(format_args!("building {name} (release)"));

@@ -1,6 +1,7 @@
 //! What each command does: options in, library called, result shown.
 
 pub(crate) mod build;
+pub(crate) mod customise;
 pub(crate) mod lint;
 mod ordering;
 pub(crate) mod flash;
