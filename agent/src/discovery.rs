@@ -16,13 +16,13 @@ pub struct Discovery {
 impl Discovery {
     /// Begins, unless the configuration says not to.
     #[must_use]
-    pub fn start(config: &Config, serial: &str, registered: bool) -> Option<Self> {
+    pub fn start(config: &Config, profile: &str, serial: &str, registered: bool) -> Option<Self> {
         if !config.mdns {
             return None;
         }
         let ad = RobotAd {
             id: config.robot_id.clone(),
-            robot_type: config.profile.clone(),
+            robot_type: profile.to_owned(),
             serial: serial.to_owned(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             registered,

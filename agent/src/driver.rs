@@ -172,8 +172,13 @@ impl Driver {
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Self {
             outbox: Outbox::open(&config.state_dir.join("agent.db"), clock::wall()),
+            discovery: Discovery::start(
+                &config,
+                &identification.profile,
+                &enrolment.serial,
+                identity.is_ok(),
+            ),
             speech: Speech::new(&config, &machine, identification, boot_id),
-            discovery: Discovery::start(&config, &enrolment.serial, identity.is_ok()),
             lifecycle: Lifecycle::new(identity.is_ok()),
             debouncer: Debouncer::new(config.metrics.iter().cloned()),
             sampler: Sampler::default(),

@@ -14,16 +14,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lekiwi_agent_core::hardware::{self as matcher, Bus, Facts, Outcome};
-use lekiwi_protocol::message::{Identification, Identified};
+use lekiwi_protocol::message::{Identification, Identified, UNKNOWN_PROFILE};
 use lekiwi_protocol::profile::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ProfileChoice};
 use crate::driver::chain;
 use crate::storage::write_atomically;
-
-/// What a robot of no known type is called.
-pub const UNKNOWN: &str = "unknown";
 
 /// In the state folder: what was found.
 const REMEMBERED: &str = "identification.json";
@@ -95,7 +92,7 @@ pub fn detect(config: &Config) -> Detection {
             runner_up,
         } => {
             let identification = Identification {
-                profile: UNKNOWN.to_owned(),
+                profile: UNKNOWN_PROFILE.to_owned(),
                 how: Identified::Detected,
                 matched,
                 differing: reasons.into_iter().chain(complaints).collect(),
@@ -113,7 +110,7 @@ pub fn detect(config: &Config) -> Detection {
 
 /// Keeps what was detected, unless nothing was.
 pub fn remember(config: &Config, detection: &Detection) {
-    if detection.identification.profile == UNKNOWN {
+    if detection.identification.profile == UNKNOWN_PROFILE {
         return;
     }
     let remembered = Remembered {

@@ -13,9 +13,8 @@ mod telemetry;
 pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
-pub use factsheet::{Factsheet, Hardware, UNKNOWN_PROFILE};
+pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};
 pub use registration::{Registration, RegistrationStatus};
-pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp};
 pub use relay::RelayBirth;
 pub use state::{
     Activity, Deployment, Failing, Network, OperatingMode, RobotHealth, SetupStatus, State,

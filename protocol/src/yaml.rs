@@ -77,7 +77,7 @@ fn syntax(origin: &str, error: &serde_saphyr::Error) -> YamlError {
                     "expected a whole number"
                 }
                 "invalid f64" => "expected a number",
-                "invalid bool" => "expected true or false",
+                "invalid bool" | "invalid boolean" => "expected true or false",
                 other => other,
             };
             YamlError::Wrong {

@@ -4,8 +4,8 @@
 //! A component that is missing fails the test with the command that installs it; nothing is skipped.
 
 mod agent;
-mod board;
 mod avahi;
+mod board;
 mod browser;
 mod fleet;
 mod mosquitto;
@@ -15,8 +15,8 @@ mod process;
 mod relay;
 
 pub use agent::{Agent, write_config};
-pub use board::{Board, BoardOptions, HOST};
 pub use avahi::Avahi;
+pub use board::{Board, BoardOptions, HOST};
 pub use browser::Browser;
 pub use fleet::Fleet;
 pub use mosquitto::Mosquitto;

@@ -10,9 +10,9 @@
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
-pub mod health;
 pub mod feetech;
 pub mod hardware;
+pub mod health;
 pub mod lifecycle;
 pub mod outbox;
 pub mod setup;

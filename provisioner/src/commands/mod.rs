@@ -2,7 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod customise;
+pub(crate) mod flash;
 pub(crate) mod lint;
 mod ordering;
-pub(crate) mod flash;
 pub(crate) mod seed;
