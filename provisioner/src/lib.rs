@@ -4,7 +4,10 @@
 pub mod apply;
 pub mod clock;
 pub mod cmdline;
+pub mod customise;
+pub mod job;
 pub mod lint;
+pub mod media;
 pub mod order;
 pub mod plan;
 pub mod watch;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{lint, seed};
+use crate::commands::{customise, lint, seed};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
+    /// Make finished images for robots of one stock image, without root.
+    Customise(Box<customise::Options>),
     /// Say what is wrong with a seed, whoever wrote it.
     Lint(lint::Options),
     /// Print shell completions.
@@ -38,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Seed(options) => seed::run(*options),
+        Command::Customise(options) => customise::run(*options),
         Command::Lint(options) => lint::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -57,6 +57,9 @@ fn tests_binary(name: &str, passed: &[String]) -> Result<()> {
         // The tools look for the programs, and for each other, in their own profile's folder.
         build::program("lekiwi-relay", "lekiwi-relay", Profile::Release)?;
         build::program("lekiwi-agent", "lekiwi-agent", Profile::Release)?;
+        if name == "bench_customise" {
+            build::program("lekiwi-provisioner", "lekiwi-provisioner", Profile::Release)?;
+        }
         ui::step(format_args!("building {name} (release)"));
         run(&mut cargo([
             "build",

@@ -110,6 +110,31 @@ pub(crate) const TEST: &[Need] = &[
         "enrols a robot by hand",
     ),
     need(
+        &["mkfs.vfat", "fsck.vfat", "mcopy", "mtype"],
+        &["dosfstools", "mtools"],
+        "makes boot partitions, and reads what was written to them",
+    ),
+    need(
+        &["sfdisk", "sgdisk", "blkid"],
+        &["fdisk", "gdisk", "util-linux"],
+        "makes partition tables, and compares them",
+    ),
+    need(
+        &["mke2fs", "e2fsck", "debugfs"],
+        &["e2fsprogs"],
+        "makes root partitions, and checks them",
+    ),
+    need(
+        &["bmaptool"],
+        &["bmap-tools"],
+        "writes images by their block maps",
+    ),
+    need(
+        &["xz", "gzip", "zstd", "zip"],
+        &["xz-utils", "gzip", "zstd", "zip"],
+        "packs images as they are published",
+    ),
+    need(
         &["ip", "unshare"],
         &["iproute2", "util-linux"],
         "counts bytes on a wire of its own",

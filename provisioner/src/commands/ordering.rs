@@ -40,7 +40,7 @@ pub(crate) struct Ordering {
     /// File with the enrolment token, or with the JSON of `lekiwi token create --json`; `-` reads standard input,
     /// which keeps it out of the process list
     #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
     /// An agent package that is put on the card, and installed without a network
     #[arg(long, value_name = "FILE")]
     agent_deb: Option<PathBuf>,
@@ -85,13 +85,28 @@ pub(crate) struct Ordering {
 impl Ordering {
     /// Reads the files, and checks the whole.
     pub(crate) fn order(self) -> Result<Order, Failure> {
+        if self.token_file.is_none() {
+            return Err(Failure::new("expected an enrolment token, by --token-file")
+                .hint(Some("make one with `lekiwi token create`")));
+        }
+        self.shared()?.check().map_err(|error| {
+            let hint = error.hint();
+            Failure::new(error).hint(hint)
+        })
+    }
+
+    /// Reads the files. What is not said stays empty: a job says it for each card, and checks the whole.
+    pub(crate) fn shared(self) -> Result<Order, Failure> {
         let name = match self.robot_id {
             Some(id) => Name::Given(id),
             None => Name::Serial {
                 prefix: self.prefix,
             },
         };
-        let (token, token_expires) = token(&self.token_file)?;
+        let (token, token_expires) = match &self.token_file {
+            Some(path) => token(path)?,
+            None => (String::new(), None),
+        };
         let ssh_keys: Vec<String> = self
             .ssh_keys
             .iter()
@@ -117,7 +132,7 @@ impl Ordering {
                 dns: self.dns,
             },
         };
-        Order {
+        Ok(Order {
             os: self.os,
             name,
             org: self.org,
@@ -134,11 +149,6 @@ impl Ordering {
             locale: self.locale,
             keyboard: self.keyboard,
             agent_deb: self.agent_deb,
-        }
-        .check()
-        .map_err(|error| {
-            let hint = error.hint();
-            Failure::new(error).hint(hint)
         })
     }
 }
@@ -156,7 +166,7 @@ struct Info {
 }
 
 /// The token, and its end where the file says so.
-fn token(path: &Path) -> Result<(String, Option<Timestamp>), Failure> {
+pub(crate) fn token(path: &Path) -> Result<(String, Option<Timestamp>), Failure> {
     let text = read(path)?;
     if !text.starts_with('{') {
         return Ok((text, None));
