@@ -498,7 +498,7 @@ mod tests {
             memory_percent  40.0 %
             temperature_c   51.2 °C"#]]
         .assert_eq(&robot(&list.robots[0], list.now));
-        let quarantined = robot(&list.robots[3], list.now);
+        let quarantined = robot(&list.robots[4], list.now);
         assert!(
             quarantined.contains("because       its hardware matches no profile"),
             "{quarantined}"

@@ -227,7 +227,7 @@ fn a_day_of_an_operator() {
         relay.requests()
     );
 
-    let table = "ROBOT    STATUS  TYPE    CPU     MEMORY  TEMP  LAST SEEN\nkiwi-01  online  lekiwi  12.3 %  –       –     3 s ago\n";
+    let table = "ROBOT    STATUS  HEALTH  TYPE    CPU     MEMORY  TEMP  LAST SEEN\nkiwi-01  online  –       lekiwi  12.3 %  –       –     3 s ago\n";
     check(&lekiwi(home, &["robots"], ""), 0, table, "");
     assert!(
         relay.requests()[1]

@@ -6,7 +6,6 @@ mod support;
 use lekiwi_protocol::api::{EventRecord, Live};
 use lekiwi_protocol::message::kind;
 use support::{Client, PATIENCE, Relay, connection, envelope, from, until};
-use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_robot_says_is_heard_live() {

@@ -72,7 +72,8 @@ const COLUMNS: &str = "KNAME,PATH,MAJ:MIN,TYPE,SIZE,RO,MODEL,SERIAL,TRAN,FSTYPE,
 /// When `lsblk` or the kernel's own lists cannot be read; a single device that cannot is refused, not an error.
 pub fn take() -> Result<Survey, SurveyError> {
     let listing = Command::new("lsblk")
-        .args(["--json", "--bytes", "--all", "--output", COLUMNS])
+        // Without a column NAME only `--tree` puts partitions below their disks.
+        .args(["--json", "--bytes", "--all", "--tree", "--output", COLUMNS])
         .output()
         .map_err(|source| SurveyError::Program {
             program: "lsblk",

@@ -157,7 +157,7 @@ fn raspberry_pi_os_becomes_a_robots_card_and_nothing_else_changes() {
             copied.to_str().expect("UTF-8"),
         ],
     );
-    assert!(fs::read(copied).expect("copied") == fs::read(package).expect("ours"));
+    assert!(fs::read(copied).expect("copied") == fs::read(&package).expect("ours"));
     let metadata = fs::metadata(&image).expect("made");
     assert_eq!(metadata.mode() & 0o777, 0o600, "there is a token in it");
     assert!(
@@ -292,12 +292,15 @@ fn a_block_map_is_enough_for_bmaptool_and_for_the_file_systems() {
             .write_all_at(&stale[..rest], offset)
             .expect("writable");
     }
+    // A file would be cut to nothing first; a device keeps what nobody writes over.
+    let device = LoopDevice::over(&card);
     let said = Command::new("bmaptool")
         .args(["copy", "--bmap"])
         .arg(bench.path("kiwi.bmap"))
-        .args([&image, &card])
+        .args([&image, &device.0])
         .output()
         .expect("bmaptool is missing (hint: apt-get install -y bmap-tools)");
+    drop(device);
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.success(), "{text}");
     let (ours, theirs) = (
@@ -317,6 +320,32 @@ fn a_block_map_is_enough_for_bmaptool_and_for_the_file_systems() {
     );
     UBUNTU_ON_CARD.sound(&card);
     seeded(&UBUNTU, &card, "kiwi-01", TOKEN);
+}
+
+/// A file as a block device, until it is dropped. Needs root.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn over(file: &Path) -> Self {
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()
+            .expect("losetup is missing (hint: apt-get install -y mount)");
+        let path = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(
+            output.status.success(),
+            "expected a loop device, which takes root: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self(path.trim().into())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
 }
 
 /// The partitions of a card that was written by its block map.

@@ -41,6 +41,7 @@ fn sheet(n: u8, profile: &str, serial: &str) -> Input {
         agent_target: String::new(),
         capabilities: Vec::new(),
         boot_id: Uuid::nil(),
+        identification: None,
     };
     Input::Factsheet(Box::new(envelope(n, MessageType::Factsheet, payload)))
 }
@@ -75,6 +76,7 @@ fn state(n: u8, value: f64) -> Input {
         deployment: Deployment::default(),
         resources: metrics(value),
         uptime_s: 1,
+        health: None,
     };
     Input::State(Box::new(envelope(n, MessageType::State, payload)))
 }
