@@ -270,7 +270,7 @@ fn errors_are_problems_with_a_detail() {
             &["-H", json, "-d", "{\"colour\":1}"],
             422,
             "invalid-body",
-            "unknown field `colour`, expected one of `profile`, `serial`, `robot_id`, `lifetime_s` at line 1 column 9",
+            "unknown field `colour`, expected one of `profile`, `serial`, `robot_id`, `lifetime_s`, `max_uses` at line 1 column 9",
         ),
         (
             "/api/v1/tokens",

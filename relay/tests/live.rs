@@ -80,10 +80,11 @@ async fn what_a_robot_says_is_heard_live() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_listener_is_told_how_much_it_missed() {
     let relay = Relay::start().await;
-    let mut slow = relay.handle.live().subscribe();
-    let mut quick = relay.handle.live().subscribe();
     let kiwi = relay.robot("kiwi-01").await;
     let mut client = relay.connect(&kiwi, "kiwi-01").await;
+    // After its registration, which is live too.
+    let mut slow = relay.handle.live().subscribe();
+    let mut quick = relay.handle.live().subscribe();
     let mut sent = 0_u64;
     let mut heard = 0;
     // One message a batch at most, as each waits for its answer and for the quick listener.

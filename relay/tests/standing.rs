@@ -43,8 +43,10 @@ impl Follower {
 fn client(relay: &Relay, program: &str, id: &str, files: &str) -> Command {
     let (host, port) = relay.mqtt.rsplit_once(':').expect("an address");
     let at = |suffix: &str| relay.data.path().join(format!("{files}.{suffix}"));
-    let mut command = Command::new(program);
+    // Line by line: what a client says into a pipe would otherwise come at its end.
+    let mut command = Command::new("stdbuf");
     command
+        .args(["--output=L", program])
         .args(["-V", "5", "-i", id, "-h", host, "-p", port, "--cafile"])
         .arg(relay.ca())
         .arg("--cert")

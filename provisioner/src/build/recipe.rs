@@ -61,7 +61,7 @@ pub struct Root {
 pub enum RecipeError {
     /// Not a recipe.
     #[error("expected a recipe of a base image")]
-    Parse(#[from] serde_saphyr::Error),
+    Parse(#[from] Box<serde_saphyr::Error>),
     /// A value of the wrong form.
     #[error("expected {field} to be {expected}, got {actual:?}")]
     Value {
@@ -80,7 +80,7 @@ impl Recipe {
     /// # Errors
     /// When it is no YAML, has unknown keys, or a value has the wrong form.
     pub fn parse(text: &str) -> Result<Self, RecipeError> {
-        let recipe: Self = serde_saphyr::from_str(text)?;
+        let recipe: Self = serde_saphyr::from_str(text).map_err(Box::new)?;
         recipe.check()?;
         Ok(recipe)
     }

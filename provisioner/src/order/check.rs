@@ -140,7 +140,8 @@ fn wifi(wifi: &Wifi) -> Result<(), OrderError> {
     if let Some(password) = &wifi.password {
         let printable = password.bytes().all(|b| (0x20..0x7f).contains(&b));
         let key = password.len() == 64 && password.bytes().all(|b| b.is_ascii_hexdigit());
-        if !key && !(printable && (8..=63).contains(&password.len())) {
+        let phrase = printable && (8..=63).contains(&password.len());
+        if !(key || phrase) {
             return Err(OrderError::Passphrase);
         }
     }
@@ -260,7 +261,8 @@ pub(crate) mod tests {
             dns: dns.iter().map(|text| (*text).to_owned()).collect(),
         };
         assert!(order().check().is_ok());
-        let cases: &[(&dyn Fn(&mut Order), &str)] = &[
+        type Damage<'a> = &'a dyn Fn(&mut Order);
+        let cases: &[(Damage<'_>, &str)] = &[
             (
                 &|o| o.https = "relay.example".into(),
                 "expected a relay address such as https://relay.example:8443, got \"relay.example\"",

@@ -328,6 +328,8 @@ pub(crate) async fn until(description: &str, mut what: impl AsyncFnMut() -> bool
 pub(crate) struct Client {
     pub(crate) client: AsyncClient,
     packets: mpsc::UnboundedReceiver<Packet>,
+    /// Messages that came while an answer was waited for.
+    waiting: std::collections::VecDeque<Publish>,
     deaf: Arc<AtomicBool>,
     pub(crate) events: JoinHandle<ConnectionError>,
 }
@@ -372,6 +374,7 @@ impl Client {
         Ok(Self {
             client,
             packets,
+            waiting: std::collections::VecDeque::new(),
             events: tokio::spawn(run(events, sender, deaf.clone())),
             deaf,
         })
@@ -409,8 +412,10 @@ impl Client {
             .await
             .unwrap();
         loop {
-            if let Packet::PubAck(ack) = self.packet().await {
-                return ack.reason;
+            match self.packet().await {
+                Packet::PubAck(ack) => return ack.reason,
+                Packet::Publish(publish) => self.waiting.push_back(publish),
+                _ => {}
             }
         }
     }
@@ -422,14 +427,19 @@ impl Client {
             .await
             .unwrap();
         loop {
-            if let Packet::SubAck(ack) = self.packet().await {
-                return ack.return_codes[0];
+            match self.packet().await {
+                Packet::SubAck(ack) => return ack.return_codes[0],
+                Packet::Publish(publish) => self.waiting.push_back(publish),
+                _ => {}
             }
         }
     }
 
     /// The next message.
     pub(crate) async fn message(&mut self) -> Publish {
+        if let Some(publish) = self.waiting.pop_front() {
+            return publish;
+        }
         loop {
             if let Packet::Publish(publish) = self.packet().await {
                 return publish;

@@ -152,21 +152,16 @@ impl Line {
             if robot.as_ref().is_some_and(&fits) {
                 return Ok(board.uptime());
             }
-            let console = || {
-                let console = board.console();
-                let lines: Vec<&str> = console.lines().collect();
-                lines[lines.len().saturating_sub(80)..].join("\n")
-            };
             if start.elapsed() > PATIENCE {
                 bail!(
                     "expected {id} to be {what} within {PATIENCE:?}, it is {robot:?}\n{}",
-                    console()
+                    last_lines(board)
                 );
             }
             if board.is_off()? {
                 bail!(
                     "expected {id} to be {what}, but the board went off\n{}",
-                    console()
+                    last_lines(board)
                 );
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -240,7 +235,7 @@ impl Line {
             ensure!(
                 start.elapsed() < PATIENCE,
                 "expected the token to leave the boot partition within {PATIENCE:?}\n{}",
-                board.console()
+                last_lines(board)
             );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -359,6 +354,13 @@ impl Line {
         }
         Ok(())
     }
+}
+
+/// The end of a board's console.
+fn last_lines(board: &Board) -> String {
+    let console = board.console();
+    let lines: Vec<&str> = console.lines().collect();
+    lines[lines.len().saturating_sub(80)..].join("\n")
 }
 
 /// 16 hex digits that are the robot's own.
