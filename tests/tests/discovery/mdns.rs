@@ -113,11 +113,9 @@ fn avahi_finds_robots_and_robots_of_avahi_are_found() -> Result<()> {
         let mut browse = avahi.tool("avahi-browse").ok()?;
         let output = browse.args(["-rpt", "_lekiwi._tcp"]).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let found = text
-            .lines()
+        text.lines()
             .find(|line| line.starts_with('='))
-            .map(str::to_owned);
-        found
+            .map(str::to_owned)
     })?;
     for part in [
         ";kiwi-01;_lekiwi._tcp;local;kiwi-01.lekiwi.local;10.77.0.2;0;",
