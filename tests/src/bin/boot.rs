@@ -101,6 +101,7 @@ impl Line {
             .arg("customise")
             .arg(&self.base)
             .args(["--os", "debian", "--robot-id", id, "--force"])
+            .args(["--profile", &self.profile])
             .arg(format!("--relay-https=https://{HOST}:{https}"))
             .arg(format!("--relay-mqtt=mqtts://{HOST}:{mqtt}"))
             .arg(format!("--ca-fingerprint={}", self.relay.ca_fingerprint()))
