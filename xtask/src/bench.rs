@@ -72,6 +72,8 @@ fn tests_binary(name: &str, passed: &[String]) -> Result<()> {
             // The agent that robots run: static, small; compiled for this machine.
             let agent = dist::agent(dist::Target::native_musl(), dist::Way::Fallback, false)?;
             tool.env("LEKIWI_AGENT_BIN", agent);
+            let aarch64 = dist::agent(dist::Target::Aarch64Musl, dist::Way::Fallback, false)?;
+            tool.env("LEKIWI_AARCH64_AGENT", aarch64);
         }
     }
     run(&mut tool)

@@ -20,6 +20,9 @@ struct Arguments {
     /// The agent to measure; the one beside this program when absent.
     #[arg(long, env = "LEKIWI_AGENT_BIN")]
     agent: Option<PathBuf>,
+    /// The same for aarch64, whose size counts; the measured one when absent.
+    #[arg(long, env = "LEKIWI_AARCH64_AGENT")]
+    aarch64: Option<PathBuf>,
     /// Seconds to let it settle after it connected.
     #[arg(long, default_value_t = 45)]
     settle: u64,
@@ -108,7 +111,8 @@ async fn measure(arguments: &Arguments) -> Result<Cost> {
         process.log()
     );
     let after = Reading::take(id)?;
-    let cost = before.until(&after, arguments.seconds, &agent)?;
+    let shipped = arguments.aarch64.as_ref().unwrap_or(&agent);
+    let cost = before.until(&after, arguments.seconds, shipped)?;
     ensure!(
         cost.wire_bytes_per_s_idle > 1.0,
         "expected a connected agent to say something, got {} B/s",
