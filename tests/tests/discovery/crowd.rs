@@ -96,10 +96,9 @@ fn a_busy_segment_of_two_hundred() -> Result<()> {
                 let Ok((length, _)) = socket.recv_from(&mut bytes) else {
                     continue;
                 };
+                // Whoever asks may know some already; hearing those again harms nobody.
                 let asked = Packet::parse(&bytes[..length]);
-                if asked
-                    .is_ok_and(|p| !p.response && p.answers.is_empty() && !p.questions.is_empty())
-                {
+                if asked.is_ok_and(|p| !p.response && !p.questions.is_empty()) {
                     say();
                 }
             }
@@ -113,7 +112,9 @@ fn a_busy_segment_of_two_hundred() -> Result<()> {
                 "200 robots were known to the relay {:?} after they spoke",
                 start.elapsed()
             );
-            assert!(answer.robots.iter().all(|robot| !robot.conflict));
+            // No panic in here: the crowd would never end.
+            let conflicts = answer.robots.iter().filter(|robot| robot.conflict).count();
+            ensure!(conflicts == 0, "expected no conflict, got {conflicts}");
             let start = Instant::now();
             let mut newcomer = Robot::stranger(&lan.host(2)?, "kiwi-01")?;
             discovered(&base, &relay, "the newcomer", |answer| {
@@ -125,7 +126,11 @@ fn a_busy_segment_of_two_hundred() -> Result<()> {
             );
             newcomer.wait_present()?;
             let robots = discover(&laptop, &["--seconds", "4"])?;
-            assert_eq!(robots.len(), 201);
+            ensure!(
+                robots.len() == 201,
+                "expected 201 robots, got {}",
+                robots.len()
+            );
             Ok(())
         })();
         done.store(true, Ordering::Relaxed);
