@@ -189,8 +189,12 @@ async fn a_quarantined_robot_reaches_nobody_until_it_is_approved() {
     );
     for consumer in [&mut early, &mut late] {
         let mut seen = Vec::new();
-        for _ in 0..3 {
-            seen.push(next(consumer).await.0);
+        while seen.len() < 3 {
+            let (level, _) = next(consumer).await;
+            // What waited for a verdict may come again with what is retained.
+            if !level.starts_with("kiwi-02/") {
+                seen.push(level);
+            }
         }
         seen.sort_unstable();
         assert_eq!(

@@ -134,10 +134,6 @@ fn bad_tokens_are_refused_with_their_reason() -> Result<()> {
     ensure!(code == Some(0), "expected success, got {code:?}: {said}");
     refused(enrol("reused", "kiwi-02", &once)?, "used")?;
     refused(
-        enrol("profile", "kiwi-03", &relay.token(&["--profile", "xle"])?)?,
-        "xle",
-    )?;
-    refused(
         enrol(
             "serial",
             "kiwi-04",
@@ -161,6 +157,35 @@ fn bad_tokens_are_refused_with_their_reason() -> Result<()> {
     std::thread::sleep(Duration::from_millis(1_200));
     refused(enrol("expired", "kiwi-07", &short)?, "expired")?;
     Ok(())
+}
+
+/// It gets in as far as an operator can see it, and no further.
+#[tokio::test]
+async fn a_token_for_another_profile_ends_in_quarantine() -> Result<()> {
+    let relay = Relay::start()?;
+    let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
+    let _agent = Agent::start(&relay, "kiwi-03", &relay.token(&["--profile", "xle"])?)?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let robots = admin.robots().await?.robots;
+        let standing = robots.first().map(|robot| &robot.registration);
+        // Before its enrolment is in the log there is another reason, for a moment.
+        if let Some(reason) = standing
+            .and_then(|standing| standing.reason.as_deref())
+            .filter(|reason| reason.starts_with("it says"))
+        {
+            ensure!(
+                reason == "it says profile generic, and its token or approval was for xle",
+                "expected the profiles to be named, got {reason:?}"
+            );
+            return Ok(());
+        }
+        ensure!(
+            tokio::time::Instant::now() < deadline,
+            "expected kiwi-03 in quarantine, got {standing:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Killed anywhere in its enrolment, an agent ends up enrolled: once, with one key.

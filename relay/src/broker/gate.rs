@@ -3,10 +3,13 @@
 //! retained messages ask here.
 //!
 //! Invariant: what is not admitted has no subscribers and no retained message, and a factsheet that says
-//! something new closes the gate until ingest has looked at it.
+//! something new closes the gate until ingest has looked at it. What the robot says meanwhile waits for the
+//! verdict, which takes milliseconds, and delays nobody but itself; when that opens the gate, a retained message
+//! among it may come twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lekiwi_protocol::api::Claim;
@@ -18,6 +21,10 @@ use rmqtt::types::{
     SubsSearchResult, SubscriptionOptions, TopicName,
 };
 use rmqtt::utils::Counter;
+use tokio::sync::Notify;
+
+/// How long a message waits for a verdict. Without one it reaches nobody.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known about one robot.
 #[derive(Debug, Default)]
@@ -37,7 +44,11 @@ impl Entry {
 
 /// Who is heard. A robot that nobody admitted is not.
 #[derive(Debug, Default)]
-pub(super) struct Gate(RwLock<HashMap<RobotId, Entry>>);
+pub(super) struct Gate {
+    entries: RwLock<HashMap<RobotId, Entry>>,
+    /// Told at each verdict.
+    verdicts: Notify,
+}
 
 /// What a verdict changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +62,12 @@ pub(super) enum Change {
 
 impl Gate {
     fn with<T>(&self, robot: &RobotId, work: impl FnOnce(&mut Entry) -> T) -> T {
-        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         work(entries.entry(robot.clone()).or_default())
     }
 
     pub(super) fn is_open(&self, robot: &RobotId) -> bool {
-        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.get(robot).is_some_and(Entry::is_open)
     }
 
@@ -68,6 +79,33 @@ impl Gate {
         }
     }
 
+    /// The same, once it is decided.
+    async fn passes_when_judged(&self, topic: &str) -> bool {
+        let Ok(Path::From(robot, _)) = Topic::parse(topic).map(|topic| topic.path) else {
+            return true;
+        };
+        let judged = async {
+            loop {
+                let verdict = self.verdicts.notified();
+                if !self.is_undecided(&robot) {
+                    break;
+                }
+                verdict.await;
+            }
+        };
+        // Too late is no verdict.
+        let _ = tokio::time::timeout(PATIENCE, judged).await;
+        self.is_open(&robot)
+    }
+
+    /// Enrolled a moment ago, or with news of itself.
+    fn is_undecided(&self, robot: &RobotId) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .get(robot)
+            .is_none_or(|entry| entry.admitted && !entry.is_open())
+    }
+
     /// The robot says what it is.
     pub(super) fn said(&self, robot: &RobotId, said: Claim) {
         self.with(robot, |entry| entry.said = Some(said));
@@ -75,7 +113,7 @@ impl Gate {
 
     /// Ingest has judged.
     pub(super) fn judge(&self, robot: &RobotId, admitted: bool, judged: Option<Claim>) -> Change {
-        self.with(robot, |entry| {
+        let change = self.with(robot, |entry| {
             let was_open = entry.is_open();
             let was_admitted = std::mem::replace(&mut entry.admitted, admitted);
             entry.judged = judged;
@@ -86,7 +124,9 @@ impl Gate {
             } else {
                 Change::None
             }
-        })
+        });
+        self.verdicts.notify_waiters();
+        change
     }
 }
 
@@ -112,7 +152,7 @@ impl Router for GatedRouter {
     }
 
     async fn matches(&self, id: Id, topic: &TopicName) -> rmqtt::Result<SubRelationsMap> {
-        if self.gate.passes(topic) {
+        if self.gate.passes_when_judged(topic).await {
             self.inner.matches(id, topic).await
         } else {
             Ok(SubRelationsMap::default())
