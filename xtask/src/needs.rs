@@ -297,9 +297,22 @@ pub(crate) fn rust(targets: &[&str], components: &[&str]) -> Result<()> {
     add("component", components)
 }
 
+/// Python that can make virtual environments; Debian's comes without.
+pub(crate) fn python_environments(yes: bool) -> Result<()> {
+    ensure([&PYTHON], yes)?;
+    if succeeds(command("python3").args(["-c", "import ensurepip"])) {
+        return Ok(());
+    }
+    let venv = need(
+        &["python3-venv"], // no program of this name exists: it is missing, as was just seen
+        &["python3-venv"],
+        "makes virtual environments of Python",
+    );
+    ensure([&venv], yes)
+}
+
 /// A virtual environment below `target/tools` with exactly these Python packages; answers its `bin`.
 pub(crate) fn python_tools(name: &str, packages: &[&str], yes: bool) -> Result<PathBuf> {
-    ensure([&PYTHON], yes)?;
     let folder = workspace::tools().join(name);
     let done = folder.join("installed");
     let wanted = packages.join("\n");
@@ -311,24 +324,10 @@ pub(crate) fn python_tools(name: &str, packages: &[&str], yes: bool) -> Result<P
         packages.join(", "),
         folder.display()
     ));
-    if let Err(error) = run(command("python3")
+    python_environments(yes)?;
+    run(command("python3")
         .args(["-m", "venv", "--clear"])
-        .arg(&folder))
-    {
-        // Debian's python3 comes without the venv module.
-        ensure(
-            [&need(
-                &["python3-venv"],
-                &["python3-venv"],
-                "holds build tools",
-            )],
-            yes,
-        )
-        .context(error)?;
-        run(command("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&folder))?;
-    }
+        .arg(&folder))?;
     run(command(folder.join("bin/pip"))
         .args(["install", "--quiet", "--disable-pip-version-check"])
         .args(packages))?;

@@ -113,6 +113,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         needs::BUILD.iter().chain(needs::PACK).chain(needs::TEST),
         options.yes,
     )?;
+    needs::python_environments(options.yes)?;
 
     let mut times = Vec::new();
     let mut outcome = Ok(());
