@@ -75,6 +75,11 @@ const STEPS: &[Step] = &[
         "real components against each other",
         end_to_end,
     ),
+    step(
+        "footprint",
+        "the memory of a connected agent, against agent/budget.toml",
+        footprint,
+    ),
 ];
 
 /// Packages that are compiled together because they may share features; agent and relay, each with a
@@ -246,6 +251,22 @@ fn end_to_end(options: &Options) -> Result<()> {
         tests.env("LEKIWI_SLOW", "1");
     }
     command::run(&mut tests)
+}
+
+/// The short form of `cargo xtask bench agent`, with the relay of [`end_to_end`].
+fn footprint(options: &Options) -> Result<()> {
+    build::dashboard(options.yes)?;
+    build::program("lekiwi-relay", "lekiwi-relay", Profile::Dev)?;
+    let agent = dist::agent(Target::native_musl(), dist::Way::Fallback, options.yes)?;
+    let mut bench = over(&["run"], &["lekiwi-tests"], &["--bin", "bench_agent", "--"]);
+    bench.env("LEKIWI_AGENT_BIN", agent).args([
+        "--judge-memory",
+        "--settle",
+        "20",
+        "--seconds",
+        "30",
+    ]);
+    command::run(&mut bench)
 }
 
 /// The part of `agent/budget.toml` that is enforced here.
