@@ -10,7 +10,7 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 
-pub use checked::{Address, Config, Fingerprint, FingerprintError, MetricRules, Relay};
+pub use checked::{Address, Config, MetricRules, Relay};
 pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.

@@ -6,6 +6,7 @@
 //! * [`envelope`] is what every robot message is wrapped in; [`message`] holds the payloads.
 //! * [`limits`] are the contract's numbers.
 //! * [`api`] are the bodies of the relay's HTTP interface.
+//! * `pinned` (a feature) is how a client knows its relay.
 //!
 //! Unknown fields are ignored everywhere (an older reader survives a newer writer); an unknown
 //! major version of a topic is refused.
@@ -16,6 +17,8 @@ pub mod envelope;
 pub mod id;
 pub mod limits;
 pub mod message;
+#[cfg(feature = "pinned")]
+pub mod pinned;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod timestamp;
