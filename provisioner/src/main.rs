@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::seed;
+use crate::commands::{line, seed, serve};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -26,6 +26,10 @@ struct Arguments {
 enum Command {
     /// Write a cloud-init seed for one robot.
     Seed(Box<seed::Options>),
+    /// Run a factory line: boards boot from the network, are installed, and followed until they are healthy.
+    Serve(serve::Options),
+    /// Look at a line's units, and start them again.
+    Line(line::Options),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -36,6 +40,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Seed(options) => seed::run(*options),
+        Command::Serve(options) => serve::run(&options),
+        Command::Line(options) => line::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

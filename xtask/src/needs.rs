@@ -104,6 +104,17 @@ pub(crate) const TEST: &[Need] = &[
         "enrols a robot by hand",
     ),
     need(
+        &["dnsmasq"],
+        &["dnsmasq-base"],
+        "answers boards that boot from the network, to compare with",
+    ),
+    need(
+        &["rsvg-convert", "pdftoppm", "pdftotext", "zbarimg"],
+        &["librsvg2-bin", "poppler-utils", "zbar-tools"],
+        "reads labels back",
+    ),
+    need(&["xz"], &["xz-utils"], "packs images for tests"),
+    need(
         &["ip", "unshare"],
         &["iproute2", "util-linux"],
         "counts bytes on a wire of its own",
