@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use lekiwi_protocol::yaml::{self, YamlError};
 
 pub use checked::{
-    Address, Config, Fingerprint, FingerprintError, HardwareConfig, MetricRules, ProfileChoice,
+    Address, Config, HardwareConfig, MetricRules, ProfileChoice,
     Relay,
 };
 pub use environment::{Environment, override_names};

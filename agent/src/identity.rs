@@ -8,13 +8,13 @@
 mod certificate;
 mod enrolment;
 mod est;
-mod pinned;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
 use rcgen::KeyPair;
 use rustls::ClientConfig;
@@ -22,13 +22,12 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
-pub use certificate::{CertificateError, fingerprint};
+pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolled, Enrolment, enrol};
 pub use est::{EnrolError, certs_only};
 
 use crate::clock;
-use crate::config::Fingerprint;
 use crate::storage::write_atomically;
 
 /// Why there is no identity.
@@ -158,7 +157,7 @@ impl Store {
             .into_iter()
             .next()
             .ok_or_else(|| malformed(&self.authority, "a certificate"))?;
-        let actual = fingerprint(&authority);
+        let actual = Fingerprint::of(&authority);
         if actual != pinned {
             return Err(IdentityError::OtherAuthority {
                 expected: pinned,

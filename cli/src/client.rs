@@ -1,5 +1,6 @@
 //! The relay over HTTPS: one method a route. Failures are told in full, problems as the relay put them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
@@ -7,6 +8,7 @@ use lekiwi_protocol::api::{
     Approval, ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView,
     Session, TokenCreated, TokenList, TokenRequest,
 };
+use lekiwi_protocol::pinned::Verifier;
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use crate::credentials;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::trust::{self, Fingerprint, Shown};
+use crate::trust::{self, Fingerprint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ pub(crate) struct Relay {
     url: Url,
     http: reqwest::Client,
     pin: Option<Fingerprint>,
-    shown: Shown,
+    verifier: Arc<Verifier>,
     token: Option<String>,
 }
 
@@ -51,7 +53,7 @@ pub(crate) fn address(text: &str) -> Result<Url, Failure> {
 impl Relay {
     /// A relay that nobody has logged in to. Without `pin` it is not believed, whoever it is.
     pub(crate) fn stranger(url: Url, pin: Option<Fingerprint>) -> Result<Self, Failure> {
-        let (tls, shown) = trust::tls(pin).map_err(Failure::Tls)?;
+        let (tls, verifier) = trust::tls(pin).map_err(Failure::Tls)?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(true)
@@ -65,7 +67,7 @@ impl Relay {
             url,
             http,
             pin,
-            shown,
+            verifier,
             token: None,
         })
     }
@@ -242,7 +244,7 @@ impl Relay {
 
     /// What a broken transfer means.
     pub(crate) fn unreachable(&self, source: reqwest::Error) -> Failure {
-        match (self.shown.take(), self.pin) {
+        match (self.verifier.take_shown(), self.pin) {
             (Some(actual), Some(expected)) => Failure::WrongAuthority { expected, actual },
             (Some(actual), None) => Failure::Untrusted(actual),
             // The address is told already; the library would tell it again.

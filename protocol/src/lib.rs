@@ -9,6 +9,7 @@
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
 //! * [`discovery`] is how robots and relays of a local network find each other.
+//! * `pinned` (a feature) is how a client knows its relay.
 //!
 //! Unknown fields of messages are ignored everywhere (an older reader survives a newer writer); an unknown
 //! major version of a topic is refused.
@@ -20,6 +21,8 @@ pub mod envelope;
 pub mod id;
 pub mod limits;
 pub mod message;
+#[cfg(feature = "pinned")]
+pub mod pinned;
 #[cfg(feature = "profile")]
 pub mod profile;
 #[cfg(feature = "schema")]

@@ -1,5 +1,6 @@
 //! Takes a card from blank to a robot that registers itself. Data goes one way: [`order`] checks what was
-//! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk.
+//! asked for, [`plan`] renders every file, [`apply`] is the only part that touches a disk. [`line`] does it for
+//! many boards at once, over the network.
 
 pub mod apply;
 pub mod build;
@@ -10,6 +11,8 @@ pub mod flash;
 pub mod job;
 pub mod lint;
 pub mod media;
+pub mod line;
 pub mod order;
 pub mod plan;
+pub mod relay;
 pub mod watch;

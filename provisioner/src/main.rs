@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{build, customise, flash, lint, seed};
+use crate::commands::{build, customise, flash, line, lint, seed, serve};
 
 /// Turns blank cards into robots that register themselves.
 #[derive(Parser)]
@@ -34,6 +34,10 @@ enum Command {
     Lint(lint::Options),
     /// Write an image to cards, read it back and compare; or list the cards there are.
     Flash(flash::Options),
+    /// Run a factory line: boards boot from the network, are installed, and followed until they are healthy.
+    Serve(serve::Options),
+    /// Look at a line's units, and start them again.
+    Line(line::Options),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         Command::Customise(options) => customise::run(*options),
         Command::Lint(options) => lint::run(options),
         Command::Flash(options) => flash::run(&options),
+        Command::Serve(options) => serve::run(&options),
+        Command::Line(options) => line::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -160,6 +160,15 @@ pub(crate) const TEST: &[Need] = &[
         &["xz-utils", "gzip", "zstd", "zip"],
         "packs images as they are published",
     ),
+        &["dnsmasq"],
+        &["dnsmasq-base"],
+        "answers boards that boot from the network, to compare with",
+    ),
+    need(
+        &["rsvg-convert", "pdftoppm", "pdftotext", "zbarimg"],
+        &["librsvg2-bin", "poppler-utils", "zbar-tools"],
+        "reads labels back",
+    ),
     need(
         &["ip", "unshare"],
         &["iproute2", "util-linux"],

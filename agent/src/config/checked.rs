@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use lekiwi_agent_core::debounce::{Rule, Threshold};
 use lekiwi_protocol::message::metric;
+use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::profile::{FOLDER, MetricRule, Profile};
 use lekiwi_protocol::{MetricName, Org, ProfileName, RobotId};
 
@@ -158,32 +158,6 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-/// SHA-256 over a certificate's DER, printed as `sha256:` and 64 hex digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint(pub [u8; 32]);
-
-/// Why a text is no [`Fingerprint`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected sha256: and 64 hex digits, got {0:?}")]
-pub struct FingerprintError(String);
-
-impl FromStr for Fingerprint {
-    type Err = FingerprintError;
-    fn from_str(text: &str) -> Result<Self, FingerprintError> {
-        let wrong = || FingerprintError(text.chars().take(80).collect());
-        let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(digits, &mut bytes).map_err(|_| wrong())?;
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", hex::encode(self.0))
     }
 }
 

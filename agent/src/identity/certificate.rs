@@ -6,14 +6,12 @@ use der::{Decode, Encode};
 use lekiwi_protocol::{RobotId, Timestamp};
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 
 use super::provider;
 use crate::clock::unix_time;
-use crate::config::Fingerprint;
 
 /// `commonName`.
 const COMMON_NAME: der::asn1::ObjectIdentifier = der::asn1::ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -56,12 +54,6 @@ pub enum CertificateError {
 pub(super) struct Validity {
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
-}
-
-/// SHA-256 over the DER.
-#[must_use]
-pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
-    Fingerprint(Sha256::digest(certificate).into())
 }
 
 /// Whether the first of `chain` is good for `robot` with `key` at `now`, signed by `authority`.

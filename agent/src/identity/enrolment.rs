@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, DnType};
 use rustls_pki_types::CertificateDer;
 
 use super::est::{Client, EnrolError};
 use super::{Store, certificate};
-use crate::config::{Address, Fingerprint};
+use crate::config::Address;
 
 /// What an enrolment needs.
 #[derive(Debug, Clone)]

@@ -17,13 +17,13 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::Problem;
+use lekiwi_protocol::pinned::{Fingerprint, Verifier};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::pinned::Pinned;
-use super::{CertificateError, IdentityError, tls_builder};
-use crate::config::{Address, Fingerprint};
+use super::{CertificateError, IdentityError, provider, tls_builder};
+use crate::config::Address;
 
 /// Longest time for one request, connection included.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -151,7 +151,7 @@ impl EnrolError {
 pub(super) struct Client {
     address: Address,
     expected: Fingerprint,
-    pinned: Arc<Pinned>,
+    verifier: Arc<Verifier>,
     tls: TlsConnector,
 }
 
@@ -161,19 +161,19 @@ impl Client {
         expected: Fingerprint,
         now: Timestamp,
     ) -> Result<Self, EnrolError> {
-        let pinned = Arc::new(Pinned::new(expected));
+        let verifier = Arc::new(Verifier::new(Some(expected), provider()));
         let tls = tls_builder(now)
             .map_err(|error| EnrolError::Untrusted {
                 address: address.clone(),
                 source: io::Error::other(error),
             })?
             .dangerous()
-            .with_custom_certificate_verifier(pinned.clone())
+            .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
         Ok(Self {
             address,
             expected,
-            pinned,
+            verifier,
             tls: TlsConnector::from(Arc::new(tls)),
         })
     }
@@ -182,14 +182,14 @@ impl Client {
     pub(super) async fn authority(&self) -> Result<CertificateDer<'static>, EnrolError> {
         let path = "/.well-known/est/cacerts";
         let certificates = self.certificates(path, Method::GET, None).await?;
-        let pinned = |c: &CertificateDer<'_>| super::fingerprint(c) == self.expected;
+        let pinned = |c: &CertificateDer<'_>| Fingerprint::of(c) == self.expected;
         match certificates.iter().position(pinned) {
             Some(index) => Ok(certificates[index].clone()),
             None => Err(EnrolError::WrongAuthority {
                 expected: self.expected,
                 actual: certificates
                     .first()
-                    .map_or(Fingerprint([0; 32]), super::fingerprint),
+                    .map_or(Fingerprint([0; 32]), Fingerprint::of),
             }),
         }
     }
@@ -245,7 +245,7 @@ impl Client {
         let name = ServerName::try_from(host.clone())
             .map_err(|error| unreachable(io::Error::other(error)))?;
         let stream = self.tls.connect(name, tcp).await.map_err(|source| {
-            match (self.pinned.stranger(), source.kind()) {
+            match (self.verifier.take_shown(), source.kind()) {
                 (Some(actual), _) => EnrolError::WrongAuthority {
                     expected: self.expected,
                     actual,

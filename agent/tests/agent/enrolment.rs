@@ -9,9 +9,10 @@ use std::sync::Arc;
 use crate::support::{Answer, Authority, Est, certs_only};
 use der::{Decode, Encode};
 use lekiwi_agent::clock;
-use lekiwi_agent::config::{Address, Fingerprint};
+use lekiwi_agent::config::Address;
 use lekiwi_agent::driver::chain;
 use lekiwi_agent::identity::{EnrolError, Enrolment, Store, enrol};
+use lekiwi_protocol::pinned::Fingerprint;
 use x509_cert::request::CertReq;
 
 struct Robot {

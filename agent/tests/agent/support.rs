@@ -12,7 +12,7 @@ use cms::content_info::{CmsVersion, ContentInfo};
 use cms::signed_data::{CertificateSet, EncapsulatedContentInfo, SignedData, SignerInfos};
 use der::asn1::{ObjectIdentifier, SetOfVec};
 use der::{Any, Decode, Encode};
-use lekiwi_agent::identity::fingerprint;
+use lekiwi_protocol::pinned::Fingerprint;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
@@ -44,7 +44,7 @@ impl Authority {
     }
 
     pub(crate) fn fingerprint(&self) -> String {
-        fingerprint(self.0.der()).to_string()
+        Fingerprint::of(self.0.der()).to_string()
     }
 
     /// A server certificate for 127.0.0.1: PEM of certificate and key, and both as DER.

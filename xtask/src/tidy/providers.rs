@@ -9,6 +9,7 @@ use crate::command::{cargo, read};
 const PROVIDERS: &[(&str, &str, Option<&str>)] = &[
     ("lekiwi-agent", "ring", Some("aws_lc_rs")),
     ("lekiwi-cli", "ring", Some("aws_lc_rs")),
+    ("lekiwi-provisioner", "ring", Some("aws_lc_rs")),
     // The broker's library brings ring through quinn and leaves no choice, so the relay names its provider
     // wherever it makes a TLS configuration.
     ("lekiwi-relay", "aws_lc_rs", None),

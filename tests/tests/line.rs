@@ -1,0 +1,210 @@
+//! The factory line with a real relay: a unit's token, its enrolment, and what the line makes of it. Booting from the
+//! network is tested in `provisioner/tests/line`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use lekiwi_tests::fleet::Admin;
+use lekiwi_tests::harness::{Process, Relay, free_port, target};
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde_json::Value;
+
+const SERIAL: &str = "10000000abcdef01";
+
+struct Line {
+    process: Process,
+    folder: tempfile::TempDir,
+    http: reqwest::Client,
+    boards: String,
+    operator: String,
+}
+
+impl Line {
+    fn start(relay: &Relay) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (boards, operator) = (free_port()?, free_port()?);
+        std::fs::write(
+            folder.path().join("line.yml"),
+            format!(
+                "version: 1\nname: line a\nnetwork: {{address: 127.0.0.1, http_port: {boards}}}\noperator: 127.0.0.1:{operator}\n\
+                 relay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n  password_file: {}\n\
+                 database: line.sqlite\ndefaults: {{profile: lekiwi}}\nunits:\n  - {{serial: '{SERIAL}', robot_id: kiwi-01}}\n",
+                relay.https(),
+                relay.mqtt(),
+                relay.ca_fingerprint(),
+                relay.admin_password_file().display(),
+            ),
+        )?;
+        let program = target("lekiwi-provisioner", "lekiwi-provisioner")?;
+        let process = Process::start(
+            "line",
+            &program,
+            [
+                "serve".into(),
+                "--json".into(),
+                "--line".into(),
+                folder.path().join("line.yml").into_os_string(),
+            ],
+            &[],
+            &folder.path().join("log"),
+        )?;
+        let mut line = Self {
+            process,
+            folder,
+            http: reqwest::Client::new(),
+            boards: format!("http://127.0.0.1:{boards}"),
+            operator: format!("http://127.0.0.1:{operator}"),
+        };
+        line.wait_ready(1)?;
+        Ok(line)
+    }
+
+    /// Waits until it serves for the nth time.
+    fn wait_ready(&mut self, times: usize) -> Result<()> {
+        let log = self.folder.path().join("log");
+        self.process.wait_for("the line", || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            (text.matches("\"ready\":true").count() >= times).then_some(())
+        })
+    }
+
+    async fn seed(&self, serial: &str, file: &str) -> Result<(u16, String)> {
+        let answer = self
+            .http
+            .get(format!("{}/seed/{serial}/{file}", self.boards));
+        let answer = answer.send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    async fn unit(&self) -> Result<Value> {
+        let answer = self.http.get(format!("{}/api/line", self.operator));
+        let line: Value = answer.send().await?.json().await?;
+        let mut unit = line["units"][0].clone();
+        unit["trouble"] = line["trouble"].clone();
+        Ok(unit)
+    }
+
+    async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let unit = self.unit().await?;
+            if wanted(&unit) {
+                return Ok(unit);
+            }
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "expected {what}, got {unit}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The token in a seed.
+fn token(user_data: &str) -> Result<String> {
+    let start = user_data.find("lkt_").context("expected a token")?;
+    let letters = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
+    Ok(user_data[start..].chars().take_while(letters).collect())
+}
+
+/// Enrols as the board with `serial` would; the HTTP status and what the relay says.
+async fn enrol(admin: &Admin, serial: &str, token: &str) -> Result<(u16, String)> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, "kiwi-01");
+    name.push(DnType::OrganizationalUnitName, "lekiwi");
+    name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), serial);
+    let request = params.serialize_request(&key)?;
+    let answer = admin
+        .http()
+        .post(format!("{}/.well-known/est/simpleenroll", admin.base()))
+        .basic_auth("kiwi-01", Some(token))
+        .header("content-type", "application/pkcs10")
+        .body(STANDARD.encode(request.der()))
+        .send()
+        .await?;
+    Ok((answer.status().as_u16(), answer.text().await?))
+}
+
+#[tokio::test]
+async fn a_seed_carries_a_token_for_one_board_and_the_relay_ends_the_wait() -> Result<()> {
+    let mut relay = Relay::start()?;
+    let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
+    let mut line = Line::start(&relay)?;
+
+    let (status, user_data) = line.seed(SERIAL, "user-data").await?;
+    ensure!(status == 200, "{status}: {user_data}");
+    let token = token(&user_data)?;
+    ensure!(user_data.contains("kiwi-01") && user_data.contains(relay.ca_fingerprint()));
+    for file in ["meta-data", "network-config", "vendor-data"] {
+        ensure!(line.seed(SERIAL, file).await?.0 == 200, "{file}");
+    }
+    let (status, text) = line.seed(SERIAL, "passwd").await?;
+    ensure!(
+        (status, text.as_str())
+            == (
+                404,
+                "error: expected one of user-data, meta-data, network-config, lekiwi.json, got \"passwd\"\n"
+            ),
+        "{status}: {text}"
+    );
+    ensure!(line.seed("10000000000000ff", "user-data").await?.0 == 403);
+
+    // Killed: the same seed, not another token.
+    line.process.kill()?;
+    line.process.restart(None)?;
+    line.wait_ready(2)?;
+    ensure!(line.seed(SERIAL, "user-data").await? == (200, user_data));
+    ensure!(line.unit().await?["state"] == "installing");
+
+    // A relay that is away is told, and nothing else stops.
+    relay.kill()?;
+    let unit = line
+        .until("trouble with the relay", |unit| unit["trouble"].is_string())
+        .await?;
+    ensure!(
+        unit["trouble"]
+            .as_str()
+            .is_some_and(|text| text.contains("cannot be reached")),
+        "{unit}"
+    );
+    relay.restart()?;
+    line.until("the relay again", |unit| unit["trouble"].is_null())
+        .await?;
+
+    // Only the board that it is for may use the token.
+    let (status, text) = enrol(&admin, "20000000000000ff", &token).await?;
+    ensure!(status == 403, "{status}: {text}");
+    ensure!(line.unit().await?["state"] == "installing");
+    let (status, text) = enrol(&admin, SERIAL, &token).await?;
+    ensure!(status == 200, "{status}: {text}");
+    let unit = line
+        .until("an enrolled unit", |unit| unit["state"] == "enrolled")
+        .await?;
+    ensure!(unit["robot_id"] == "kiwi-01", "{unit}");
+    let (status, text) = line.seed(SERIAL, "user-data").await?;
+    ensure!(
+        (status, text.as_str()) == (409, "error: abcdef01 is enrolled already\n"),
+        "{status}: {text}"
+    );
+
+    // Started again: another token, and what the relay knew before does not count.
+    let retry = line
+        .http
+        .post(format!("{}/api/units/kiwi-01/retry", line.operator))
+        .header("x-lekiwi-line", "retry")
+        .send()
+        .await?;
+    ensure!(retry.status() == 204, "{}", retry.status());
+    let (status, again) = line.seed(SERIAL, "user-data").await?;
+    ensure!(
+        status == 200 && self::token(&again)? != token,
+        "{status}: {again}"
+    );
+    ensure!(line.unit().await?["attempt"] == 2);
+    ensure!(line.process.stop()?.success(), "SIGTERM is a good end");
+    Ok(())
+}
