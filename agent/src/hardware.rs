@@ -14,12 +14,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lekiwi_agent_core::hardware::{self as matcher, Bus, Facts, Outcome};
+use lekiwi_protocol::ProfileName;
 use lekiwi_protocol::message::{Identification, Identified, UNKNOWN_PROFILE};
 use lekiwi_protocol::profile::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ProfileChoice};
 use crate::driver::chain;
+use crate::profiles;
 use crate::storage::write_atomically;
 
 /// In the state folder: what was found.
@@ -71,7 +73,7 @@ pub fn identify(config: &Config) -> Identification {
 #[must_use]
 pub fn detect(config: &Config) -> Detection {
     let facts = facts(config);
-    let (profiles, complaints) = profiles(&config.profiles_dir);
+    let (profiles, complaints) = profiles::all(&config.profiles_dir, Path::new("/"));
     for complaint in &complaints {
         log::warn!("{complaint}");
     }
@@ -156,7 +158,7 @@ pub fn remembered(config: &Config) -> Option<Identification> {
         );
         return None;
     }
-    if !config.profiles_dir.join(format!("{profile}.yml")).is_file() {
+    if !profiles::exists(&config.profiles_dir, Path::new("/"), profile) {
         log::warn!("the profile {profile} is gone: looking again");
         return None;
     }
@@ -187,55 +189,13 @@ pub fn facts(config: &Config) -> Facts {
 /// The profile that the robot was found to have, if there is such a file and it is right.
 #[must_use]
 pub fn profile(config: &Config, identification: &Identification) -> Option<Profile> {
-    let file = format!("{}.yml", identification.profile);
-    let path = config.profiles_dir.join(file);
-    let text = fs::read_to_string(&path).ok()?;
-    Profile::parse(&text, &path.display().to_string())
+    let name = ProfileName::new(&identification.profile).ok()?;
+    if !profiles::exists(&config.profiles_dir, Path::new("/"), name.as_str()) {
+        return None;
+    }
+    profiles::load(&config.profiles_dir, Path::new("/"), &name)
         .inspect_err(|error| log::warn!("a profile is of no use: {}", chain(error)))
         .ok()
-}
-
-/// The profiles of a folder, and what is wrong with those that are left out.
-fn profiles(folder: &Path) -> (Vec<Profile>, Vec<String>) {
-    let (mut profiles, mut complaints) = (Vec::new(), Vec::new());
-    let entries = fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()));
-    let mut paths: Vec<PathBuf> = match entries {
-        Ok(paths) => paths.collect(),
-        Err(error) => {
-            complaints.push(format!(
-                "expected profiles in {}: {error}",
-                folder.display()
-            ));
-            return (profiles, complaints);
-        }
-    };
-    paths.retain(|path| path.extension().is_some_and(|ending| ending == "yml"));
-    paths.sort();
-    for path in paths {
-        let origin = path.display().to_string();
-        let read = fs::read_to_string(&path).map_err(|error| format!("{origin}: {error}"));
-        let parsed = read.and_then(|text| {
-            Profile::parse(&text, &origin).map_err(|error| match error.hint() {
-                Some(hint) => format!("{} ({hint})", chain(&error)),
-                None => chain(&error),
-            })
-        });
-        match parsed {
-            Ok(profile)
-                if path
-                    .file_stem()
-                    .is_some_and(|stem| stem == profile.name.as_str()) =>
-            {
-                profiles.push(profile);
-            }
-            Ok(profile) => complaints.push(format!(
-                "{origin}: expected the name {}.yml for the profile {}",
-                profile.name, profile.name
-            )),
-            Err(complaint) => complaints.push(complaint),
-        }
-    }
-    (profiles, complaints)
 }
 
 /// The name that udev gives to the device of `port`, which stays when ports are numbered otherwise: by

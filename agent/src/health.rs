@@ -15,6 +15,7 @@ use lekiwi_protocol::message::{RobotHealth, SetupStatus};
 use lekiwi_protocol::profile::Profile;
 use tokio::sync::mpsc;
 
+use crate::profiles;
 use crate::setup::{self, Record};
 use probe::Probe;
 use unit::Unit;
@@ -51,8 +52,8 @@ impl Monitor {
     /// Watches `profile`, with the system's files below `root`. `None` when there is no such profile and
     /// root's setup has said nothing of it either.
     #[must_use]
-    pub fn open(root: &Path, name: &ProfileName, now: Instant) -> Option<Self> {
-        let profile = match setup::load_profile(root, name) {
+    pub fn open(packaged: &Path, root: &Path, name: &ProfileName, now: Instant) -> Option<Self> {
+        let profile = match profiles::load(packaged, root, name) {
             Ok(profile) => Some(profile),
             Err(error) => {
                 log::warn!(
@@ -187,6 +188,8 @@ fn looks(profile: &Profile) -> (Vec<Target>, Vec<Look>) {
 mod tests {
     use std::net::{SocketAddr, TcpListener};
 
+    use lekiwi_protocol::profile::FOLDER;
+
     use crate::clock;
 
     use super::*;
@@ -197,7 +200,7 @@ mod tests {
         let text = format!("version: 1\nname: lekiwi\ntitle: A robot\n{profile}");
         std::fs::write(folder.join("lekiwi.yml"), text).unwrap();
         let name = ProfileName::new("lekiwi").unwrap();
-        Monitor::open(root, &name, clock::now())
+        Monitor::open(Path::new(FOLDER), root, &name, clock::now())
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod link;
 pub mod machine;
 pub mod outbox;
+pub mod profiles;
 pub mod scrub;
 pub mod setup;
 mod storage;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use lekiwi_agent_core::setup::{Action, Output, Pause, Planned, Saying, Setup, Step, plan};
 use lekiwi_protocol::ProfileName;
 use lekiwi_protocol::message::{Registration, RegistrationStatus, SetupStatus};
-use lekiwi_protocol::profile::{self, Profile, ProfileError};
+use lekiwi_protocol::profile::Profile;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::chain;
+use crate::profiles::{self, LoadError};
 use program::{ProgramError, Stop};
 pub use record::Record;
 use steps::{StepError, Workshop};
@@ -84,37 +85,6 @@ pub enum SetupError {
     Unheard(PathBuf),
 }
 
-/// Why there is no profile.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file cannot be read.
-    #[error("expected a readable file at {}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It is wrong.
-    #[error(transparent)]
-    Wrong(#[from] ProfileError),
-}
-
-/// Reads the profile `name` of the profiles' folder below `root`.
-///
-/// # Errors
-/// When there is none, or it is wrong.
-pub fn load_profile(root: &Path, name: &ProfileName) -> Result<Profile, LoadError> {
-    let folder = root.join(profile::FOLDER.trim_start_matches('/'));
-    let path = folder.join(format!("{name}.yml"));
-    let text = fs::read_to_string(&path).map_err(|source| LoadError::Unreadable {
-        path: path.clone(),
-        source,
-    })?;
-    Ok(Profile::parse(&text, &path.display().to_string())?)
-}
-
 /// The profile that the relay has registered the robot under; `None` while it has not.
 #[must_use]
 pub fn registered_profile(state_dir: &Path) -> Option<ProfileName> {
@@ -133,9 +103,11 @@ pub fn registered_profile(state_dir: &Path) -> Option<ProfileName> {
 /// When there is no registration or no profile.
 pub fn describe(config: &Config, options: &Options) -> Result<Vec<String>, SetupError> {
     let name = registered(config)?;
-    let profile = load_profile(&options.root, &name).map_err(|source| SetupError::Profile {
-        name: name.to_string(),
-        source,
+    let profile = profiles::load(&config.profiles_dir, &options.root, &name).map_err(|source| {
+        SetupError::Profile {
+            name: name.to_string(),
+            source,
+        }
     })?;
     let job = Job::new(&profile, Record::load(&below(&options.root, FOLDER)));
     let lines = job.planned.iter().zip(&job.prints).map(|(step, print)| {
@@ -208,7 +180,7 @@ async fn install(
     let folder = workshop.scratch.clone();
     let mut pause = Pause::default();
     let profile = loop {
-        let error = match load_profile(&options.root, name) {
+        let error = match profiles::load(&config.profiles_dir, &options.root, name) {
             Ok(profile) => break profile,
             Err(error) => error,
         };

@@ -18,6 +18,8 @@ pub const VERSION: u32 = 1;
 
 /// Where the agent's package puts the profiles.
 pub const FOLDER: &str = "/usr/share/lekiwi/profiles";
+/// Where profiles of one's own are on a robot; they come before those of the same name in [`FOLDER`].
+pub const OWN_FOLDER: &str = "/etc/lekiwi/profiles";
 
 /// A robot type.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

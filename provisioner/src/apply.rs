@@ -74,16 +74,24 @@ pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), App
         .map(|file| {
             (
                 folder.join(format!("{}.new", file.name)),
-                folder.join(file.name),
+                folder.join(&file.name),
             )
         })
         .collect();
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ApplyError::Write { path, source }
+    };
     let taken = files
         .iter()
         .zip(&places)
         .find(|(file, (_, place))| !matches!(file.content, Content::Edit(_)) && place.exists());
     if !force && let Some((_, (_, taken))) = taken {
         return Err(ApplyError::Exists(taken.clone()));
+    }
+    for (_, place) in &places {
+        let folder = place.parent().unwrap_or(folder);
+        fs::create_dir_all(folder).map_err(failed(folder))?;
     }
     for (file, (beside, place)) in files.iter().zip(&places) {
         if let Err(error) = write(beside, place, file) {
@@ -94,10 +102,6 @@ pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), App
             return Err(error);
         }
     }
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ApplyError::Write { path, source }
-    };
     for (beside, place) in &places {
         fs::rename(beside, place).map_err(failed(place))?;
     }
@@ -156,7 +160,7 @@ mod tests {
 
     fn file(content: &str) -> PlannedFile {
         PlannedFile {
-            name: "user-data",
+            name: "user-data".to_owned(),
             content: Content::Text(content.to_owned()),
             secret: true,
         }
@@ -164,7 +168,7 @@ mod tests {
 
     fn edit() -> PlannedFile {
         PlannedFile {
-            name: "cmdline.txt",
+            name: "cmdline.txt".to_owned(),
             content: Content::Edit(Cmdline::new(vec!["ds=nocloud;i=a".into()])),
             secret: false,
         }
@@ -205,7 +209,7 @@ mod tests {
         assert_eq!(message, format!("cannot edit {}", cmdline.display()));
         assert_eq!(hint, CmdlineError::Absent.hint());
         let copy = PlannedFile {
-            name: "lekiwi-agent.deb",
+            name: "lekiwi-agent.deb".to_owned(),
             content: Content::Copy("/nonexistent/a.deb".into()),
             secret: false,
         };

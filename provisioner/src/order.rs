@@ -42,6 +42,17 @@ pub struct Order {
     pub keyboard: Option<String>,
     /// An agent package, put on the boot partition; absent when the image has the agent already.
     pub agent_deb: Option<PathBuf>,
+    /// What else the robot finds on the boot partition.
+    pub card_files: Vec<CardFile>,
+}
+
+/// A file that the agent or its setup looks for in the folder `lekiwi` of the boot partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardFile {
+    /// Below that folder, such as `profiles/lekiwi.yml`.
+    pub name: String,
+    /// The file of this machine.
+    pub source: PathBuf,
 }
 
 /// An operating system that seeds are made for.
@@ -211,6 +222,11 @@ pub enum OrderError {
     /// Not a Debian package.
     #[error("expected the path of a .deb package, got {0:?}")]
     Package(String),
+    /// Nothing that a robot would look for.
+    #[error(
+        "expected profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got {0:?}"
+    )]
+    CardFile(String),
 }
 
 impl OrderError {

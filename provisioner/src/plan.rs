@@ -23,14 +23,16 @@ const USER: &str = include_str!("../../cloud-init/user.sh");
 
 /// The agent's package on the boot partition.
 pub const AGENT_DEB: &str = "lekiwi-agent.deb";
+/// The folder of the boot partition for [`crate::order::CardFile`]s.
+pub const CARD_FOLDER: &str = "lekiwi";
 /// What the seed is, without a secret; read by the linter and by people.
 pub const SIDECAR: &str = "lekiwi.json";
 
 /// One file of the boot partition, as it shall be.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PlannedFile {
-    /// Its name in the partition's root.
-    pub name: &'static str,
+    /// Its path in the partition, such as `user-data`.
+    pub name: String,
     /// What it holds.
     pub content: Content,
     /// Whether it holds a secret.
@@ -53,9 +55,9 @@ pub enum Content {
 #[must_use]
 pub fn seed(order: &Order) -> Vec<PlannedFile> {
     let mut files = Vec::new();
-    let mut text = |name, content, secret| {
+    let mut text = |name: &str, content, secret| {
         files.push(PlannedFile {
-            name,
+            name: name.to_owned(),
             content: Content::Text(content),
             secret,
         });
@@ -74,15 +76,22 @@ pub fn seed(order: &Order) -> Vec<PlannedFile> {
     text(SIDECAR, sidecar(order), false);
     if let Some(package) = &order.agent_deb {
         files.push(PlannedFile {
-            name: AGENT_DEB,
+            name: AGENT_DEB.to_owned(),
             content: Content::Copy(package.clone()),
+            secret: false,
+        });
+    }
+    for file in &order.card_files {
+        files.push(PlannedFile {
+            name: format!("{CARD_FOLDER}/{}", file.name),
+            content: Content::Copy(file.source.clone()),
             secret: false,
         });
     }
     let words = words(order);
     if !words.is_empty() {
         files.push(PlannedFile {
-            name: cmdline::NAME,
+            name: cmdline::NAME.to_owned(),
             content: Content::Edit(Cmdline::new(words)),
             secret: false,
         });
@@ -354,7 +363,7 @@ mod tests {
             }
             files
                 .iter()
-                .map(|file| file.name)
+                .map(|file| file.name.as_str())
                 .collect::<Vec<_>>()
                 .join(" ")
         };

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lekiwi_protocol::api::{Login, Problem, Registration, Session, Status, TokenCreated, TokenRequest};
+use lekiwi_protocol::api::{
+    Login, Problem, Registration, Session, Status, TokenCreated, TokenRequest,
+};
 use lekiwi_protocol::message::{Factsheet, RobotHealth};
 use lekiwi_protocol::pinned::{Fingerprint, Verifier};
 use lekiwi_protocol::{RobotId, Timestamp};

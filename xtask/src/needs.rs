@@ -160,6 +160,7 @@ pub(crate) const TEST: &[Need] = &[
         &["xz-utils", "gzip", "zstd", "zip"],
         "packs images as they are published",
     ),
+    need(
         &["dnsmasq"],
         &["dnsmasq-base"],
         "answers boards that boot from the network, to compare with",

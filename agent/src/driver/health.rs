@@ -33,7 +33,7 @@ impl Driver {
         {
             return;
         }
-        self.monitor = Monitor::open(&self.root, &name, clock::now());
+        self.monitor = Monitor::open(&self.config.profiles_dir, &self.root, &name, clock::now());
         self.look_after_health(clock::now());
     }
 

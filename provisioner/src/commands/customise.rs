@@ -245,7 +245,7 @@ fn folder(planned: &[Planned]) -> Result<Option<PathBuf>, Failure> {
 
 fn card(planned: &Planned) -> Card {
     let files = planned.files.iter().map(|file| BootFile {
-        path: file.name.to_owned(),
+        path: file.name.clone(),
         content: match &file.content {
             Content::Text(text) => fat::Content::Bytes(text.clone().into_bytes()),
             Content::Copy(path) => fat::Content::FromFile(path.clone()),
@@ -284,7 +284,7 @@ fn say_json(planned: &[Planned], report: Option<&Report>) -> Result<(), Failure>
     let images: Vec<_> = planned
         .iter()
         .map(|card| {
-            let files: Vec<_> = card.files.iter().map(|file| file.name).collect();
+            let files: Vec<_> = card.files.iter().map(|file| file.name.as_str()).collect();
             let mut image = json!({ "robot": card.robot, "path": card.place, "files": files });
             if let Some(serial) = &card.serial {
                 image["serial"] = json!(serial);
@@ -315,7 +315,7 @@ fn say(planned: &[Planned], report: Option<&Report>) -> Result<(), Failure> {
         "would write"
     };
     for card in planned {
-        let files: Vec<_> = card.files.iter().map(|file| file.name).collect();
+        let files: Vec<_> = card.files.iter().map(|file| file.name.as_str()).collect();
         writeln!(
             out,
             "{verb} {} with {}",

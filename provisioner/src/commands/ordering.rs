@@ -4,8 +4,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lekiwi_protocol::profile::Profile;
 use lekiwi_protocol::{Org, RobotId, Timestamp};
-use lekiwi_provisioner::order::{Addressing, Name, Order, Os, User, Wifi};
+use lekiwi_provisioner::order::{Addressing, CardFile, Name, Order, Os, User, Wifi};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -44,6 +45,10 @@ pub(crate) struct Ordering {
     /// An agent package that is put on the card, and installed without a network
     #[arg(long, value_name = "FILE")]
     agent_deb: Option<PathBuf>,
+    /// Folder whose profiles/, packages/, wheels/ and overlays/ are put on the card: profiles of your own, and software
+    /// for robots without internet
+    #[arg(long, value_name = "FOLDER")]
+    card_files: Option<PathBuf>,
     /// Login name of the user that --ssh-key and --password-hash-file make
     #[arg(long, default_value = "lekiwi", value_name = "NAME")]
     user: String,
@@ -149,8 +154,46 @@ impl Ordering {
             locale: self.locale,
             keyboard: self.keyboard,
             agent_deb: self.agent_deb,
+            card_files: self
+                .card_files
+                .as_deref()
+                .map(card_files)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
+}
+
+/// The files below `folder`, by name. A profile that no agent would take is refused here.
+fn card_files(folder: &Path) -> Result<Vec<CardFile>, Failure> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
+        let place = folder.join(&below);
+        let unreadable = |error| Failure::file("read", &place, error);
+        for entry in std::fs::read_dir(&place).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let path = below.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.to_string_lossy().into_owned();
+            if name.starts_with("profiles/") {
+                let text = read(&entry.path())?;
+                Profile::parse(&text, &entry.path().display().to_string()).map_err(|error| {
+                    let hint = error.hint();
+                    Failure::new(error).hint(hint)
+                })?;
+            }
+            files.push(CardFile {
+                name,
+                source: entry.path(),
+            });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
 }
 
 /// What of the relay's answer matters here.

@@ -45,7 +45,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
             .iter()
             .map(|file| {
                 let mut entry =
-                    json!({ "path": options.out.join(file.name), "secret": file.secret });
+                    json!({ "path": options.out.join(&file.name), "secret": file.secret });
                 match &file.content {
                     Content::Text(text) => entry["bytes"] = json!(text.len()),
                     Content::Copy(path) => entry["copy_of"] = json!(path),
@@ -62,7 +62,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         return Ok(());
     }
     for file in &files {
-        let place = options.out.join(file.name);
+        let place = options.out.join(&file.name);
         writeln!(out, "{} {}", verb(file, options.dry_run), place.display())?;
     }
     if io::stdout().is_terminal() && !options.dry_run {

@@ -158,7 +158,7 @@ async fn names(
     let files = planned(&app, &sighting(&serial)?, &address(peer)).await?;
     let (last, first): (Vec<_>, Vec<_>) = files
         .iter()
-        .map(|file| file.name)
+        .map(|file| file.name.as_str())
         .partition(|name| *name == "user-data");
     Ok([first, last].concat().join("\n") + "\n")
 }
@@ -183,7 +183,7 @@ async fn seed(
         // cloud-init asks for it; there is none.
         None if name == "vendor-data" => String::new(),
         None => {
-            let names: Vec<_> = files.iter().map(|file| file.name).collect();
+            let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
             let text = format!("expected one of {}, got {name:?}", names.join(", "));
             return Err(Refusal(StatusCode::NOT_FOUND, text));
         }
@@ -277,6 +277,7 @@ fn order(app: &App, ready: &Ready) -> Result<Order, Refusal> {
         locale: None,
         keyboard: None,
         agent_deb: defaults.agent_deb.clone(),
+        card_files: Vec::new(),
     }
     .check()
     .map_err(|error| wrong(error.to_string()))

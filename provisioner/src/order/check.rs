@@ -62,7 +62,30 @@ impl Order {
         {
             return Err(OrderError::Package(cut(&path.to_string_lossy())));
         }
+        if let Some(file) = self
+            .card_files
+            .iter()
+            .find(|file| !is_looked_for(&file.name))
+        {
+            return Err(OrderError::CardFile(cut(&file.name)));
+        }
         Ok(self)
+    }
+}
+
+/// Whether the agent or its setup would look at a file of this name in the card's folder `lekiwi`.
+fn is_looked_for(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    let sane = parts
+        .iter()
+        .all(|part| !matches!(*part, "" | "." | "..") && !part.contains(['\\', '\0']));
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    sane && match parts.as_slice() {
+        ["profiles", _] => ends(&[".yml"]),
+        ["packages", _] => ends(&[".deb"]),
+        ["wheels", _] => ends(&[".whl", ".tar.gz", ".zip"]),
+        ["overlays", _, _, ..] => true,
+        _ => false,
     }
 }
 
@@ -232,6 +255,7 @@ pub(crate) mod tests {
             locale: None,
             keyboard: None,
             agent_deb: Some("lekiwi-agent_0.1.0_arm64.deb".into()),
+            card_files: Vec::new(),
         }
     }
 

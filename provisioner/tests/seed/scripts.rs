@@ -143,6 +143,7 @@ fn order(os: Os, name: Name) -> Order {
         locale: None,
         keyboard: None,
         agent_deb: None,
+        card_files: Vec::new(),
     }
 }
 

@@ -37,6 +37,8 @@ fn token(number: u128) -> TokenCreated {
             robot_id: None,
             created_at: at(0),
             expires_at: at(0),
+            max_uses: 1,
+            uses: 0,
             used_at: None,
             used_by: None,
         },
