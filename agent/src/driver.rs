@@ -126,7 +126,7 @@ async fn enrolment_result(
     task: &mut Option<JoinHandle<Result<Enrolled, EnrolError>>>,
 ) -> Option<Result<Enrolled, EnrolError>> {
     match task {
-        // A panic of the task counts as a failed attempt.
+        // A task that was given up has no result.
         Some(task) => task.await.ok(),
         None => std::future::pending().await,
     }

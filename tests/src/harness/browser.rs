@@ -11,7 +11,7 @@ use super::process::{Process, free_port, program};
 /// A browser with one window.
 pub struct Browser {
     client: Client,
-    _driver: Process,
+    driver: Process,
     _files: TempDir,
 }
 
@@ -60,7 +60,7 @@ impl Browser {
             .context("expected a browser window")?;
         Ok(Self {
             client,
-            _driver: driver,
+            driver,
             _files: files,
         })
     }
@@ -124,11 +124,29 @@ impl Browser {
         Ok(self.client.screenshot().await?)
     }
 
-    /// Closes the window.
+    /// Closes the window. A browser that is dropped instead, as by a test that fails, is ended by its process.
     ///
     /// # Errors
     /// When the browser is gone.
     pub async fn close(self) -> Result<()> {
-        Ok(self.client.close().await?)
+        Ok(self.client.clone().close().await?)
+    }
+}
+
+/// A driver that is killed leaves its browser behind.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let Some(driver) = self.driver.id() else {
+            return;
+        };
+        let children = std::fs::read_to_string(format!("/proc/{driver}/task/{driver}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            if let Ok(child) = child.parse() {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(child),
+                    nix::sys::signal::Signal::SIGTERM,
+                );
+            }
+        }
     }
 }
