@@ -1,15 +1,21 @@
 //! `cargo xtask image`: boots customised cards in emulated boards, and waits until the relay on this machine lists
 //! each as the robot it is. Judged from outside: by the relay's interface, and by what lies on the card afterwards.
+//!
+//! A `lekiwi` is told so by its seed. An `xle` finds it out: from two servo buses on emulated serial ports, and from
+//! the USB devices of a recorded robot; its seed has a token for any robot and names nobody.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use lekiwi_protocol::api::TokenRequest;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{Board, BoardOptions, HOST, Relay, RelayOptions, program, target};
+use lekiwi_tests::harness::card::{self, Planted};
+use lekiwi_tests::harness::{Board, BoardOptions, HOST, Relay, RelayOptions, ServoBus, target};
 use serde_json::Value;
 
 /// Boot cards in an emulator and see them register.
@@ -22,11 +28,14 @@ struct Arguments {
     #[arg(long)]
     base: PathBuf,
     /// What the robot must turn out to be.
-    #[arg(long, default_value = "lekiwi")]
-    profile: String,
+    #[arg(long, value_enum, default_value = "lekiwi")]
+    profile: Kind,
     /// Cut the power at so many random moments of a first boot, each on a fresh card.
     #[arg(long, default_value_t = 0)]
     cuts: u32,
+    /// Boards that are cut off at the same time.
+    #[arg(long, default_value_t = 2)]
+    at_once: usize,
     /// Keep cards and console logs here.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -38,6 +47,56 @@ struct Arguments {
 /// An emulated first boot takes three minutes; a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(1_200);
 
+/// A type of robot that can be emulated.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Lekiwi,
+    Xle,
+}
+
+impl Kind {
+    fn profile(self) -> &'static str {
+        match self {
+            Kind::Lekiwi => "lekiwi",
+            Kind::Xle => "xle",
+        }
+    }
+
+    /// Ids of the servos on each of its buses that the board finds.
+    fn buses(self) -> &'static [&'static [u8]] {
+        match self {
+            Kind::Lekiwi => &[],
+            Kind::Xle => &[&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[1, 2, 3, 4, 5, 6, 7, 8]],
+        }
+    }
+}
+
+/// An XLeRobot's `/proc` and `/sys`.
+const RECORDED: &str = include_str!("../../../agent/tests/hardware/trees/xle.tree");
+/// Where they are laid in the guest.
+const RECORDED_ROOT: &str = "/opt/recorded";
+/// In place of LeRobot, which is too heavy to emulate: a service that listens where its host does.
+const STAND_IN: &str = r#"
+        [Unit]
+        Description=Stands in for the LeRobot host
+
+        [Service]
+        DynamicUser=true
+        ExecStart=/usr/bin/python3 -c 'import socketserver as s, threading; [threading.Thread(target=s.TCPServer(("127.0.0.1", p), s.BaseRequestHandler).serve_forever).start() for p in (5555, 5556)]'
+        Restart=always
+
+        [Install]
+        WantedBy=multi-user.target
+"#;
+
+/// Who is on a card.
+enum Named<'a> {
+    /// This robot, of this profile.
+    Given(&'a str),
+    /// Whoever boots it, so many times.
+    Anybody(u32),
+}
+
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -48,12 +107,25 @@ async fn main() -> Result<ExitCode> {
         .unwrap_or_else(|| folder.path().to_owned());
     std::fs::create_dir_all(&place)?;
     let line = Line::start(&arguments, place).await?;
-    line.first_and_second_boot().await?;
+    match line.kind {
+        Kind::Lekiwi => {
+            let (card, token) = line.card("kiwi-01", &Named::Given("kiwi-01")).await?;
+            line.first_and_second_boot("kiwi-01", card, &token).await?;
+        }
+        Kind::Xle => {
+            let (card, token) = line.card("anybody", &Named::Anybody(2)).await?;
+            let copies = [line.copy(&card, "second")?, line.copy(&card, "third")?];
+            let id = format!("robot-{}", &serial("first")[8..]);
+            line.first_and_second_boot(&id, card, &token).await?;
+            line.one_of_two(copies).await?;
+        }
+    }
     if arguments.cuts > 0 {
         let seed = arguments
             .seed
             .unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
-        line.power_cuts(arguments.cuts, seed).await?;
+        line.power_cuts(arguments.cuts, seed, arguments.at_once)
+            .await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -63,7 +135,7 @@ struct Line {
     relay: Relay,
     admin: Admin,
     base: PathBuf,
-    profile: String,
+    kind: Kind,
     folder: PathBuf,
 }
 
@@ -79,51 +151,105 @@ impl Line {
             relay,
             admin,
             base: arguments.base.clone(),
-            profile: arguments.profile.clone(),
+            kind: arguments.profile,
             folder,
         })
     }
 
-    /// A fresh card for the robot `id`; answers it and the token it carries.
-    async fn card(&self, id: &str) -> Result<(PathBuf, String)> {
-        let request = TokenRequest {
-            robot_id: Some(id.parse()?),
-            ..TokenRequest::default()
-        };
+    /// A fresh card; answers it and the token it carries.
+    async fn card(&self, name: &str, named: &Named<'_>) -> Result<(PathBuf, String)> {
+        let mut request = TokenRequest::default();
+        match named {
+            Named::Given(id) => request.robot_id = Some(id.parse()?),
+            Named::Anybody(times) => request.max_uses = Some(*times),
+        }
         let token = self.admin.token(&request).await?.token;
-        let token_file = self.folder.join(format!("{id}.token"));
+        let token_file = self.folder.join(format!("{name}.token"));
         std::fs::write(&token_file, &token)?;
-        let card = self.folder.join(format!("{id}.img"));
+        let card = self.folder.join(format!("{name}.img"));
         let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
         let https = port(self.relay.https()).context("an address has a port")?;
         let mqtt = port(self.relay.mqtt()).context("an address has a port")?;
-        let made = Command::new(target("lekiwi-provisioner", "lekiwi-provisioner")?)
+        let mut customise = Command::new(target("lekiwi-provisioner", "lekiwi-provisioner")?);
+        customise
             .arg("customise")
             .arg(&self.base)
-            .args(["--os", "debian", "--robot-id", id, "--force"])
-            .args(["--profile", &self.profile])
+            .args(["--os", "debian", "--force", "--card-files"])
+            .arg(self.stand_ins()?)
             .arg(format!("--relay-https=https://{HOST}:{https}"))
             .arg(format!("--relay-mqtt=mqtts://{HOST}:{mqtt}"))
             .arg(format!("--ca-fingerprint={}", self.relay.ca_fingerprint()))
             .arg("--token-file")
             .arg(&token_file)
             .arg("--out")
-            .arg(&card)
-            .output()?;
+            .arg(&card);
+        if let Named::Given(id) = named {
+            customise.args(["--robot-id", id, "--profile", self.kind.profile()]);
+        }
+        let made = customise.output()?;
         ensure!(
             made.status.success(),
             "customise: {}",
             String::from_utf8_lossy(&made.stderr)
         );
+        if self.kind == Kind::Xle {
+            card::plant(&card, &self.folder, &recorded_robot())?;
+        }
         Ok((card, token))
     }
 
-    fn board(&self, id: &str, card: PathBuf) -> Result<Board> {
+    /// The folder with the profiles whose software is stood in for.
+    fn stand_ins(&self) -> Result<PathBuf> {
+        let folder = self.folder.join("card");
+        std::fs::create_dir_all(folder.join("profiles"))?;
+        for (name, text, service) in [
+            (
+                "lekiwi",
+                include_str!("../../../image/profiles/lekiwi.yml"),
+                "lekiwi-host.service",
+            ),
+            (
+                "xle",
+                include_str!("../../../image/profiles/xle.yml"),
+                "xle-host.service",
+            ),
+        ] {
+            let (before, rest) = text.split_once("software:\n").context("its software")?;
+            let (_, after) = rest.split_once("\nservices:").context("its services")?;
+            let stand_in = format!(
+                "{before}software:\n  units:\n    - name: {service}\n      content: |{STAND_IN}services:{after}"
+            );
+            std::fs::write(folder.join(format!("profiles/{name}.yml")), stand_in)?;
+        }
+        Ok(folder)
+    }
+
+    fn copy(&self, card: &Path, name: &str) -> Result<PathBuf> {
+        let copy = self.folder.join(format!("{name}.img"));
+        let copied = Command::new("cp")
+            .arg("--sparse=always")
+            .args([card, &copy])
+            .status()?;
+        ensure!(copied.success(), "expected to copy {}", card.display());
+        Ok(copy)
+    }
+
+    fn board(&self, name: &str, card: PathBuf, cores: u32) -> Result<Board> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let buses = self.kind.buses().iter().enumerate();
+        let serial_ports = buses
+            .map(|(number, ids)| {
+                let bus = ServoBus::listen(&folder.join(format!("bus{number}")), ids)?;
+                Ok(bus.path().to_owned())
+            })
+            .collect::<Result<_>>()?;
         Board::power_on(BoardOptions {
             card,
-            serial: serial(id),
-            serial_ports: Vec::new(),
-            folder: self.folder.join(id),
+            serial: serial(name),
+            cores,
+            serial_ports,
+            folder,
         })
     }
 
@@ -169,10 +295,8 @@ impl Line {
         }
     }
 
-    async fn first_and_second_boot(&self) -> Result<()> {
-        let id = "kiwi-01";
-        let (card, token) = self.card(id).await?;
-        let mut board = self.board(id, card.clone())?;
+    async fn first_and_second_boot(&self, id: &str, card: PathBuf, token: &str) -> Result<()> {
+        let mut board = self.board("first", card.clone(), 2)?;
         let registered = self
             .wait(id, &mut board, "registered", |robot| {
                 !robot["status"]["registered_at"].is_null()
@@ -188,14 +312,13 @@ impl Line {
             })
             .await?;
         say(&format!("online       {:>6.1} s", online.as_secs_f64()));
-        let profile = self.profile.clone();
         let healthy = self
             .wait(id, &mut board, "healthy under its profile", |robot| {
-                robot["type"] == profile.as_str() && robot["health"]["healthy"] == true
+                robot["type"] == self.kind.profile() && robot["health"]["healthy"] == true
             })
             .await?;
         say(&format!("healthy      {:>6.1} s", healthy.as_secs_f64()));
-        let scrubbed = self.wait_scrubbed(&card, &token, &mut board).await?;
+        let scrubbed = self.wait_scrubbed(&card, token, &mut board).await?;
         say(&format!("secrets gone {:>6.1} s", scrubbed.as_secs_f64()));
         let before = self.identity(id).await?;
         let options = board.cut_power()?;
@@ -227,7 +350,7 @@ impl Line {
     async fn wait_scrubbed(&self, card: &Path, token: &str, board: &mut Board) -> Result<Duration> {
         let start = Instant::now();
         loop {
-            if !boot_partition(card)?
+            if !card::boot_partition(card)?
                 .windows(token.len())
                 .any(|bytes| bytes == token.as_bytes())
             {
@@ -254,43 +377,13 @@ impl Line {
         Ok((robot["factsheet"]["uuid"].clone(), registrations))
     }
 
-    /// The private key lies on the card's ext4 partition, readable by its owner alone, and nowhere in what the
-    /// relay keeps.
+    /// The private key lies on the card's ext4 partition, and nowhere in what the relay keeps.
     fn key_stayed(&self, card: &Path) -> Result<()> {
-        let root = self.folder.join("root.img");
-        let table = Command::new(program("sfdisk", "fdisk")?)
-            .arg("--json")
-            .arg(card)
-            .output()?;
-        let table: Value = serde_json::from_slice(&table.stdout)?;
-        let start = table["partitiontable"]["partitions"][1]["start"]
-            .as_u64()
-            .context("expected a second partition")?;
-        let copied = Command::new("dd")
-            .arg(format!("if={}", card.display()))
-            .arg(format!("of={}", root.display()))
-            .args(["bs=1M", "conv=sparse", "iflag=skip_bytes"])
-            .arg(format!("skip={}", start * 512))
-            .output()?;
-        ensure!(
-            copied.status.success(),
-            "dd: {}",
-            String::from_utf8_lossy(&copied.stderr)
-        );
-        let replayed = Command::new(program("e2fsck", "e2fsprogs")?)
-            .args(["-fy"])
-            .arg(&root)
-            .output()?;
-        ensure!(
-            replayed.status.code().is_some_and(|code| code <= 1),
-            "expected a sound root partition: {}",
-            String::from_utf8_lossy(&replayed.stdout)
-        );
-        let key = Command::new(program("debugfs", "e2fsprogs")?)
-            .args(["-R", "cat /opt/lekiwi-agent/state/key.pem"])
-            .arg(&root)
-            .output()?;
-        let key = String::from_utf8(key.stdout)?;
+        let key = card::read_root(
+            card,
+            &self.folder.join("root.img"),
+            "/opt/lekiwi-agent/state/key.pem",
+        )?;
         ensure!(
             key.starts_with("-----BEGIN PRIVATE KEY-----"),
             "expected the robot's key on its card, got {key:?}"
@@ -311,50 +404,145 @@ impl Line {
         Ok(())
     }
 
+    /// Two boards with the same card and a token that is good for one of them: one becomes a robot of its own name,
+    /// the other is refused.
+    async fn one_of_two(&self, cards: [PathBuf; 2]) -> Result<()> {
+        let [second, third] = cards;
+        let mut boards = [
+            ("second", self.board("second", second, 1)?),
+            ("third", self.board("third", third, 1)?),
+        ];
+        let start = Instant::now();
+        let (mut registered, mut refused) = (BTreeSet::new(), BTreeSet::new());
+        while registered.len() + refused.len() < boards.len() {
+            for (name, board) in &mut boards {
+                let id = format!("robot-{}", &serial(name)[8..]);
+                if self.robot(&id).await?.is_some() {
+                    registered.insert(id);
+                } else if board
+                    .console()
+                    .contains("the token was used by 2 other keys")
+                {
+                    refused.insert(id);
+                }
+                ensure!(
+                    start.elapsed() < PATIENCE && !board.is_off()?,
+                    "expected one of two boards to be registered and one to be refused within {PATIENCE:?}, got \
+                     {registered:?} and {refused:?}\n{}",
+                    last_lines(board)
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        ensure!(
+            registered.len() == 1,
+            "expected one of two boards to be registered, got {registered:?}"
+        );
+        say(&format!(
+            "the same card again: {registered:?} is a robot of its own, {refused:?} is refused"
+        ));
+        for (_, board) in boards {
+            std::fs::remove_file(board.cut_power()?.card)?;
+        }
+        Ok(())
+    }
+
     /// Each cut on a fresh card and a fresh robot; the next boot must end in a registered one.
-    async fn power_cuts(&self, cuts: u32, seed: u64) -> Result<()> {
+    async fn power_cuts(&self, cuts: u32, seed: u64, at_once: usize) -> Result<()> {
         say(&format!("seed {seed}"));
         let mut random = seed | 1;
-        for cut in 0..cuts {
+        let moments = (0..cuts).map(|cut| {
             // xorshift64: moments need no better randomness.
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let moment = Duration::from_millis(2_000 + random % 220_000);
-            let id = format!("cut-{cut:02}");
-            let (card, _) = self.card(&id).await?;
-            let mut board = self.board(&id, card)?;
-            while board.uptime() < moment && !board.is_off()? {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            let was_registered = self.robot(&id).await?.is_some();
-            let mut board = Board::power_on(board.cut_power()?)?;
-            let back = self
-                .wait(
-                    &id,
-                    &mut board,
-                    "registered and online after a power cut",
-                    |robot| {
-                        robot["status"]["online"] == true
-                            && !robot["status"]["registered_at"].is_null()
-                    },
-                )
-                .await?;
-            say(&format!(
-                "cut {cut:>2} after {:>5.1} s ({}): online {:>6.1} s after the next power-on",
-                moment.as_secs_f64(),
-                if was_registered {
-                    "registered"
-                } else {
-                    "not registered"
-                },
-                back.as_secs_f64()
-            ));
-            let options = board.cut_power()?;
-            std::fs::remove_file(options.card)?;
+            (cut, Duration::from_millis(2_000 + random % 220_000))
+        });
+        stream::iter(moments)
+            .map(|(cut, moment)| self.power_cut(cut, moment))
+            .buffer_unordered(at_once.max(1))
+            .try_collect::<()>()
+            .await
+    }
+
+    async fn power_cut(&self, cut: u32, moment: Duration) -> Result<()> {
+        let id = format!("cut-{cut:02}");
+        let (card, _) = self.card(&id, &Named::Given(&id)).await?;
+        let mut board = self.board(&id, card, 1)?;
+        while board.uptime() < moment && !board.is_off()? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let was_registered = self.robot(&id).await?.is_some();
+        let options = board.cut_power()?;
+        if was_registered {
+            let waited = Instant::now();
+            while self
+                .robot(&id)
+                .await?
+                .is_some_and(|robot| robot["status"]["online"] == true)
+            {
+                ensure!(
+                    waited.elapsed() < PATIENCE,
+                    "expected the relay to notice that {id} is off"
+                );
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+        let mut board = Board::power_on(options)?;
+        let back = self
+            .wait(
+                &id,
+                &mut board,
+                "registered and online after a power cut",
+                |robot| {
+                    robot["status"]["online"] == true && !robot["status"]["registered_at"].is_null()
+                },
+            )
+            .await?;
+        say(&format!(
+            "cut {cut:>2} after {:>5.1} s ({}): online {:>6.1} s after the next power-on",
+            moment.as_secs_f64(),
+            if was_registered {
+                "registered"
+            } else {
+                "not registered"
+            },
+            back.as_secs_f64()
+        ));
+        std::fs::remove_file(board.cut_power()?.card)?;
         Ok(())
     }
+}
+
+/// The recorded tree as files and links of the guest, its servo adapters being the emulated serial ports, and the
+/// board the emulated one; the agent is told to look there.
+fn recorded_robot() -> Vec<(String, Planted)> {
+    let lines = RECORDED
+        .lines()
+        .filter(|line| line.starts_with("sys/") && !line.contains("ttyAMA"));
+    let below = |path: &str| format!("{RECORDED_ROOT}/{path}");
+    let mut things: Vec<(String, Planted)> = lines
+        .filter_map(|line| match line.split_once(" -> ") {
+            Some((path, target)) => Some((below(path), Planted::Link(target.to_owned()))),
+            None => line
+                .split_once(" = ")
+                .map(|(path, content)| (below(path), Planted::File(format!("{content}\n")))),
+        })
+        .collect();
+    for (path, target) in [
+        ("dev/ttyACM0", "/dev/ttyS0"),
+        ("dev/ttyUSB0", "/dev/ttyS1"),
+        ("proc", "/proc"),
+    ] {
+        things.push((below(path), Planted::Link(target.to_owned())));
+    }
+    things.push((
+        "/etc/systemd/system/lekiwi-agent.service.d/recorded.conf".to_owned(),
+        Planted::File(format!(
+            "[Service]\nEnvironment=LEKIWI_HARDWARE_ROOT={RECORDED_ROOT}\n"
+        )),
+    ));
+    things
 }
 
 /// The end of a board's console.
@@ -370,16 +558,6 @@ fn serial(id: &str) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{digest:016x}")
-}
-
-/// The bytes of a card's first partition.
-fn boot_partition(card: &Path) -> Result<Vec<u8>> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(card)?;
-    file.seek(SeekFrom::Start(8 << 20))?;
-    let mut bytes = Vec::new();
-    file.take(384 << 20).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[expect(clippy::print_stdout, reason = "a tool's report")]

@@ -23,7 +23,9 @@ pub struct BoardOptions {
     pub card: PathBuf,
     /// Its serial number, 16 hex digits.
     pub serial: String,
-    /// Sockets of simulated serial devices: `/dev/ttyS1` and on.
+    /// How many cores it has.
+    pub cores: u32,
+    /// Sockets of simulated serial devices: `/dev/ttyS0` and on.
     pub serial_ports: Vec<PathBuf>,
     /// Folder for what it needs and says.
     pub folder: PathBuf,
@@ -47,7 +49,7 @@ impl Board {
         let kernel = take(&options, "vmlinuz")?;
         let initrd = take(&options, "initrd.img")?;
         let tree = device_tree(&qemu, &options)?;
-        let mut arguments: Vec<OsString> = machine().iter().map(OsString::from).collect();
+        let mut arguments: Vec<OsString> = machine(options.cores).map(OsString::from).into();
         arguments.extend(
             [
                 "-nographic",
@@ -115,17 +117,19 @@ impl Board {
     }
 }
 
-fn machine() -> [&'static str; 8] {
+fn machine(cores: u32) -> [String; 8] {
+    let cores = cores.to_string();
     [
         "-M",
         "virt",
         "-cpu",
         "cortex-a72",
         "-smp",
-        "2",
+        &cores,
         "-m",
         "1024",
     ]
+    .map(str::to_owned)
 }
 
 /// The newest file of the boot partition whose name starts so.
@@ -155,7 +159,7 @@ fn take(options: &BoardOptions, start: &str) -> Result<PathBuf> {
 /// QEMU's own device tree of this machine, with the properties by which a Raspberry Pi 5 is known.
 fn device_tree(qemu: &Path, options: &BoardOptions) -> Result<PathBuf> {
     let tree = options.folder.join("board.dtb");
-    let mut arguments = machine().map(str::to_owned);
+    let mut arguments = machine(options.cores);
     arguments[1] = format!("virt,dumpdtb={}", tree.display());
     let dumped = Command::new(qemu)
         .args(&arguments)
