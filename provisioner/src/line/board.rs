@@ -108,7 +108,10 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2);
+            let part = parts.next().filter(|part| {
+                // A sign would be taken for a digit.
+                part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit())
+            });
             *byte = part
                 .and_then(|part| u8::from_str_radix(part, 16).ok())
                 .ok_or_else(wrong)?;

@@ -16,7 +16,7 @@ main() {
   mac=$(own_mac)
   memory=$(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)
   board=$(tr -d '\000' 2>/dev/null </proc/device-tree/model || uname -m)
-  for tool in curl sha256sum dd lsblk mount mkfifo; do
+  for tool in curl sha256sum dd lsblk mount mkfifo ip; do
     command -v "$tool" >/dev/null || stop "$tool is missing"
   done
   say booted "$(uname -sr)"
@@ -86,7 +86,7 @@ own_serial() {
 own_mac() {
   host=${line#http://}
   device=$(ip -o route get "${host%%:*}" 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p')
-  cat "/sys/class/net/${device:-eth0}/address" 2>/dev/null || true
+  ip -o link show dev "${device:-eth0}" 2>/dev/null | sed -n 's,.* link/ether \([^ ]*\).*,\1,p'
 }
 
 # The one disk without a mounted partition.

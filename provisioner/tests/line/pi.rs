@@ -207,6 +207,20 @@ fn tftp_socket(from: Ipv4Addr) -> UdpSocket {
     socket
 }
 
+/// Sends a request to the line and waits for the answer. What is lost on the way is sent again, as firmware does.
+fn ask(socket: &UdpSocket, request: &[u8], buffer: &mut [u8]) -> (usize, SocketAddr) {
+    let brief = Duration::from_secs(1);
+    socket.set_read_timeout(Some(brief)).expect("a limit");
+    for _ in 0..PATIENCE.as_secs() {
+        socket.send_to(request, (LINE, 69)).expect("sent");
+        if let Ok(answer) = socket.recv_from(buffer) {
+            socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+            return answer;
+        }
+    }
+    panic!("no answer within {PATIENCE:?}");
+}
+
 /// An error message as `code text`.
 fn refusal(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[4..]);
@@ -226,11 +240,8 @@ pub(crate) fn tftp_options(
     options: &[(&str, &str)],
 ) -> Result<BTreeMap<String, String>, String> {
     let socket = tftp_socket(from);
-    socket
-        .send_to(&read_request(name, options), (LINE, 69))
-        .expect("sent");
     let mut buffer = [0; 2048];
-    let (length, server) = socket.recv_from(&mut buffer).expect("an answer");
+    let (length, server) = ask(&socket, &read_request(name, options), &mut buffer);
     if buffer[1] == 5 {
         return Err(refusal(&buffer[..length]));
     }
@@ -255,15 +266,12 @@ pub(crate) fn tftp(
     options: &[(&str, &str)],
 ) -> Result<Vec<u8>, String> {
     let socket = tftp_socket(from);
-    socket
-        .send_to(&read_request(name, options), (LINE, 69))
-        .expect("sent");
     let (mut got, mut block_size, mut block) = (Vec::new(), 512, 1_u16);
     let mut buffer = [0; 2048];
+    let mut answer = Ok(ask(&socket, &read_request(name, options), &mut buffer));
     loop {
-        let (length, server) = socket
-            .recv_from(&mut buffer)
-            .map_err(|error| format!("block {block} of {name}: {error}"))?;
+        let (length, server) =
+            answer.map_err(|error| format!("block {block} of {name}: {error}"))?;
         let number = u16::from_be_bytes([buffer[2], buffer[3]]);
         match buffer[1] {
             5 => return Err(refusal(&buffer[..length])),
@@ -287,6 +295,7 @@ pub(crate) fn tftp(
             }
             _ => {}
         }
+        answer = socket.recv_from(&mut buffer);
     }
 }
 

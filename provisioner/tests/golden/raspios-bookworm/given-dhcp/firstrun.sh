@@ -59,6 +59,11 @@ package=$root/boot/firmware/lekiwi-agent.deb
 if [ -e "$package" ]; then
   dpkg --install "$package"
 fi
+# Profiles of one's own come before those of the package.
+for profile in "$root"/boot/firmware/lekiwi/profiles/*.yml; do
+  [ -e "$profile" ] || continue
+  install -D -m 644 "$profile" "$root/etc/lekiwi/profiles/${profile##*/}"
+done
 chown root:lekiwi-agent "$root/etc/lekiwi" "$root/etc/lekiwi/agent.yml"
 chmod 750 "$root/etc/lekiwi"
 chown -R lekiwi-agent:lekiwi-agent "$root/opt/lekiwi-agent/state"
