@@ -173,7 +173,7 @@ impl Request {
             return None;
         }
         let revision = self.words()?[1];
-        let by_revision = (revision >> 23 & 1 == 1).then(|| revision >> 4 & 0xff);
+        let by_revision = (revision >> 23 & 1 == 1).then_some(revision >> 4 & 0xff);
         Some(match by_revision {
             Some(0x08) => "pi3".to_owned(),
             Some(0x0d) => "pi3b+".to_owned(),
