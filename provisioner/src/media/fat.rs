@@ -129,6 +129,8 @@ pub(crate) struct BootSector {
     pub(crate) clusters: u64,
     /// FAT32, or else FAT16.
     pub(crate) wide: bool,
+    /// The root folder's first cluster; 0 where it has a place of its own.
+    root: u64,
     /// Where the count of free clusters is kept, in bytes; FAT32 only.
     info: Option<u64>,
 }
@@ -180,6 +182,7 @@ impl BootSector {
             data,
             clusters,
             wide,
+            root: if wide { long(44) } else { 0 },
             info: wide.then(|| short(48) * sector),
         })
     }
@@ -256,7 +259,56 @@ pub fn write(image: &File, partition: &Partition, files: &[BootFile]) -> Result<
         }
         volume.unmount().map_err(FatError::Image)?;
     }
+    straighten_folders(&mut window, &boot).map_err(FatError::Image)?;
     window.into_patch().map_err(FatError::Image)
+}
+
+/// New folders as the specification wants them. The library gives `.` and `..` long names, and calls a root folder by
+/// its cluster where 0 belongs; `fsck.vfat` takes both for damage.
+fn straighten_folders(window: &mut Window<'_>, boot: &BootSector) -> io::Result<()> {
+    const ENTRY: usize = 32;
+    let cluster_of = |entry: &[u8]| {
+        let short = |at: usize| u64::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
+        short(20) << 16 | short(26)
+    };
+    let is_long = |entry: &[u8]| entry[11] == 0x0f;
+    for (start, length) in window.written() {
+        let first = start
+            .max(boot.data)
+            .saturating_sub(boot.data)
+            .div_ceil(boot.cluster);
+        for number in first..boot.clusters {
+            let place = boot.data + number * boot.cluster;
+            if place >= start + length {
+                break;
+            }
+            let mut head = [0; 4 * ENTRY];
+            window.seek(SeekFrom::Start(place))?;
+            window.read_exact(&mut head)?;
+            let (dot, parent) = (&head[ENTRY..2 * ENTRY], &head[3 * ENTRY..]);
+            let is_new_folder = is_long(&head)
+                && dot.starts_with(b".          ")
+                && cluster_of(dot) == number + 2
+                && is_long(&head[2 * ENTRY..])
+                && parent.starts_with(b"..         ");
+            if !is_new_folder {
+                continue;
+            }
+            let mut straight = [dot, parent].concat();
+            if boot.wide && cluster_of(parent) == boot.root {
+                straight[ENTRY + 20..ENTRY + 22].fill(0);
+                straight[ENTRY + 26..ENTRY + 28].fill(0);
+            }
+            // Two deleted entries.
+            let mut gone = [0; 2 * ENTRY];
+            gone[0] = 0xe5;
+            gone[ENTRY] = 0xe5;
+            window.seek(SeekFrom::Start(place))?;
+            window.write_all(&straight)?;
+            window.write_all(&gone)?;
+        }
+    }
+    Ok(())
 }
 
 type Volume<'w, 'i> = FileSystem<&'w mut Window<'i>>;
@@ -435,6 +487,7 @@ mod tests {
                 data: 2048 + 65_536 + 16_384,
                 clusters: (60_000 * 512 - 83_968) / 2048,
                 wide: false,
+                root: 0,
                 info: None
             }
         );

@@ -113,6 +113,15 @@ impl<'a> Window<'a> {
         }
     }
 
+    /// Where written blocks begin, from the start of the window, and how long they are.
+    #[must_use]
+    pub fn written(&self) -> Vec<(u64, u64)> {
+        let written = self.blocks.iter().filter(|(_, block)| block.written);
+        written
+            .map(|(number, block)| (number * BLOCK, block.bytes.len() as u64))
+            .collect()
+    }
+
     /// What was changed; blocks written with what they held before are none of it.
     ///
     /// # Errors

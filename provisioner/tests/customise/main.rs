@@ -180,8 +180,23 @@ fn ubuntu_gpt_and_fat16_become_cards_too() {
         (SMALL, "raspios-trixie"),
     ] {
         let bench = Bench::new(&layout);
-        fine(&bench.single(os, &bench.base, &[]));
+        let folder = bench.path("mine");
+        let overlay = folder.join("overlays/0123abc/robots/arm");
+        for folder in [&folder.join("profiles"), &folder.join("wheels"), &overlay] {
+            fs::create_dir_all(folder).expect("writable");
+        }
+        let profile = include_str!("../../../image/profiles/generic.yml");
+        fs::write(folder.join("profiles/generic.yml"), profile).expect("writable");
+        fs::write(folder.join("wheels/a-1.0-py3-none-any.whl"), "wheel").expect("writable");
+        fs::write(overlay.join("__init__.py"), "").expect("writable");
+        let mine = ["--card-files", folder.to_str().expect("UTF-8")];
+        fine(&bench.single(os, &bench.base, &mine));
+        // With folders on it, the partition is found clean by others.
         layout.check(&bench.base, &bench.out());
+        assert_eq!(
+            layout.file(&bench.out(), "lekiwi/profiles/generic.yml"),
+            profile
+        );
         seeded(&layout, &bench.out(), "kiwi-01", TOKEN);
         // A seed over a seed, shorter and longer.
         let customised = bench.path("customised.img");
