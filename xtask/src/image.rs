@@ -34,6 +34,20 @@ pub(crate) struct Options {
     yes: bool,
 }
 
+/// The slow tier: each robot that can be emulated, and a power cut at ten random moments of first boots.
+pub(crate) fn every_card(yes: bool) -> Result<()> {
+    for (profile, cuts) in [("lekiwi", 10), ("xle", 0)] {
+        run_chore(&Options {
+            profile: vec![profile.to_owned()],
+            cuts,
+            build_only: false,
+            keep: None,
+            yes,
+        })?;
+    }
+    Ok(())
+}
+
 /// Builds, boots, judges.
 pub(crate) fn run_chore(options: &Options) -> Result<()> {
     needs::ensure(

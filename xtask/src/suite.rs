@@ -11,6 +11,7 @@ use crate::build::{self, Profile};
 use crate::clock;
 use crate::command::{self, cargo, command};
 use crate::dist::{self, Target};
+use crate::image;
 use crate::needs;
 use crate::tidy;
 use crate::ui::{self, Colour};
@@ -38,10 +39,17 @@ struct Step {
     name: &'static str,
     what: &'static str,
     run: fn(&Options) -> Result<()>,
+    /// Runs in the slow tier only.
+    slow: bool,
 }
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Options) -> Result<()>) -> Step {
-    Step { name, what, run }
+    Step {
+        name,
+        what,
+        run,
+        slow: false,
+    }
 }
 
 /// In the order of what they cost.
@@ -80,6 +88,12 @@ const STEPS: &[Step] = &[
         "the memory of a connected agent, against agent/budget.toml",
         footprint,
     ),
+    Step {
+        name: "boot",
+        what: "cards that become robots in an emulator, with power cuts (slow tier)",
+        run: |options| image::every_card(options.yes),
+        slow: true,
+    },
 ];
 
 /// Packages that are compiled together because they may share features; agent and relay, each with a
@@ -112,8 +126,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             names.join(", ")
         );
     }
-    let chosen =
-        |step: &&Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
+    let slow = is_slow(options);
+    let chosen = |step: &&Step| {
+        if options.only.is_empty() {
+            slow || !step.slow
+        } else {
+            options.only.iter().any(|name| name == step.name)
+        }
+    };
     needs::ensure(
         needs::BUILD.iter().chain(needs::PACK).chain(needs::TEST),
         options.yes,
@@ -148,6 +168,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ));
     }
     outcome
+}
+
+fn is_slow(options: &Options) -> bool {
+    options.slow || environment("LEKIWI_SLOW").is_some_and(|value| value != "0")
 }
 
 /// `3:07`
@@ -247,7 +271,7 @@ fn end_to_end(options: &Options) -> Result<()> {
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
     let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
     tests.env("LEKIWI_AARCH64_AGENT", aarch64);
-    if options.slow || environment("LEKIWI_SLOW").is_some_and(|value| value != "0") {
+    if is_slow(options) {
         tests.env("LEKIWI_SLOW", "1");
     }
     command::run(&mut tests)

@@ -268,3 +268,28 @@ fn jobs_are_refused_with_their_lines() {
         "error: expected a name that ends with .img, as it is not packed, got DIR/a.img.xz\n  (hint: --compress xz or zst packs it)\n"
     );
 }
+
+#[test]
+fn files_that_no_robot_would_look_at_are_refused() {
+    for (name, text, expected) in [
+        (
+            "notes.txt",
+            "notes",
+            "error: expected profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got \"notes.txt\"\n",
+        ),
+        (
+            "profiles/mine.yml",
+            "version: 1\nname: mine\nspeed: 3\n",
+            "error: unknown key \"speed\" at DIR/mine/profiles/mine.yml:3:1, expected one of ",
+        ),
+    ] {
+        let bench = Bench::new(&SMALL);
+        let path = bench.path("mine").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+        fs::write(&path, text).expect("writable");
+        let mine = bench.path("mine");
+        let mine = ["--card-files", mine.to_str().expect("UTF-8")];
+        let said = refused(&bench, &bench.single("raspios-trixie", &bench.base, &mine));
+        assert!(said.starts_with(expected), "{said}");
+    }
+}

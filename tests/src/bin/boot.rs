@@ -456,7 +456,7 @@ impl Line {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            (cut, Duration::from_millis(2_000 + random % 220_000))
+            (cut, Duration::from_millis(2_000 + random % 180_000))
         });
         stream::iter(moments)
             .map(|(cut, moment)| self.power_cut(cut, moment))
