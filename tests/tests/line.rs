@@ -53,7 +53,10 @@ impl Line {
         let mut line = Self {
             process,
             folder,
-            http: reqwest::Client::new(),
+            // A line that was killed leaves connections that look alive.
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()?,
             boards: format!("http://127.0.0.1:{boards}"),
             operator: format!("http://127.0.0.1:{operator}"),
         };
@@ -81,7 +84,9 @@ impl Line {
     async fn unit(&self) -> Result<Value> {
         let answer = self.http.get(format!("{}/api/line", self.operator));
         let line: Value = answer.send().await?.json().await?;
-        let mut unit = line["units"][0].clone();
+        let units = line["units"].as_array().context("expected units")?;
+        let ours = units.iter().find(|unit| unit["serial"] == SERIAL);
+        let mut unit = ours.context("expected the listed unit")?.clone();
         unit["trouble"] = line["trouble"].clone();
         Ok(unit)
     }
