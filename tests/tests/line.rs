@@ -1,13 +1,15 @@
 //! The factory line with a real relay: a unit's token, its enrolment, and what the line makes of it. Booting from the
 //! network is tested in `provisioner/tests/line`.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{Process, Relay, free_port, target};
+use lekiwi_tests::harness::{Process, Relay, free_port, program, target};
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::Value;
 
@@ -22,15 +24,15 @@ struct Line {
 }
 
 impl Line {
-    fn start(relay: &Relay) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+    /// A line for one unit, with what else is to be in its file.
+    fn start(relay: &Relay, folder: tempfile::TempDir, more: &str) -> Result<Self> {
         let (boards, operator) = (free_port()?, free_port()?);
         std::fs::write(
             folder.path().join("line.yml"),
             format!(
                 "version: 1\nname: line a\nnetwork: {{address: 127.0.0.1, http_port: {boards}}}\noperator: 127.0.0.1:{operator}\n\
                  relay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n  password_file: {}\n\
-                 database: line.sqlite\ndefaults: {{profile: lekiwi}}\nunits:\n  - {{serial: '{SERIAL}', robot_id: kiwi-01}}\n",
+                 database: line.sqlite\n{more}\nunits:\n  - {{serial: '{SERIAL}', robot_id: kiwi-01}}\n",
                 relay.https(),
                 relay.mqtt(),
                 relay.ca_fingerprint(),
@@ -138,7 +140,7 @@ async fn enrol(admin: &Admin, serial: &str, token: &str) -> Result<(u16, String)
 async fn a_seed_carries_a_token_for_one_board_and_the_relay_ends_the_wait() -> Result<()> {
     let mut relay = Relay::start()?;
     let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
-    let mut line = Line::start(&relay)?;
+    let mut line = Line::start(&relay, tempfile::tempdir()?, "defaults: {profile: lekiwi}")?;
 
     let (status, user_data) = line.seed(SERIAL, "user-data").await?;
     ensure!(status == 200, "{status}: {user_data}");
@@ -211,5 +213,131 @@ async fn a_seed_carries_a_token_for_one_board_and_the_relay_ends_the_wait() -> R
     );
     ensure!(line.unit().await?["attempt"] == 2);
     ensure!(line.process.stop()?.success(), "SIGTERM is a good end");
+    Ok(())
+}
+
+/// A loop device over a file, for the board's disk.
+struct Disk(String);
+
+impl Disk {
+    fn over(file: &Path) -> Result<Self> {
+        let made = run(Command::new(program("losetup", "mount")?)
+            .args(["--show", "-f"])
+            .arg(file))?;
+        Ok(Self(made.trim().to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("partx").args(["--delete", &self.0]).output();
+        let _ = Command::new("losetup").args(["-d", &self.0]).output();
+    }
+}
+
+/// What a program printed, if it was content.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Where the boot partition begins, and how long it is, in MiB.
+const BOOT: (u64, u64) = (4, 64);
+
+/// An image with a boot partition and nothing else, as far as the script is concerned.
+fn image(folder: &Path) -> Result<()> {
+    let (image, boot) = (folder.join("images/base.img"), folder.join("boot.fat"));
+    std::fs::create_dir(folder.join("images"))?;
+    std::fs::File::create(&boot)?.set_len(BOOT.1 << 20)?;
+    run(Command::new(program("mkfs.vfat", "dosfstools")?)
+        .args(["-F", "32", "-n", "bootfs"])
+        .arg(&boot))?;
+    std::fs::File::create(&image)?.set_len(80 << 20)?;
+    let table = format!(
+        "label: dos\nstart={}MiB, size={}MiB, type=c\n",
+        BOOT.0, BOOT.1
+    );
+    run(Command::new("sh")
+        .args([
+            "-c",
+            "printf %s \"$1\" | sfdisk --quiet \"$2\"",
+            "sh",
+            &table,
+        ])
+        .arg(&image))?;
+    run(Command::new("dd")
+        .arg(format!("if={}", boot.display()))
+        .arg(format!("of={}", image.display()))
+        .args(["bs=1M", "conv=notrunc", &format!("seek={}", BOOT.0)]))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_board_that_runs_the_script_has_its_image_and_a_seed_of_its_own() -> Result<()> {
+    let relay = Relay::start()?;
+    let folder = tempfile::tempdir()?;
+    image(folder.path())?;
+    run(Command::new("xz")
+        .arg("-1")
+        .arg(folder.path().join("images/base.img")))?;
+    std::fs::write(folder.path().join("agent.deb"), "a package")?;
+    let line = Line::start(
+        &relay,
+        folder,
+        "images: images\ndefaults: {profile: lekiwi, image: base.img.xz, agent_deb: agent.deb}",
+    )?;
+
+    let card = line.folder.path().join("card");
+    std::fs::File::create(&card)?.set_len(100 << 20)?;
+    let disk = Disk::over(&card)?;
+    let said = run(Command::new("sh")
+        .args(["-c", &format!("curl -fsS {}/bootstrap | sh", line.boards)])
+        .env("LEKIWI_SERIAL", SERIAL)
+        .env("LEKIWI_TARGET", &disk.0)
+        .env("LEKIWI_RESTART", "no"))?;
+    ensure!(
+        said.contains("verified: ") && said.contains("seeded: "),
+        "{said}"
+    );
+    drop(disk);
+
+    let boot = line.folder.path().join("written.fat");
+    run(Command::new("dd")
+        .arg(format!("if={}", card.display()))
+        .arg(format!("of={}", boot.display()))
+        .args([
+            "bs=1M",
+            &format!("skip={}", BOOT.0),
+            &format!("count={}", BOOT.1),
+        ]))?;
+    run(Command::new("fsck.vfat").arg("-n").arg(&boot))?;
+    let on_card = |name: &str| {
+        run(Command::new("mtype")
+            .arg("-i")
+            .arg(&boot)
+            .arg(format!("::{name}")))
+    };
+    let user_data = on_card("user-data")?;
+    ensure!(user_data.starts_with("#cloud-config\n") && user_data.contains("kiwi-01"));
+    ensure!(token(&user_data)?.len() > 20);
+    ensure!(on_card("meta-data")?.contains("instance-id: "));
+    ensure!(on_card("network-config")?.contains("version: 2"));
+    ensure!(on_card("lekiwi-agent.deb")? == "a package");
+    let unit = line.unit().await?;
+    let steps = unit["steps"].as_array().context("expected steps")?;
+    let names: Vec<_> = steps
+        .iter()
+        .filter_map(|step| step["name"].as_str())
+        .collect();
+    for wanted in ["booted", "image", "written", "verified", "seed", "seeded"] {
+        ensure!(names.contains(&wanted), "expected {wanted} among {names:?}");
+    }
+    ensure!(unit["state"] == "installing", "{unit}");
     Ok(())
 }

@@ -283,6 +283,8 @@ fn footprint(options: &Options) -> Result<()> {
     build::program("lekiwi-relay", "lekiwi-relay", Profile::Dev)?;
     let agent = dist::agent(Target::native_musl(), dist::Way::Fallback, options.yes)?;
     let mut bench = over(&["run"], &["lekiwi-tests"], &["--bin", "bench_agent", "--"]);
+    let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
+    bench.env("LEKIWI_AARCH64_AGENT", aarch64);
     bench.env("LEKIWI_AGENT_BIN", agent).args([
         "--judge-memory",
         "--settle",

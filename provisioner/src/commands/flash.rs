@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use lekiwi_provisioner::flash::card::{Card, Rest};
 use lekiwi_provisioner::flash::device::{Device, Limits, Refusal, Survey};
 use lekiwi_provisioner::flash::survey::{self, SurveyError};
 use lekiwi_provisioner::flash::write::{self, Failed, Image, Job, Outcome, Written};
+use lekiwi_provisioner::media::compressed;
 use lekiwi_provisioner::watch::Watch;
 use serde_json::json;
 
@@ -26,7 +27,7 @@ use crate::progress::{Bars, Progress};
     after_help = "Example:\n  lekiwi-provisioner flash --list\n  lekiwi-provisioner flash raspios.img sda sdb"
 )]
 pub(crate) struct Options {
-    /// The image.
+    /// The image, packed as .xz, .gz, .zst or .zip, or not.
     #[arg(required_unless_present = "list")]
     image: Option<PathBuf>,
     /// Cards to write it to, all at once: names such as `sda`, or paths.
@@ -131,10 +132,12 @@ fn flash(options: &Options, path: &Path) -> Result<(), Failure> {
             Err(io::Error::other("not a file"))
         })
         .map_err(|source| Failure::file("read", path, source))?;
+    let packed = compressed::detect(path).map_err(Failure::new)?.is_some();
+    let bytes = (!packed).then_some(bytes);
     let map = bmap(options, path)?;
     let limits = Limits {
         most_bytes: options.max_size,
-        image_bytes: Some(map.as_ref().map_or(bytes, |(_, map)| map.image_bytes())),
+        image_bytes: map.as_ref().map(|(_, map)| map.image_bytes()).or(bytes),
     };
     let (survey, devices) = chosen(options, &limits)?;
     for (device, named) in &devices {
@@ -145,11 +148,8 @@ fn flash(options: &Options, path: &Path) -> Result<(), Failure> {
         .map(|(device, _)| Card::open(&survey, device, &limits))
         .collect::<Result<Vec<_>, _>>()
         .map_err(refused)?;
-    let open = || Ok(Box::new(File::open(path)?) as Box<dyn Read>);
-    let image = Image {
-        open: &open,
-        bytes: Some(bytes),
-    };
+    let open = || compressed::open(path);
+    let image = Image { open: &open, bytes };
     let bars = Bars::start(options.json)?;
     let watches: Vec<Timed> = cards
         .iter()

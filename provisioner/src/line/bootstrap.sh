@@ -56,7 +56,9 @@ main() {
   [ "$found" = "$(cut -c 1-64 "$work/out.sum")" ] || stop "$target reads back other bytes than were written"
   say verified "$target"
 
-  blockdev --rereadpt "$target" 2>/dev/null || partprobe "$target" 2>/dev/null || true
+  # The kernel reads the new table, or else is told what is in it.
+  blockdev --rereadpt "$target" 2>/dev/null || true
+  partx --update "$target" 2>/dev/null || true
   if command -v udevadm >/dev/null; then udevadm settle || true; fi
   boot=$(boot_partition) || stop "expected a FAT partition on $target"
   mkdir "$work/boot"

@@ -14,7 +14,7 @@ use liblzma::stream::MtStreamBuilder;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use crate::watch::Watch;
+use crate::watch::{Unwatched, Watch};
 
 /// Bytes that go from the unpacking thread to the writing one at once.
 const PIECE: usize = 1 << 20;
@@ -162,6 +162,57 @@ pub fn unpack<E: From<CompressedError>>(
         }
         Ok(())
     })
+}
+
+/// Opens a file at the beginning of what is in it, packed or not.
+///
+/// # Errors
+/// When it cannot be read; damage shows while reading.
+pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    let failed = |error: CompressedError| io::Error::other(error);
+    if detect(path).map_err(failed)?.is_none() {
+        return Ok(Box::new(File::open(path)?));
+    }
+    let (to, from) = mpsc::sync_channel(WAITING);
+    let path = path.to_owned();
+    thread::spawn(move || {
+        let unpacked = unpack(&path, &Unwatched, |piece: &[u8]| {
+            // Nobody reads on.
+            to.send(Ok(piece.to_vec()))
+                .map_err(|_| CompressedError::Stopped)
+        });
+        if let Err(error) = unpacked {
+            let _ = to.send(Err(error));
+        }
+    });
+    Ok(Box::new(Unpacking {
+        from,
+        piece: Vec::new(),
+        at: 0,
+    }))
+}
+
+/// What another thread unpacks.
+struct Unpacking {
+    from: mpsc::Receiver<Result<Vec<u8>, CompressedError>>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Unpacking {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.piece.len() {
+            match self.from.recv() {
+                Ok(piece) => (self.piece, self.at) = (piece.map_err(io::Error::other)?, 0),
+                Err(mpsc::RecvError) => return Ok(0),
+            }
+        }
+        let left = &self.piece[self.at..];
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        self.at += count;
+        Ok(count)
+    }
 }
 
 /// The file, whose progress is watched.

@@ -114,6 +114,37 @@ fn an_image_is_written_to_several_cards_and_read_back() {
 }
 
 #[test]
+fn a_packed_image_is_unpacked_on_its_way() {
+    let bench = Bench::new();
+    let image = bench.image("image", 5 * MIB + 512);
+    let content = std::fs::read(&image).expect("readable");
+    for (program, ending) in [("xz", "xz"), ("gzip", "gz"), ("zstd", "zst")] {
+        run(Command::new(program)
+            .args(["-1", "--keep", "--quiet"])
+            .arg(&image));
+        let packed = bench.path(&format!("image.{ending}"));
+        let card = bench.used_card("card", 16 * MIB);
+        let output = flash(&packed, &[&card], &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(card.content().starts_with(&content), "{program}");
+    }
+    // Damage shows while it is unpacked; the card boots nothing.
+    let packed = bench.path("image.xz");
+    let mut bytes = std::fs::read(&packed).expect("readable");
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&packed, bytes).expect("writable");
+    let card = bench.used_card("card", 16 * MIB);
+    let output = flash(&packed, &[&card], &[]);
+    assert!(!output.status.success());
+    assert!(
+        stderr(&output).contains("error: the image cannot be read beyond byte "),
+        "{}",
+        stderr(&output)
+    );
+    assert_blank(&card);
+}
+
+#[test]
 fn a_block_map_leaves_out_what_is_empty_and_nothing_stale_remains() {
     let bench = Bench::new();
     let image = bench.path("image.img");
