@@ -57,6 +57,8 @@ struct Driver {
     speech: Speech,
     discovery: Option<Discovery>,
     link: Option<Link>,
+    /// The relay refuses the certificate, and there is a token for another one.
+    is_revoked: bool,
     enrolling: Option<JoinHandle<Result<Enrolled, EnrolError>>>,
     next_sample: Instant,
     next_heartbeat: Instant,
@@ -161,7 +163,6 @@ impl Driver {
         let not_after = match &identity {
             Ok(identity) => {
                 floor.passed(identity.not_before);
-                remove_token(&enrolment);
                 Some(identity.not_after)
             }
             Err(error) => {
@@ -185,6 +186,7 @@ impl Driver {
             network: machine.network(),
             window: Window::new(),
             link: None,
+            is_revoked: false,
             enrolling: None,
             next_sample: now,
             next_heartbeat: now,
@@ -233,6 +235,8 @@ impl Driver {
     fn link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Up => {
+                // The certificate is a good one: no token is needed any more.
+                remove_token(&self.enrolment);
                 self.online_since = Some(clock::wall());
                 self.last_error = None;
                 self.input(Input::Connected);
@@ -247,13 +251,20 @@ impl Driver {
                 self.complain(&chain(&error));
                 self.link = None;
                 self.window.link_down();
-                self.input(if was_up { Input::Lost } else { Input::Refused });
+                // Rejected, and wanted back: somebody put a token there.
+                self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
+                self.input(match was_up {
+                    true => Input::Lost,
+                    false if self.is_revoked => Input::NotEnrolled,
+                    false => Input::Refused,
+                });
             }
         }
     }
 
     fn enrolled(&mut self, result: Option<Result<Enrolled, EnrolError>>) {
         self.enrolling = None;
+        self.is_revoked = false;
         match result {
             Some(Ok(enrolled)) => {
                 self.floor.passed(enrolled.not_before);
@@ -409,6 +420,18 @@ impl Driver {
             match output {
                 Output::Enrol => {
                     let (enrolment, now) = (self.enrolment.clone(), self.floor.certificate_time());
+                    let Config {
+                        robot_id, relay, ..
+                    } = &self.config;
+                    // It may only have been unreadable, or out of date by a clock that is right by now.
+                    if !self.is_revoked
+                        && let Ok(identity) =
+                            enrolment.store.load(robot_id, relay.ca_fingerprint, now)
+                    {
+                        self.not_after = Some(identity.not_after);
+                        self.input(Input::Enrolled);
+                        continue;
+                    }
                     let task = async move { enrol(&enrolment, now).await };
                     self.enrolling = Some(tokio::spawn(task));
                 }

@@ -44,6 +44,8 @@ pub struct Monitor {
     root: PathBuf,
     profile: ProfileName,
     needs_setup: bool,
+    /// Whether the profile could be read; without it nothing is known of its services and checks.
+    is_loaded: bool,
     sender: mpsc::Sender<Found>,
     found: mpsc::Receiver<Found>,
 }
@@ -73,6 +75,7 @@ impl Monitor {
             looks,
             root: root.to_owned(),
             profile: name.clone(),
+            is_loaded: profile.is_some(),
             needs_setup: profile.is_none_or(|profile| !plan(&profile).is_empty()),
             sender,
             found,
@@ -81,10 +84,16 @@ impl Monitor {
         Some(monitor)
     }
 
-    /// Which profile is watched.
+    /// Whether this profile is watched.
     #[must_use]
-    pub fn profile(&self) -> &ProfileName {
-        &self.profile
+    pub fn watches(&self, name: &ProfileName) -> bool {
+        self.is_loaded && self.profile == *name
+    }
+
+    /// Whether the profile was not there, or wrong, when this began.
+    #[must_use]
+    pub fn lacks_profile(&self) -> bool {
+        !self.is_loaded
     }
 
     /// Whether root's setup is done.
@@ -96,7 +105,11 @@ impl Monitor {
     /// Reads how far root's setup is.
     pub fn look_at_setup(&mut self, now: Instant) {
         let status = match self.needs_setup {
-            true => record(&self.root, &self.profile).map_or(SetupStatus::Pending, |r| r.status),
+            true => match record(&self.root, &self.profile).map(|record| record.status) {
+                // Done, by a profile that was not looked at: nothing can be said to pass.
+                Some(SetupStatus::Done) if !self.is_loaded => SetupStatus::Running,
+                status => status.unwrap_or_default(),
+            },
             false => SetupStatus::Done,
         };
         self.health.setup(now, status);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lekiwi_protocol::limits::{KEEP_ALIVE, MAX_PAYLOAD_BYTES};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use rustls::ClientConfig;
@@ -57,6 +57,19 @@ pub struct LinkError {
     /// What the MQTT library said.
     #[source]
     pub source: Box<ConnectionError>,
+}
+
+impl LinkError {
+    /// Whether the broker does not take this certificate.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            *self.source,
+            ConnectionError::ConnectionRefused(
+                ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword
+            )
+        )
+    }
 }
 
 /// Who connects where, and what is said when the connection breaks.

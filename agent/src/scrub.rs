@@ -63,8 +63,6 @@ pub fn scrub(root: &Path, boot: &Path) -> Report {
         path.parent() != Some(&log)
             || name(path).starts_with("cloud-init") && name(path).ends_with(".log")
     });
-    let token = root.join("opt/lekiwi-agent/state/token");
-    files.extend(token.exists().then_some(token));
 
     let mut settings = Vec::new();
     for folder in ["etc/netplan", "etc/NetworkManager/system-connections"] {

@@ -88,13 +88,18 @@ pub enum SetupError {
 /// The profile that the relay has registered the robot under; `None` while it has not.
 #[must_use]
 pub fn registered_profile(state_dir: &Path) -> Option<ProfileName> {
+    profile_of(&registration(state_dir)?)
+}
+
+fn registration(state_dir: &Path) -> Option<Registration> {
     let text = fs::read(state_dir.join("registered.json")).ok()?;
     let registration: Registration = serde_json::from_slice(&text).ok()?;
-    if registration.status != RegistrationStatus::Registered {
-        return None;
-    }
-    // It becomes a file's name: the type refuses anything but a label.
-    ProfileName::new(&registration.profile?).ok()
+    (registration.status == RegistrationStatus::Registered).then_some(registration)
+}
+
+/// It becomes a file's name: the type refuses anything but a label.
+fn profile_of(registration: &Registration) -> Option<ProfileName> {
+    ProfileName::new(registration.profile.as_ref()?).ok()
 }
 
 /// What would be done, a line a step.
@@ -102,7 +107,9 @@ pub fn registered_profile(state_dir: &Path) -> Option<ProfileName> {
 /// # Errors
 /// When there is no registration or no profile.
 pub fn describe(config: &Config, options: &Options) -> Result<Vec<String>, SetupError> {
-    let name = registered(config)?;
+    let Some(name) = registered(config)? else {
+        return Ok(Vec::new());
+    };
     let profile = profiles::load(&config.profiles_dir, &options.root, &name).map_err(|source| {
         SetupError::Profile {
             name: name.to_string(),
@@ -150,7 +157,10 @@ pub async fn run(config: &Config, options: &Options) -> Result<(), SetupError> {
     let folder = below(&options.root, FOLDER);
     let _lock = lock(&folder)?;
     let mut workshop = Workshop::new(&options.root, folder.clone(), stop);
-    let mut name = registered(config)?;
+    let Some(mut name) = registered(config)? else {
+        log::info!("the relay has registered this robot without a profile: nothing to set up");
+        return Ok(());
+    };
     loop {
         let mut telling = Telling::new(&config.socket, name.as_str());
         match install(config, options, &name, &mut workshop, &mut telling).await {
@@ -161,11 +171,10 @@ pub async fn run(config: &Config, options: &Options) -> Result<(), SetupError> {
             result => result?,
         }
         // Approved under another name meanwhile?
-        let newest = registered(config)?;
-        if newest == name {
-            return Ok(());
+        match registered(config)? {
+            Some(newest) if newest != name => name = newest,
+            _ => return Ok(()),
         }
-        name = newest;
     }
 }
 
@@ -190,7 +199,7 @@ async fn install(
             .unwrap_or_else(|| Record::new(name.as_str()));
         record.status = SetupStatus::Failed;
         record.trouble = Some(chain(&error));
-        keep(&record, &folder)?;
+        keep_if_possible(&record, &folder);
         log::error!("{}", chain(&error));
         let (step, reason) = ("profile".to_owned(), chain(&error));
         let saying = Saying::Failed {
@@ -202,18 +211,20 @@ async fn install(
         if wait(retry_in, workshop, telling).await {
             return Err(SetupError::Stopped);
         }
-        if registered(config)? != *name {
+        if registered(config)?.as_ref() != Some(name) {
             return Ok(());
         }
     };
     let mut job = Job::new(&profile, Record::load(&folder));
+    dismiss_others(&mut job, workshop).await?;
+    keep_if_possible(&job.record, &folder);
     let mut setup = job.setup();
     loop {
         while let Some(output) = setup.poll_output() {
             match output {
                 Output::Keep => {
                     job.stands(&setup);
-                    keep(&job.record, &folder)?;
+                    keep_if_possible(&job.record, &folder);
                 }
                 Output::Say(saying) => telling.say(&saying).await,
                 Output::Run(index) => {
@@ -248,11 +259,32 @@ async fn install(
         if wait(at.saturating_duration_since(now), workshop, telling).await {
             return Err(SetupError::Stopped);
         }
-        if registered(config)? != *name {
+        if registered(config)?.as_ref() != Some(name) {
             return Ok(());
         }
         setup.handle_timeout(at);
     }
+}
+
+/// Units of an earlier profile, or of an earlier edition of this one, hold its ports and drive its arms.
+async fn dismiss_others(job: &mut Job, workshop: &mut Workshop) -> Result<(), SetupError> {
+    let wanted = job.units();
+    for unit in std::mem::take(&mut job.record.units) {
+        if wanted.contains(&unit) {
+            continue;
+        }
+        log::info!("{unit}: no part of this profile, is disabled and removed");
+        match workshop.dismiss(&unit).await {
+            Ok(()) => {}
+            Err(StepError::Program(ProgramError::Stopped)) => return Err(SetupError::Stopped),
+            Err(error) => {
+                log::error!("{unit}: {}", chain(&error));
+                job.record.units.push(unit);
+            }
+        }
+    }
+    job.record.units.extend(wanted);
+    Ok(())
 }
 
 /// Waits, and tells the agent meanwhile what it was not told. Says whether a signal came.
@@ -284,13 +316,25 @@ impl Job {
         });
         let prints = prints.collect();
         let name = profile.name.as_str();
-        let record = kept.filter(|record| record.profile == name);
+        let record = match kept {
+            Some(record) if record.profile == name => record,
+            kept => Record::after(kept, name),
+        };
         Self {
             planned,
             prints,
             print,
-            record: record.unwrap_or_else(|| Record::new(name)),
+            record,
         }
+    }
+
+    /// Names of the units that its steps write.
+    fn units(&self) -> Vec<String> {
+        let units = self.planned.iter().filter_map(|step| match &step.action {
+            Action::Unit(unit) => Some(unit.name.clone()),
+            _ => None,
+        });
+        units.collect()
     }
 
     fn setup(&self) -> Setup {
@@ -320,9 +364,12 @@ impl Job {
     }
 }
 
-fn registered(config: &Config) -> Result<ProfileName, SetupError> {
-    registered_profile(&config.state_dir)
-        .ok_or_else(|| SetupError::NotRegistered(config.state_dir.clone()))
+/// The profile that the relay has registered the robot under; `None` where it named none.
+fn registered(config: &Config) -> Result<Option<ProfileName>, SetupError> {
+    match registration(&config.state_dir) {
+        Some(registration) => Ok(profile_of(&registration)),
+        None => Err(SetupError::NotRegistered(config.state_dir.clone())),
+    }
 }
 
 fn below(root: &Path, path: &str) -> PathBuf {
@@ -334,6 +381,13 @@ fn keep(record: &Record, folder: &Path) -> Result<(), SetupError> {
         path: folder.to_owned(),
         source,
     })
+}
+
+/// A full disk does not end the setup: what is not written down is done again, which it stands.
+fn keep_if_possible(record: &Record, folder: &Path) {
+    if let Err(error) = keep(record, folder) {
+        log::error!("{}", chain(&error));
+    }
 }
 
 fn lock(folder: &Path) -> Result<Flock<fs::File>, SetupError> {

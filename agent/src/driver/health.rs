@@ -29,7 +29,7 @@ impl Driver {
         if self
             .monitor
             .as_ref()
-            .is_some_and(|monitor| *monitor.profile() == name)
+            .is_some_and(|monitor| monitor.watches(&name))
         {
             return;
         }
@@ -73,6 +73,10 @@ impl Driver {
                 let _ = taken.send(seq);
                 // All that may be reported so far is of the setup, which has written down where it is.
                 let now = clock::now();
+                // A profile that was missing or wrong may have been put right.
+                if self.monitor.as_ref().is_none_or(Monitor::lacks_profile) {
+                    self.watch_profile();
+                }
                 if let Some(monitor) = &mut self.monitor {
                     monitor.look_at_setup(now);
                 }

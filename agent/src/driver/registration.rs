@@ -24,7 +24,7 @@ impl Driver {
             RegistrationStatus::Quarantined | RegistrationStatus::Rejected => {
                 self.is_quarantined = true;
                 self.complain(&format!(
-                    "the relay has {} this robot: {} (hint: look at it in the dashboard, then `lekiwi approve {}`)",
+                    "the relay has {} this robot: {} (hint: look at it in the dashboard, then `lekiwi approve {} --profile NAME`)",
                     registration.status,
                     reason.unwrap_or("it says no reason"),
                     self.config.robot_id

@@ -84,6 +84,10 @@ async fn install(
     let scratch = workshop.scratch.clone();
     let list = scratch.join("requirements.txt");
     let temporary = scratch.join("tmp");
+    // Of an attempt that was cut off.
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(file("remove", &temporary))?;
+    }
     fs::create_dir_all(&temporary).map_err(file("make", &temporary))?;
     let text = requirements.join("\n") + "\n";
     fs::write(&list, text).map_err(file("write", &list))?;
@@ -98,8 +102,21 @@ async fn install(
     if !with_ending(&wheels, &[".whl", ".tar.gz", ".zip"]).is_empty() {
         pip.args(["--no-index", "--find-links"]).arg(&wheels);
     }
-    workshop.slow(pip).await?;
-    fs::remove_dir_all(&temporary).map_err(file("remove", &temporary))
+    let installed = workshop.slow(pip).await;
+    fs::remove_dir_all(&temporary).map_err(file("remove", &temporary))?;
+    if installed.is_err() && is_nearly_full(&scratch) {
+        log::warn!("the disk is nearly full: what pip has fetched is given up");
+        let cache = cache(workshop);
+        fs::remove_dir_all(&cache).map_err(file("remove", &cache))?;
+    }
+    installed
+}
+
+/// Whether less is free than an unpacked package may need.
+fn is_nearly_full(folder: &Path) -> bool {
+    const LEAST: u64 = 512 << 20;
+    nix::sys::statvfs::statvfs(folder)
+        .is_ok_and(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()) < LEAST)
 }
 
 /// Copies a repository's folder into `site-packages`.

@@ -30,6 +30,9 @@ pub struct Record {
     /// Finished steps: name, and the fingerprint of what was done.
     #[serde(default)]
     pub done: BTreeMap<String, String>,
+    /// Units that were written, whatever profile asked for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
     /// The fingerprint of all steps together, once their end was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concluded: Option<String>,
@@ -46,7 +49,17 @@ impl Record {
             percent: 0,
             trouble: None,
             done: BTreeMap::new(),
+            units: Vec::new(),
             concluded: None,
+        }
+    }
+
+    /// Nothing is done for `profile`, but for the units that another one left.
+    #[must_use]
+    pub fn after(other: Option<Self>, profile: &str) -> Self {
+        Self {
+            units: other.map(|other| other.units).unwrap_or_default(),
+            ..Self::new(profile)
         }
     }
 

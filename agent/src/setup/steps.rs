@@ -142,11 +142,18 @@ impl Workshop {
             return Ok(());
         }
         // What dpkg did not finish when the power went, apt-get refuses to go on from.
-        let updates = self.at("/var/lib/dpkg/updates");
-        if fs::read_dir(updates).is_ok_and(|mut entries| entries.next().is_some()) {
+        let half_done = self.is_half_done();
+        if half_done {
             let mut dpkg = Command::new("dpkg");
             dpkg.args(["--force-confdef", "--force-confold", "--configure", "-a"]);
-            self.apt(dpkg).await?;
+            match self.apt(dpkg).await {
+                // A package that waits for one that is not there yet.
+                Err(StepError::Program(ProgramError::Stopped)) => {
+                    return Err(ProgramError::Stopped.into());
+                }
+                Err(error) => log::warn!("{error}"),
+                Ok(()) => {}
+            }
         }
         let card = with_ending(&self.at(&format!("{CARD}/packages")), &[".deb"]);
         let on_card = !card.is_empty();
@@ -164,6 +171,9 @@ impl Workshop {
         let mut update = Command::new("apt-get");
         update.args(["update", "-q", "-o", "Acquire::Retries=3"]);
         self.apt(update).await?;
+        if half_done {
+            self.install(std::iter::once("--fix-broken".into())).await?;
+        }
         self.install(missing.into_iter().map(OsString::from))
             .await?;
         match self.missing(names) {
@@ -191,17 +201,35 @@ impl Workshop {
         self.slow(command).await
     }
 
-    /// Which of `names` dpkg does not have.
+    /// Whether dpkg was interrupted.
+    fn is_half_done(&self) -> bool {
+        let updates = self.at("/var/lib/dpkg/updates");
+        let status = fs::read_to_string(self.at("/var/lib/dpkg/status")).unwrap_or_default();
+        let at_rest = [" installed", " config-files", " not-installed"];
+        fs::read_dir(updates).is_ok_and(|mut entries| entries.next().is_some())
+            || status
+                .lines()
+                .filter(|line| line.starts_with("Status: "))
+                .any(|line| !at_rest.iter().any(|state| line.ends_with(state)))
+    }
+
+    /// Which of `names` dpkg does not have, by that name or as something that a package provides: Debian renames
+    /// (`libglib2.0-0` is `libglib2.0-0t64` since trixie).
     fn missing(&self, names: &[String]) -> Vec<String> {
         let status = fs::read_to_string(self.at("/var/lib/dpkg/status")).unwrap_or_default();
         let mut installed = std::collections::BTreeSet::new();
-        let mut package = "";
+        let (mut package, mut is_installed) = ("", false);
         for line in status.lines() {
             if let Some(name) = line.strip_prefix("Package: ") {
-                package = name;
+                (package, is_installed) = (name, false);
             } else if line == "Status: install ok installed" || line == "Status: hold ok installed"
             {
+                is_installed = true;
                 installed.insert(package);
+            } else if is_installed && let Some(names) = line.strip_prefix("Provides: ") {
+                // Such as `libglib2.0-0 (= 2.84.4-3), other`.
+                let names = names.split(',');
+                installed.extend(names.filter_map(|name| name.split_whitespace().next()));
             }
         }
         let missing = |name: &&String| !installed.contains(name.as_str());
@@ -236,6 +264,17 @@ impl Workshop {
         arguments.extend(subsystems.map(|name| format!("--subsystem-match={name}")));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.quick("udevadm", &arguments).await
+    }
+
+    /// Ends a unit that no profile asks for any more.
+    pub(super) async fn dismiss(&mut self, name: &str) -> Result<(), StepError> {
+        let path = self.at(&format!("{UNITS}/{name}"));
+        if !path.exists() {
+            return Ok(());
+        }
+        self.quick("systemctl", &["disable", "--now", name]).await?;
+        fs::remove_file(&path).map_err(file("remove", &path))?;
+        self.quick("systemctl", &["daemon-reload"]).await
     }
 
     async fn unit(&mut self, unit: &Unit) -> Result<(), StepError> {

@@ -298,7 +298,7 @@ async fn a_registered_robot_has_it_in_writing_and_a_quarantined_one_says_why() {
         &ears,
         json!({ "status": "quarantined", "reason": "its profile is unknown" }),
     );
-    let complaint = "the relay has quarantined this robot: its profile is unknown (hint: look at it in the dashboard, then `lekiwi approve kiwi-01`)";
+    let complaint = "the relay has quarantined this robot: its profile is unknown (hint: look at it in the dashboard, then `lekiwi approve kiwi-01 --profile NAME`)";
     eventually("the status says why", || {
         status(&site).is_some_and(|status| status["last_error"] == complaint)
     })

@@ -15,7 +15,7 @@ use super::{BuildError, BuildOrder};
 use crate::watch::Watch;
 
 /// Grows when this module builds the same inputs into other bytes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A package and its version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +55,7 @@ impl Inputs {
         shop: &Workshop<'_>,
     ) -> Result<Self, BuildError> {
         check_agent(&order.agent_deb, shop)?;
-        let system_packages = versions(order, recipe, "arm64", "apt", &recipe.packages, shop)?;
+        let system_packages = versions(order, recipe, "arm64", "apt", &recipe.wanted(), shop)?;
         let tools: Vec<String> = TOOLS.iter().map(|&name| name.to_owned()).collect();
         let tool_packages = versions(order, recipe, native(), "essential", &tools, shop)?;
 
@@ -126,7 +126,7 @@ fn versions(
         .arg(format!("--include={}", packages.join(",")))
         .arg(&recipe.suite)
         .arg("/dev/null")
-        .args(&order.mirror);
+        .args(recipe.sources(order.mirror.as_deref()));
     Ok(simulated(&shop.read("asking for versions", command)?))
 }
 

@@ -16,6 +16,9 @@ pub struct Recipe {
     pub components: Vec<String>,
     /// Packages, beside those that every Debian system has.
     pub packages: Vec<String>,
+    /// Packages that come, with what they need, from the suite's backports.
+    #[serde(default)]
+    pub backports: Vec<String>,
     /// Patterns of paths that are never unpacked.
     #[serde(default)]
     pub without: Vec<String>,
@@ -85,6 +88,34 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Every package of the system, as apt is asked for it.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<String> {
+        let backports = self.backports.iter();
+        let backports = backports.map(|name| format!("{name}/{}-backports", self.suite));
+        self.packages.iter().cloned().chain(backports).collect()
+    }
+
+    /// Lines of apt's sources, of this mirror or of Debian's own.
+    #[must_use]
+    pub fn sources(&self, mirror: Option<&str>) -> Vec<String> {
+        const DEBIAN: &str = "http://deb.debian.org/debian";
+        let line = |mirror: &str, ending: &str| {
+            let components = self.components.join(" ");
+            format!("deb {mirror} {}{ending} {components}", self.suite)
+        };
+        let from = mirror.unwrap_or(DEBIAN);
+        let mut lines = vec![line(from, "")];
+        if mirror.is_none() {
+            lines.push(line(from, "-updates"));
+            lines.push(line("http://deb.debian.org/debian-security", "-security"));
+        }
+        if !self.backports.is_empty() {
+            lines.push(line(from, "-backports"));
+        }
+        lines
+    }
+
     fn check(&self) -> Result<(), RecipeError> {
         let is_word = |text: &str| {
             !text.is_empty()
@@ -112,8 +143,10 @@ impl Recipe {
         for component in &self.components {
             value("components", words, is_word(component), component)?;
         }
-        for package in &self.packages {
-            value("packages", words, is_word(package), package)?;
+        for (field, packages) in [("packages", &self.packages), ("backports", &self.backports)] {
+            for package in packages {
+                value(field, words, is_word(package), package)?;
+            }
         }
         let pattern = "a pattern of absolute paths";
         for path in &self.without {

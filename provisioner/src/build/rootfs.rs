@@ -40,6 +40,8 @@ const DIVERTED: &str = "for p in /usr/bin/py3compile /usr/sbin/update-initramfs;
     printf '#!/bin/sh\\nexit 0\\n' > \"$1$p\"; chmod 755 \"$1$p\"; done";
 const RESTORED: &str = "for p in /usr/bin/py3compile /usr/sbin/update-initramfs; do \
     rm \"$1$p\"; chroot \"$1\" dpkg-divert --quiet --local --remove --rename $p; done";
+/// What made the build quick would lose packages to a power cut on a robot.
+const SAFE_AGAIN: &str = "sed -i '/^force-unsafe-io$/d' \"$1\"/etc/dpkg/dpkg.cfg.d/99mmdebstrap";
 const START_UP_IMAGE: &str = "chroot \"$1\" update-initramfs -c -k all";
 
 /// Debian's part, as a tar archive in the cache.
@@ -53,7 +55,7 @@ pub(super) fn debian(
     if archive.is_file() {
         return Ok(archive);
     }
-    let mut command = bootstrap(order, recipe, "arm64", "apt", &recipe.packages);
+    let mut command = bootstrap(order, recipe, "arm64", "apt", &recipe.wanted());
     // Emulation is slow enough without waiting for the disk at each file.
     command.arg("--dpkgopt=force-unsafe-io");
     for pattern in &recipe.without {
@@ -69,7 +71,8 @@ pub(super) fn debian(
         .arg(format!("--essential-hook={DIVERTED}"))
         .arg(format!("--customize-hook={RESTORED}"))
         .arg(format!("--customize-hook=tar-in {} /", laid.display()))
-        .arg(format!("--customize-hook={START_UP_IMAGE}"));
+        .arg(format!("--customize-hook={START_UP_IMAGE}"))
+        .arg(format!("--customize-hook={SAFE_AGAIN}"));
     make(
         "installing Debian's packages",
         command,
@@ -129,7 +132,10 @@ fn make(
 ) -> Result<PathBuf, BuildError> {
     shop.watch().begin(step, None);
     let half = shop.path("half.tar");
-    command.arg(&recipe.suite).arg(&half).args(&order.mirror);
+    command
+        .arg(&recipe.suite)
+        .arg(&half)
+        .args(recipe.sources(order.mirror.as_deref()));
     shop.command(step, command)?;
     fs::rename(&half, archive).map_err(BuildError::file("write", archive))?;
     Ok(archive.to_owned())

@@ -329,7 +329,7 @@ impl Broker {
             0,
             None,
             None,
-            ClientId::from_static("relay:"),
+            ClientId::from_static(gate::OWN_CLIENT),
             None,
         );
         Ok((
@@ -383,7 +383,12 @@ impl Broker {
                 for retain in self.retained(robot, "+") {
                     let mut publish = retain.publish;
                     publish.retain = false;
-                    self.forward(retain.from, publish).await;
+                    // By way of the gate it might wait for the next verdict, which comes after this one.
+                    if self.gate.is_open(robot)
+                        && let Err(error) = self.deliver(retain.from, &publish).await
+                    {
+                        tracing::warn!(%robot, %error, "could not tell consumers of it");
+                    }
                 }
             }
             Change::Expelled => {

@@ -68,7 +68,11 @@ impl Fleet {
             since: at,
             ..Registration::default()
         });
-        if token_profile.is_some() {
+        if token_profile.is_some() && known.profile != token_profile {
+            // What the hardware says is looked at again, against the new token.
+            if let Some(accepted) = &mut known.accepted {
+                accepted.profile.clear();
+            }
             known.profile = token_profile;
         }
         if known.serial.is_none() {
