@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::cmdline::CmdlineError;
@@ -102,12 +102,30 @@ pub fn seed(folder: &Path, files: &[PlannedFile], force: bool) -> Result<(), App
             return Err(error);
         }
     }
+    for (file, (_, place)) in files.iter().zip(&places) {
+        if file.secret {
+            blank(place).map_err(failed(place))?;
+        }
+    }
     for (beside, place) in &places {
         fs::rename(beside, place).map_err(failed(place))?;
     }
     fs::File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(failed(folder))
+}
+
+/// Overwrites a file that is about to be replaced: on FAT its bytes would stay where nobody looks for secrets.
+fn blank(place: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).open(place) {
+        Ok(file) => {
+            let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+            file.write_all_at(&vec![0; length], 0)?;
+            file.sync_all()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn write(beside: &Path, place: &Path, file: &PlannedFile) -> Result<(), ApplyError> {

@@ -172,19 +172,19 @@ pub fn build(order: &BuildOrder, watch: &dyn Watch) -> Result<Built, BuildError>
         &inputs.image[..12]
     );
     let image = order.out.join(format!("{stem}.img"));
+    // Nothing half done has a finished image's name.
+    let part = order.out.join(format!(".{stem}.img.part"));
     let sbom = order.out.join(format!("{stem}.cdx.json"));
     shop.run(
         "copying",
         "cp",
         &["--reflink=auto", "--sparse=always"],
-        &[&kept.join("disk.img"), &image],
+        &[&kept.join("disk.img"), &part],
     )?;
     shop.run("copying", "cp", &[], &[&kept.join("sbom.json"), &sbom])?;
-    watch.begin(
-        "digesting",
-        fs::metadata(&image).ok().map(|file| file.len()),
-    );
-    let sha256 = inputs::digest_file(&image, watch)?;
+    watch.begin("digesting", fs::metadata(&part).ok().map(|file| file.len()));
+    let sha256 = inputs::digest_file(&part, watch)?;
+    fs::rename(&part, &image).map_err(BuildError::file("write", &image))?;
     let sums = order.out.join(format!("{stem}.img.sha256"));
     fs::write(&sums, format!("{sha256}  {stem}.img\n"))
         .map_err(BuildError::file("write", &sums))?;

@@ -15,7 +15,7 @@ use crate::commands::{build, customise, flash, line, lint, seed, serve};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example:\n  lekiwi token create --robot kiwi-01 --json > token\n  lekiwi-provisioner seed --os raspios-trixie --robot-id kiwi-01 --relay-https https://relay.example:8443 \\\n    --relay-mqtt mqtts://relay.example:8883 --ca-fingerprint sha256:… --token-file token --out /media/bootfs"
+    after_help = "Example:\n  lekiwi token create --robot kiwi-01 --json > token\n  lekiwi-provisioner seed --os raspios-trixie --robot-id kiwi-01 --relay-https https://relay.example:8443 \\\n    --relay-mqtt mqtts://relay.example:8883 --ca-fingerprint sha256:… --token-file token \\\n    --agent-deb lekiwi-agent_0.1.0_arm64.deb --out /media/bootfs"
 )]
 struct Arguments {
     #[command(subcommand)]

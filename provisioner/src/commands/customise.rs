@@ -1,6 +1,6 @@
 //! `lekiwi-provisioner customise`: finished images for one robot or for many, of one base image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -193,10 +193,24 @@ fn many(
         Failure::new(CardError::Job { path, source }).hint(hint)
     })?;
     let shared = ordering.shared()?;
+    let mut own_tokens: HashMap<String, u64> = HashMap::new();
     cards
         .iter()
         .map(|card| {
             let order = order(path, card, &shared)?;
+            // By whichever file it came.
+            if card.token.is_some()
+                && let Some(first) = own_tokens.insert(order.token.clone(), card.line)
+            {
+                let source = JobError::Duplicate {
+                    first,
+                    second: card.line,
+                    what: "token",
+                    value: "lkt_…".to_owned(),
+                };
+                let path = path.to_owned();
+                return Err(Failure::new(CardError::Job { path, source }));
+            }
             let robot = card.name(&shared).unwrap_or_default();
             Ok(Planned {
                 place: out.join(format!("{robot}{}", compress.extension())),

@@ -1,6 +1,6 @@
 //! The options that make an order, for each command that writes a seed.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -108,6 +108,14 @@ impl Ordering {
                 prefix: self.prefix,
             },
         };
+        if self.agent_deb.is_none() && self.os != Os::Debian {
+            // Nobody is left to tell when this fails.
+            let _ = writeln!(
+                io::stderr(),
+                "warning: expected the agent's package, by --agent-deb: {} has none\n  (hint: `cargo xtask dist --only agent` makes one; without it only an image that has the agent registers)",
+                self.os.as_str()
+            );
+        }
         let (token, token_expires) = match &self.token_file {
             Some(path) => token(path)?,
             None => (String::new(), None),

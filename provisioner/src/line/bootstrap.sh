@@ -25,7 +25,8 @@ main() {
   [ -b "$target" ] || stop "expected a disk to write to, got '$target'"
   say target "$target"
 
-  expected=$(curl -fsS "$line/images/$serial/sha256") || stop 'the line has no image for this board'
+  get "$line/images/$serial/sha256" 'the line has no image for this board'
+  expected=$(cat "$work/got")
   name=${expected#*  }
   expected=${expected%%  *}
   case $name in
@@ -64,16 +65,22 @@ main() {
   mkdir "$work/boot"
   mount "$boot" "$work/boot" || stop "$boot cannot be mounted"
   mounted=$work/boot
-  files=$(curl -fsS "$line/seed/$serial") || stop 'the line has no seed for this board'
-  for file in $files; do
-    curl -fsS "$line/seed/$serial/$file" >"$work/seed" || stop "the line gave no $file"
-    cp "$work/seed" "$work/boot/$file"
+  get "$line/seed/$serial" 'the line has no seed for this board'
+  for file in $(cat "$work/got"); do
+    get "$line/seed/$serial/$file" "the line gave no $file"
+    cp "$work/got" "$work/boot/$file"
   done
   umount "$work/boot"
   mounted=
   sync
   say seeded "$boot"
   [ "${LEKIWI_RESTART:-yes}" = no ] || reboot
+}
+
+# Fetches into $work/got. The line may be busy, or wait for the relay: it is asked again for some minutes.
+get() {
+  curl -sS --fail-with-body --retry 8 --retry-connrefused -o "$work/got" "$1" ||
+    stop "$2: $(head -c 200 "$work/got" 2>/dev/null | tr '\n' ' ')"
 }
 
 own_serial() {

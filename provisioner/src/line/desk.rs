@@ -501,16 +501,19 @@ fn heard(unit: &Unit, robot: &Robot, relay_now: Timestamp, now: Timestamp) -> bo
         now.as_ms()
             .saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     };
-    let began = unit.attempt_since.as_ms();
-    // One that was not seen here may come with a card of its own; then its certificate is new.
-    let seen = robot
+    // Heard since it was seen here: before, it was on its old card.
+    let booted = unit.entered("booting").or(unit.entered("installing"));
+    let is_back = robot
         .status
         .last_seen
-        .filter(|_| unit.state != State::Waiting);
-    [seen, robot.status.registered_at]
-        .into_iter()
-        .flatten()
-        .any(|at| here(at) >= began)
+        .zip(booted)
+        .is_some_and(|(seen, booted)| here(seen) >= booted.as_ms());
+    // One that was not seen here may come with a card of its own; then its certificate is new.
+    let is_new = robot
+        .status
+        .registered_at
+        .is_some_and(|at| here(at) >= unit.attempt_since.as_ms());
+    is_back || is_new
 }
 
 /// What that means for the unit.

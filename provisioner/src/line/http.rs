@@ -14,6 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::TokenCreated;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -26,7 +27,7 @@ use super::roster::{RosterError, Sighting};
 use super::unit::Event;
 use super::watcher::chain;
 use crate::clock;
-use crate::order::{Addressing, Name, Order, User};
+use crate::order::{Addressing, Name, Order, OrderError, User};
 use crate::plan::{self, Content, PlannedFile};
 use crate::relay::Relay;
 
@@ -242,33 +243,49 @@ async fn planned(app: &App, sighting: &Sighting, from: &str) -> Result<Vec<Plann
     Ok(plan::seed(&order(app, &ready)?))
 }
 
-/// The order that a seed is planned from.
+/// The order that a unit's seed is planned from.
 fn order(app: &App, ready: &Ready) -> Result<Order, Refusal> {
     let wrong = |text: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text);
+    let robot_id = ready.unit.robot_id.clone();
+    let robot_id = robot_id.ok_or_else(|| wrong("the unit has no name".into()))?;
+    seed_order(
+        &app.line,
+        &app.ssh_keys,
+        robot_id,
+        &ready.unit.profile,
+        &ready.token,
+    )
+    .map_err(|error| wrong(error.to_string()))
+}
+
+/// What a line orders for a robot.
+pub(super) fn seed_order(
+    line: &Line,
+    ssh_keys: &[String],
+    robot_id: RobotId,
+    profile: &str,
+    token: &str,
+) -> Result<Order, OrderError> {
     let RelayFile {
         https,
         mqtt,
         ca_fingerprint,
         ..
-    } = &app.line.relay;
-    let defaults = &app.line.defaults;
-    let robot_id = ready.unit.robot_id.clone();
+    } = &line.relay;
+    let defaults = &line.defaults;
     Order {
-        os: app
-            .line
-            .os()
-            .ok_or_else(|| wrong("the line has no system".into()))?,
-        name: Name::Given(robot_id.ok_or_else(|| wrong("the unit has no name".into()))?),
+        os: defaults.os.parse()?,
+        name: Name::Given(robot_id),
         org: defaults.org.clone(),
-        profile: ready.unit.profile.clone(),
+        profile: profile.to_owned(),
         https: https.clone(),
         mqtt: mqtt.clone(),
         ca_fingerprint: ca_fingerprint.to_string(),
-        token: ready.token.clone(),
+        token: token.to_owned(),
         token_expires: None,
-        user: (!app.ssh_keys.is_empty()).then(|| User {
+        user: (!ssh_keys.is_empty()).then(|| User {
             name: "lekiwi".into(),
-            ssh_keys: app.ssh_keys.to_vec(),
+            ssh_keys: ssh_keys.to_vec(),
             password_hash: None,
         }),
         wifi: None,
@@ -280,7 +297,6 @@ fn order(app: &App, ready: &Ready) -> Result<Order, Refusal> {
         card_files: Vec::new(),
     }
     .check()
-    .map_err(|error| wrong(error.to_string()))
 }
 
 /// The unit's image as it lies on the disk; its name tells the board how to unpack it.

@@ -293,7 +293,10 @@ impl Roster {
         mac: Option<Mac>,
     ) -> Result<Key, RosterError> {
         let key = key_of(serial, mac).ok_or(RosterError::Nobody)?;
-        if self.units.values().filter(|unit| !unit.expected).count() >= MAX_UNEXPECTED {
+        // Those that got somewhere are units like any other.
+        let is_stray =
+            |unit: &&Unit| !unit.expected && matches!(unit.state, State::Waiting | State::Booting);
+        if self.units.values().filter(is_stray).count() >= MAX_UNEXPECTED {
             return Err(RosterError::TooMany);
         }
         let mut unit = Unit::new(key.clone(), self.defaults.profile.clone(), now);

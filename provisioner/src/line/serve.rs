@@ -4,11 +4,18 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::desk::{Desk, DeskError};
 use super::dhcp::{PXE_PORT, SERVER_PORT};
@@ -17,7 +24,13 @@ use super::http::{self, Sums};
 use super::store::{Store, StoreError};
 use super::{dhcp_server, operator, tftp_server, watcher};
 use crate::clock;
+use crate::order::OrderError;
 use crate::relay::{Access, Relay, RelayError};
+
+/// Connections at once, on each of the two ports.
+const MAX_CONNECTIONS: usize = 512;
+/// Time for a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a line does not run.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +61,9 @@ pub enum ServeError {
     /// The same, once they are open.
     #[error(transparent)]
     Desk(#[from] DeskError),
+    /// What the line's file says makes no seed.
+    #[error("no unit would get a seed by the line's file")]
+    Seed(#[from] OrderError),
     /// The relay's client cannot be made.
     #[error(transparent)]
     Relay(#[from] RelayError),
@@ -110,6 +126,18 @@ impl Server {
                 source,
             })?;
             ssh_keys.push(key.trim().to_owned());
+        }
+        if let Some(path) = &line.defaults.agent_deb {
+            std::fs::File::open(path).map_err(|source| ServeError::Path {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        // What is wrong in the file is said now, not by each board after its image is written.
+        let anybody = lekiwi_protocol::RobotId::new("robot-00000000");
+        if let Ok(anybody) = anybody {
+            let token = format!("lkt_{}", "0".repeat(20));
+            http::seed_order(&line, &ssh_keys, anybody, &line.defaults.profile, &token)?;
         }
         let address = line.network.address;
         let boards = tcp("boards", (address, line.network.http_port).into()).await?;
@@ -186,11 +214,43 @@ impl Server {
 }
 
 async fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    // Accepting goes on after any error; this only returns when it is told to.
-    let _ = axum::serve(listener, service)
-        .with_graceful_shutdown(stopping.cancelled_owned())
-        .await;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tasks = TaskTracker::new();
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = stopping.cancelled() => break,
+            next = next => next,
+        };
+        let Ok((stream, peer)) = accepted else {
+            // Out of descriptors, for instance: others give some back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
+        let stopping = stopping.clone();
+        tasks.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            // A client that leaves or makes no sense is its own loss.
+            tokio::select! {
+                _ = &mut connection => {}
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            drop(place);
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
 }
 
 async fn open_boot(

@@ -349,6 +349,9 @@ fn put(volume: &Volume<'_, '_>, file: &BootFile) -> Result<(), FatError> {
         return Ok(());
     }
     let written = folder.create_file(name).and_then(|mut open| {
+        // What was there may be a secret, and its clusters may not be used again.
+        open.write_all(&vec![0; before.as_ref().map_or(0, Vec::len)])?;
+        open.seek(SeekFrom::Start(0))?;
         open.truncate()?;
         open.write_all(&bytes)?;
         open.flush()
