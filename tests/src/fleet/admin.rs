@@ -81,7 +81,11 @@ impl Admin {
             .bearer_auth(&self.token)
     }
 
-    async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+    /// A POST with a JSON body, as the administrator.
+    ///
+    /// # Errors
+    /// When the relay refuses, with its words.
+    pub async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
         &self,
         path: &str,
         body: &B,
