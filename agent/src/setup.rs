@@ -366,9 +366,11 @@ impl Job {
 
 /// The profile that the relay has registered the robot under; `None` where it named none.
 fn registered(config: &Config) -> Result<Option<ProfileName>, SetupError> {
-    match registration(&config.state_dir) {
-        Some(registration) => Ok(profile_of(&registration)),
-        None => Err(SetupError::NotRegistered(config.state_dir.clone())),
+    let missing = || SetupError::NotRegistered(config.state_dir.clone());
+    let registration = registration(&config.state_dir).ok_or_else(missing)?;
+    match &registration.profile {
+        None => Ok(None),
+        Some(_) => profile_of(&registration).map(Some).ok_or_else(missing),
     }
 }
 

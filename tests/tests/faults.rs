@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lekiwi_agent::outbox::Outbox;
+use lekiwi_protocol::api::EventRecord;
 use lekiwi_tests::fleet::{self, Admin};
 use lekiwi_tests::harness::{Agent, Fleet, Relay, RelayOptions, free_port, target, write_config};
 
@@ -333,7 +334,7 @@ async fn a_full_disk_under_the_relay_loses_nothing() -> Result<()> {
             "expected every event of {} once and in order",
             identity.id
         );
-        ensure!(seqs.len() > 20, "expected events of {}", identity.id);
+        ensure!(seqs.len() >= 20, "expected events of {}", identity.id);
     }
     Ok(())
 }
@@ -345,7 +346,16 @@ async fn wait_for_events(
 ) -> Result<()> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     for identity in robots {
-        while admin.events(&identity.id).await?.len() < wanted {
+        // Its own, not the relay's about it.
+        let own = |event: &EventRecord| event.source == identity.id.as_str();
+        while admin
+            .events(&identity.id)
+            .await?
+            .iter()
+            .filter(|event| own(event))
+            .count()
+            < wanted
+        {
             ensure!(
                 tokio::time::Instant::now() < deadline,
                 "expected {wanted} events of {}",

@@ -150,13 +150,13 @@ impl Setup {
         let retry_in = self.pause.next(random);
         self.status = SetupStatus::Failed;
         self.deadline = Some(now + retry_in);
+        self.outputs.push_back(Output::Keep);
         let step = self.steps.get(self.current);
         self.say(Saying::Failed {
             step: step.map_or(String::new(), |step| step.name.clone()),
             reason,
             retry_in,
         });
-        self.outputs.push_back(Output::Keep);
     }
 
     /// Tries the failed step again once [`Self::poll_timeout`] has passed.
