@@ -117,6 +117,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         bmap,
         force,
     };
+    let lacks_agent = ordering.lacks_agent();
     let planned = match job {
         Some(job) => many(&job, ordering, &out, compress)?,
         None => vec![one(ordering, &out, compress)?],
@@ -135,6 +136,9 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         }
         Some(report.map_err(failure)?)
     };
+    if lacks_agent {
+        ordering::warn_of_no_agent();
+    }
     if json {
         return say_json(&planned, report.as_ref());
     }

@@ -100,6 +100,11 @@ impl Ordering {
         })
     }
 
+    /// A card that will not become a robot by itself.
+    pub(crate) fn lacks_agent(&self) -> bool {
+        self.agent_deb.is_none() && self.os != Os::Debian
+    }
+
     /// Reads the files. What is not said stays empty: a job says it for each card, and checks the whole.
     pub(crate) fn shared(self) -> Result<Order, Failure> {
         let name = match self.robot_id {
@@ -108,14 +113,6 @@ impl Ordering {
                 prefix: self.prefix,
             },
         };
-        if self.agent_deb.is_none() && self.os != Os::Debian {
-            // Nobody is left to tell when this fails.
-            let _ = writeln!(
-                io::stderr(),
-                "warning: expected the agent's package, by --agent-deb: {} has none\n  (hint: `cargo xtask dist --only agent` makes one; without it only an image that has the agent registers)",
-                self.os.as_str()
-            );
-        }
         let (token, token_expires) = match &self.token_file {
             Some(path) => token(path)?,
             None => (String::new(), None),
@@ -202,6 +199,15 @@ fn card_files(folder: &Path) -> Result<Vec<CardFile>, Failure> {
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
+}
+
+/// Says that nothing on the card registers the robot.
+pub(crate) fn warn_of_no_agent() {
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(
+        io::stderr(),
+        "warning: expected the agent's package, by --agent-deb: the system has no agent of its own\n  (hint: `cargo xtask dist --only agent` makes one)"
+    );
 }
 
 /// What of the relay's answer matters here.

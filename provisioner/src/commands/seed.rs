@@ -8,7 +8,7 @@ use lekiwi_provisioner::apply;
 use lekiwi_provisioner::plan::{self, Content, PlannedFile};
 use serde_json::json;
 
-use super::ordering::Ordering;
+use super::ordering::{Ordering, warn_of_no_agent};
 use crate::failure::Failure;
 
 /// What `seed` takes.
@@ -32,12 +32,16 @@ pub(crate) struct Options {
 
 /// Writes the seed, or says what would be written.
 pub(crate) fn run(options: Options) -> Result<(), Failure> {
+    let lacks_agent = options.ordering.lacks_agent();
     let files = plan::seed(&options.ordering.order()?);
     if !options.dry_run {
         apply::seed(&options.out, &files, options.force).map_err(|error| {
             let hint = error.hint();
             Failure::new(error).hint(hint)
         })?;
+    }
+    if lacks_agent {
+        warn_of_no_agent();
     }
     let mut out = io::stdout().lock();
     if options.json {
