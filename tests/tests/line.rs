@@ -1,6 +1,7 @@
 //! The factory line with a real relay: a unit's token, its enrolment, and what the line makes of it. Booting from the
 //! network is tested in `provisioner/tests/line`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -278,6 +279,30 @@ fn image(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Folders for programs, before the machine's own: where this kernel knows no FAT, mtools stand in for it.
+fn path(folder: &Path) -> Result<std::ffi::OsString> {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    let known = std::fs::read_to_string("/proc/filesystems")?;
+    if known.contains("vfat") {
+        return Ok(own);
+    }
+    let bin = folder.join("bin");
+    std::fs::create_dir(&bin)?;
+    for (name, text) in [
+        ("mount", "printf %s \"$1\" >\"$2.device\"\n"),
+        (
+            "umount",
+            "mcopy -Q -n -o -s -i \"$(cat \"$1.device\")\" \"$1\"/* ::/\n",
+        ),
+    ] {
+        let program = bin.join(name);
+        std::fs::write(&program, format!("#!/bin/sh\nset -e\n{text}"))?;
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
+    }
+    let folders = std::iter::once(bin).chain(std::env::split_paths(&own));
+    Ok(std::env::join_paths(folders)?)
+}
+
 #[tokio::test]
 async fn a_board_that_runs_the_script_has_its_image_and_a_seed_of_its_own() -> Result<()> {
     let relay = Relay::start()?;
@@ -298,6 +323,7 @@ async fn a_board_that_runs_the_script_has_its_image_and_a_seed_of_its_own() -> R
     let disk = Disk::over(&card)?;
     let said = run(Command::new("sh")
         .args(["-c", &format!("curl -fsS {}/bootstrap | sh", line.boards)])
+        .env("PATH", path(line.folder.path())?)
         .env("LEKIWI_SERIAL", SERIAL)
         .env("LEKIWI_TARGET", &disk.0)
         .env("LEKIWI_RESTART", "no"))?;
