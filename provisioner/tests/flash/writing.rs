@@ -431,7 +431,13 @@ fn ctrl_c_leaves_the_card_without_a_partition_table_and_says_so() {
         .spawn()
         .expect("the provisioner starts");
     let id = child.id();
-    wait_until(|| waits_for_a_disk(id));
+    // For good: while it is loaded it waits for a disk as well, for moments.
+    wait_until(|| {
+        (0..10).all(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            waits_for_a_disk(id)
+        })
+    });
     kill(
         Pid::from_raw(i32::try_from(id).expect("small")),
         Signal::SIGINT,
