@@ -180,8 +180,10 @@ impl Reading {
         let rollup = read(&format!("/proc/{id}/smaps_rollup"))?;
         let mut cpu_ns = 0;
         for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
-            let task = task?.path();
-            cpu_ns += first_number(&read(&format!("{}/schedstat", task.display()))?)?;
+            // A thread may end between the listing and the reading.
+            if let Ok(schedstat) = std::fs::read_to_string(task?.path().join("schedstat")) {
+                cpu_ns += first_number(&schedstat)?;
+            }
         }
         Ok(Self {
             pss_bytes: pss(&rollup)?,
