@@ -34,6 +34,7 @@ use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_t
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
+use crate::memory;
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
 use health::next_found;
@@ -43,6 +44,8 @@ pub use start::{Lock, StartError, enrolment, lock};
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
+/// How long after a connect everything that it took has been done.
+const SETTLED: Duration = Duration::from_secs(15);
 
 struct Driver {
     config: Config,
@@ -65,6 +68,8 @@ struct Driver {
     next_watchdog: Option<Instant>,
     watchdog: Option<Duration>,
     next_persist: Instant,
+    /// When the code that the last connect needed is given back.
+    next_release: Option<Instant>,
     network: Network,
     phase: &'static str,
     not_after: Option<Timestamp>,
@@ -193,6 +198,7 @@ impl Driver {
             next_watchdog: watchdog.map(|_| now),
             watchdog,
             next_persist: now + PERSIST_CLOCK,
+            next_release: None,
             phase: "",
             not_after,
             online_since: None,
@@ -238,6 +244,7 @@ impl Driver {
                 // The certificate is a good one: no token is needed any more.
                 remove_token(&self.enrolment);
                 self.online_since = Some(clock::wall());
+                self.next_release = Some(clock::now() + SETTLED);
                 self.last_error = None;
                 self.input(Input::Connected);
             }
@@ -349,6 +356,10 @@ impl Driver {
             self.floor.persist();
             self.next_persist = now + PERSIST_CLOCK;
         }
+        if self.next_release.is_some_and(|at| at <= now) {
+            self.next_release = None;
+            memory::release_code();
+        }
         if self.next_sample <= now {
             self.sample(now);
             self.look_at_setup(now);
@@ -398,6 +409,7 @@ impl Driver {
         [
             Some(self.next_sample),
             Some(self.next_persist),
+            self.next_release,
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),

@@ -1,9 +1,8 @@
 //! The Lekiwi Heartbeat agent: one process and one thread on a robot. The binary `lekiwi-agent` is a
 //! thin edge over this library; the simulator and the end-to-end tests reuse [`outbox`].
 //!
-//! Decisions are in `lekiwi-agent-core` (pure); this crate owns the sockets, files and the clock. The
-//! agent unwinds on panic: a fault in one task (an enrolment, a local caller) must not take the robot's
-//! presence with it.
+//! Decisions are in `lekiwi-agent-core` (pure); this crate owns the sockets, files and the clock. A
+//! panic ends the agent, which systemd starts again (`docs/decisions/0008-the-agent-aborts.md`).
 
 pub mod clock;
 pub mod config;
@@ -17,6 +16,7 @@ pub mod ipc;
 pub mod journal;
 pub mod link;
 pub mod machine;
+mod memory;
 pub mod outbox;
 pub mod profiles;
 pub mod scrub;
