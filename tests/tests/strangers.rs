@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::api::RefusedList;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{Process, Relay, program, target, wait_until};
+use lekiwi_tests::harness::{Process, Relay, program, robot_tree, target, wait_until};
 
 /// A shell line with the given files; its output.
 fn shell(folder: &Path, script: &str) -> Result<Output> {
@@ -421,10 +421,13 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
             .contains("\"online\":true")
             .then_some(())
     })?;
-    let mut agent = lekiwi_tests::harness::Agent::start(
+    let tree = robot_tree(stranger.relay.https())?;
+    let mut agent = lekiwi_tests::harness::Agent::start_program(
         &stranger.relay,
         "kiwi-01",
-        &stranger.relay.token(&[])?,
+        &stranger.relay.token(&["--profile", "generic"])?,
+        &target("lekiwi-agent", "lekiwi-agent")?,
+        &["--root".into(), tree.path().into()],
     )?;
     for topic in ["connection", "factsheet", "state", "telemetry", "events"] {
         let wanted = format!("fleet/v1/default/robots/kiwi-01/from/{topic} {{");
@@ -434,6 +437,17 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
             || following.log().contains(&wanted).then_some(()),
         )?;
     }
+    wait_until(
+        "the whole state at the consumer",
+        Duration::from_secs(30),
+        || {
+            let log = following.log();
+            let state = log.lines().rev().find_map(|line| {
+                line.strip_prefix("fleet/v1/default/robots/kiwi-01/from/state ")
+            })?;
+            is_whole(&serde_json::from_str(state).ok()?).then_some(())
+        },
+    )?;
     agent.process().stop()?;
     wait_until(
         "the goodbye at the consumer",
@@ -471,6 +485,45 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
         "expected to/# to be refused to a consumer, got {said}"
     );
     Ok(())
+}
+
+/// Whether a state says everything that the state model has, but for who drives the robot.
+fn is_whole(state: &serde_json::Value) -> bool {
+    let payload = &state["payload"];
+    let services = payload["services"].as_array().map_or(0, |services| {
+        let active = services
+            .iter()
+            .filter(|service| service["state"] == "active");
+        active.count()
+    });
+    services == 3
+        && [
+            "/network/hostname",
+            "/network/ip_addresses",
+            "/deployment/os_version",
+            "/deployment/agent_version",
+            "/deployment/installed_packages/digest",
+            "/services/0/memory_bytes",
+            "/services/1/memory_bytes",
+            "/teleoperation/active",
+            "/throttling/under_voltage/since_boot",
+            "/clock/synchronized_at",
+            "/battery",
+            "/uptime_s",
+            "/health/healthy",
+            "/resources/battery_percent",
+            "/resources/cpu_percent",
+            "/resources/cpu_percent.0",
+            "/resources/memory_percent",
+            "/resources/disk_percent",
+            "/resources/load_1m",
+            "/resources/temperature_c",
+            "/resources/temperature_c.cpu-thermal",
+            "/resources/throttling.under_voltage",
+            "/resources/service_memory_bytes.host.service",
+        ]
+        .iter()
+        .all(|place| payload.pointer(place).is_some())
 }
 
 /// What really went over the wire is what `protocol/schemas` promises to other languages.
