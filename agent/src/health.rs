@@ -182,11 +182,13 @@ impl Monitor {
         }
     }
 
-    /// Measures what the services use, when it is time to.
-    pub fn measure(&mut self, now: Instant, load_per_core: Option<f64>, sink: Sink<'_>) {
+    /// Measures what the services use, when it is time to. Says whether [`Self::services`] know the memory
+    /// of one that they did not know before, or the other way round.
+    pub fn measure(&mut self, now: Instant, load_per_core: Option<f64>, sink: Sink<'_>) -> bool {
         if !self.is_set_up() || !self.measuring.is_due(now, load_per_core) {
-            return;
+            return false;
         }
+        let mut is_news = false;
         let files = &mut self.files;
         let named = self.services.report().map(|service| service.name);
         let each = self.watched.iter().zip(&mut self.usages).zip(named);
@@ -198,6 +200,7 @@ impl Monitor {
             };
             let cpu = cpu_us.map(|cpu_us| (now, cpu_us));
             let before = std::mem::replace(usage, Usage { memory_bytes, cpu });
+            is_news |= before.memory_bytes.is_some() != memory_bytes.is_some();
             if let Some(memory) = memory_bytes {
                 sink(metric::SERVICE_MEMORY_BYTES, &name, memory as f64);
             }
@@ -211,6 +214,7 @@ impl Monitor {
                 }
             }
         }
+        is_news
     }
 
     /// The next result. Cancel-safe.
@@ -394,11 +398,13 @@ mod tests {
             measured.push((name, member.to_owned(), value));
         };
         monitor.look(start, None);
-        monitor.measure(start, Some(9.0), &mut sink);
-        monitor.measure(start, None, &mut sink);
+        assert!(!monitor.measure(start, Some(9.0), &mut sink), "busy");
+        assert!(monitor.measure(start, None, &mut sink));
         write(&format!("{group}/cpu.stat"), "usage_usec 4000000\n");
-        monitor.measure(start + Duration::from_secs(29), None, &mut sink);
-        monitor.measure(start + Duration::from_secs(30), None, &mut sink);
+        for second in [29, 30] {
+            let now = start + Duration::from_secs(second);
+            assert!(!monitor.measure(now, None, &mut sink), "no news");
+        }
         let memory = [
             ("service_memory_bytes", "host.service".to_owned(), 1e6),
             ("service_memory_bytes", "camera".to_owned(), 10_240.0),

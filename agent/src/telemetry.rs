@@ -424,7 +424,12 @@ mod tests {
                 .map(|n| format!("veth{}", n + 200 * round))
                 .collect();
             write(folder.path(), "proc/net/dev", &lines(&names, round));
-            sampled(&mut sampler, start + Duration::from_secs(100 + round));
+            // Those that went make room for the next reading's.
+            for second in [0, 1] {
+                let at = Duration::from_secs(100 + 2 * round + second);
+                sampled(&mut sampler, start + at);
+                assert!(sampler.interfaces.len() <= MAX_FAMILY);
+            }
             assert_eq!(sampler.interfaces.len(), MAX_FAMILY);
         }
     }

@@ -18,9 +18,10 @@ impl Driver {
         let mut observe = |name, member: &str, value| debouncer.observe(now, name, member, value);
         self.sampler.sample(now, &mut observe);
         let load = self.sampler.load_per_core();
-        if let Some(monitor) = &mut self.monitor {
-            monitor.measure(now, load, &mut observe);
-        }
+        let is_used = self
+            .monitor
+            .as_mut()
+            .is_some_and(|monitor| monitor.measure(now, load, &mut observe));
         let is_gone = self.debouncer.retire(now);
         let is_counted = self.packages.advance(now, load);
         let is_news = self.sampler.poll_news();
@@ -31,7 +32,7 @@ impl Driver {
         }
         if !self.is_online() {
             self.look_at_network();
-        } else if is_gone || is_counted || is_news {
+        } else if is_used || is_gone || is_counted || is_news {
             self.publish_state();
         }
     }
