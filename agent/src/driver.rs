@@ -6,6 +6,7 @@ mod registration;
 mod report;
 mod speech;
 mod start;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,9 +15,7 @@ use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{
-    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
-};
+use lekiwi_protocol::message::{Ack, EventBatch, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -37,8 +36,8 @@ use crate::machine::{self, Machine};
 use crate::memory;
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
+use crate::telemetry::packages::Packages;
 use health::next_found;
-use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
 
@@ -52,6 +51,7 @@ struct Driver {
     enrolment: Enrolment,
     machine: Machine,
     sampler: Sampler,
+    packages: Packages,
     floor: Floor,
     lifecycle: Lifecycle,
     debouncer: Debouncer,
@@ -82,8 +82,8 @@ struct Driver {
     done: bool,
 }
 
-/// Runs until a signal asks to stop. Services and root's setup are looked for below `root`, which is `/`
-/// outside of tests; `_lock` shows that the state folder is ours.
+/// Runs until a signal asks to stop. Sensors, services and root's setup are looked for below `root`, which
+/// is `/` outside of tests; `_lock` shows that the state folder is ours.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
@@ -186,8 +186,9 @@ impl Driver {
             ),
             speech: Speech::new(&config, &machine, identification, boot_id),
             lifecycle: Lifecycle::new(identity.is_ok()),
-            debouncer: Debouncer::new(config.metrics.iter().cloned()),
-            sampler: Sampler::default(),
+            debouncer: Debouncer::new(config.metrics.clone()),
+            sampler: Sampler::new(root),
+            packages: Packages::new(now, root),
             network: machine.network(),
             window: Window::new(),
             link: None,
@@ -384,21 +385,6 @@ impl Driver {
         }
     }
 
-    fn sample(&mut self, now: Instant) {
-        self.next_sample = now + self.config.sample;
-        for (name, value) in self.sampler.sample(now) {
-            self.debouncer.observe(now, name, value);
-        }
-        while let Some(alert) = self.debouncer.poll_alert() {
-            let (kind, data) = describe(&alert);
-            log::warn!("{kind}: {data}");
-            self.event(kind, data);
-        }
-        if !self.is_online() {
-            self.look_at_network();
-        }
-    }
-
     fn look_at_network(&mut self) {
         let up = self.config.relay.mqtt.is_loopback() || machine::has_network();
         self.input(Input::Network(up));
@@ -519,38 +505,9 @@ impl Driver {
         }
         self.network = self.machine.network();
         self.publish_state();
-        self.debouncer.told(now);
         self.next_heartbeat = now + self.config.heartbeat;
         self.window.link_up();
         self.send_events();
-    }
-
-    fn publish_state(&mut self) {
-        let metrics = self.debouncer.newest();
-        let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
-        let state = State {
-            session: self.speech.session(),
-            activity: self.lifecycle.activity(),
-            operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
-            teleoperation: Teleoperation::default(),
-            network: self.network.clone(),
-            deployment: self.machine.deployment(),
-            resources,
-            uptime_s: self.sampler.uptime().unwrap_or(0),
-            health: self.monitor.as_ref().map(Monitor::report),
-        };
-        self.speech.state(self.link.as_ref(), state);
-    }
-
-    fn send_telemetry(&mut self, now: Instant) {
-        if let Some(telemetry) = self.debouncer.poll_output(now) {
-            if self.speech.telemetry(self.link.as_ref(), telemetry) {
-                self.last_telemetry = Some(clock::wall());
-            } else {
-                // A picture, not a ledger: the next one is newer.
-                log::debug!("telemetry was dropped, the link is slow");
-            }
-        }
     }
 
     /// Keeps an event and sends it; returns its number.

@@ -1,37 +1,58 @@
-//! Looks at the services and checks of the robot's profile, for [`lekiwi_agent_core::health`]. Used by the
-//! driver. Units are looked at in systemd's files, which takes microseconds; checks run as tasks of their
-//! own, so that nothing waits for them.
+//! Looks at the services, processes and checks of the robot's profile, for [`lekiwi_agent_core::health`]
+//! and [`lekiwi_agent_core::services`]. Used by the driver. Units are looked at in systemd's files, which
+//! takes microseconds; checks run as tasks of their own, so that nothing waits for them.
 
 mod probe;
+mod process;
 mod unit;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::health::{Health, Target, Verdict};
+use lekiwi_agent_core::patience::Patience;
+use lekiwi_agent_core::services::{Saying, Services, Sight};
 use lekiwi_agent_core::setup::plan;
 use lekiwi_protocol::ProfileName;
-use lekiwi_protocol::message::{RobotHealth, SetupStatus};
+use lekiwi_protocol::message::{
+    RobotHealth, Service, ServiceKind, ServiceState, SetupStatus, metric,
+};
 use lekiwi_protocol::profile::Profile;
 use tokio::sync::mpsc;
 
 use crate::profiles;
 use crate::setup::{self, Record};
+use crate::telemetry::{Files, Sink};
 use probe::Probe;
+use process::Process;
 use unit::Unit;
 
 /// Time between two looks at a unit.
 const UNITS_EVERY: Duration = Duration::from_secs(5);
-/// Time between two looks of a check.
-const CHECKS_EVERY: Duration = Duration::from_secs(10);
-/// Most services and checks that are looked at.
+/// Time between two looks for a process.
+const PROCESSES_EVERY: Duration = Duration::from_secs(10);
+/// Time between two measurements of all services' memory and processor time.
+const MEASURED_EVERY: Duration = Duration::from_secs(30);
+/// Most services, processes and checks that are looked at.
 const MOST: usize = 64;
 /// Longest reason, in characters.
 const MAX_REASON: usize = 200;
 
-enum Look {
+/// What one look saw, and what was expected instead.
+type Look = (Sight, Result<(), String>);
+
+enum Watched {
     Unit(Unit),
-    Probe(Probe),
+    Process(Process),
+    Check(Probe),
+}
+
+/// What a service uses.
+#[derive(Debug, Clone, Copy, Default)]
+struct Usage {
+    memory_bytes: Option<u64>,
+    /// Processor time so far in microseconds, and when that was.
+    cpu: Option<(Instant, u64)>,
 }
 
 /// The result of a look.
@@ -40,7 +61,11 @@ pub type Found = (usize, Result<(), String>);
 /// What watches one profile.
 pub struct Monitor {
     health: Health,
-    looks: Vec<Look>,
+    services: Services,
+    watched: Vec<Watched>,
+    usages: Vec<Usage>,
+    measuring: Patience,
+    files: Files,
     root: PathBuf,
     profile: ProfileName,
     needs_setup: bool,
@@ -68,11 +93,26 @@ impl Monitor {
         if profile.is_none() {
             record(root, name)?;
         }
-        let (targets, looks) = profile.as_ref().map(looks).unwrap_or_default();
+        let watched: Vec<(Target, ServiceKind, Watched)> = profile
+            .as_ref()
+            .map(|profile| watched(now, profile))
+            .unwrap_or_default();
+        let names = watched
+            .iter()
+            .map(|(target, kind, _)| (target.name.clone(), *kind));
+        let services = Services::new(now, names);
+        let (targets, watched): (Vec<_>, Vec<_>) = watched
+            .into_iter()
+            .map(|(target, _, watched)| (target, watched))
+            .unzip();
         let (sender, found) = mpsc::channel(MOST);
         let mut monitor = Self {
             health: Health::new(now, targets),
-            looks,
+            services,
+            usages: vec![Usage::default(); watched.len()],
+            watched,
+            measuring: Patience::new(now, MEASURED_EVERY),
+            files: Files::new(root),
             root: root.to_owned(),
             profile: name.clone(),
             is_loaded: profile.is_some(),
@@ -115,23 +155,66 @@ impl Monitor {
         self.health.setup(now, status);
     }
 
-    /// Begins the looks that are due.
-    pub fn look(&mut self, now: Instant) {
+    /// Begins the looks that are due. While the machine has more than its share of load, expensive ones
+    /// wait.
+    pub fn look(&mut self, now: Instant, load_per_core: Option<f64>) {
+        self.services.handle_timeout(now);
         while let Some(index) = self.health.poll_look(now) {
-            match &mut self.looks[index] {
-                Look::Unit(unit) => {
-                    let result = unit.look(&self.root);
-                    self.health.observe(now, index, result);
-                }
-                Look::Probe(probe) => {
+            let look = match &mut self.watched[index] {
+                Watched::Unit(unit) => Some(unit.look(&mut self.files)),
+                Watched::Process(process) => process.look(&mut self.files, now, load_per_core),
+                Watched::Check(probe) => {
                     let (probe, sender) = (probe.clone(), self.sender.clone());
                     // One task a check at most, each with a deadline; the channel has room for all.
                     tokio::spawn(async move {
                         let _ = sender.send((index, probe.run().await)).await;
                     });
+                    continue;
+                }
+            };
+            match look {
+                Some((sight, result)) => {
+                    self.services.observe(now, index, sight);
+                    self.health.observe(now, index, result);
+                }
+                None => self.health.put_off(index),
+            }
+        }
+    }
+
+    /// Measures what the services use, when it is time to. Says whether [`Self::services`] know the memory
+    /// of one that they did not know before, or the other way round.
+    pub fn measure(&mut self, now: Instant, load_per_core: Option<f64>, sink: Sink<'_>) -> bool {
+        if !self.is_set_up() || !self.measuring.is_due(now, load_per_core) {
+            return false;
+        }
+        let mut is_news = false;
+        let files = &mut self.files;
+        let named = self.services.report().map(|service| service.name);
+        let each = self.watched.iter().zip(&mut self.usages).zip(named);
+        for ((watched, usage), name) in each {
+            let (memory_bytes, cpu_us) = match watched {
+                Watched::Unit(unit) => (unit.memory_bytes(files), unit.cpu_us(files)),
+                Watched::Process(process) => (process.memory_bytes(files), None),
+                Watched::Check(_) => continue,
+            };
+            let cpu = cpu_us.map(|cpu_us| (now, cpu_us));
+            let before = std::mem::replace(usage, Usage { memory_bytes, cpu });
+            is_news |= before.memory_bytes.is_some() != memory_bytes.is_some();
+            if let Some(memory) = memory_bytes {
+                sink(metric::SERVICE_MEMORY_BYTES, &name, memory as f64);
+            }
+            if let (Some((now, after)), Some((then, before))) = (cpu, before.cpu)
+                && let Some(used) = after.checked_sub(before)
+            {
+                let passed = now.saturating_duration_since(then).as_micros() as f64;
+                if passed > 0.0 {
+                    let percent = (1000.0 * used as f64 / passed).round() / 10.0;
+                    sink(metric::SERVICE_CPU_PERCENT, &name, percent);
                 }
             }
         }
+        is_news
     }
 
     /// The next result. Cancel-safe.
@@ -146,13 +229,26 @@ impl Monitor {
     /// Takes a result.
     pub fn found(&mut self, now: Instant, (index, result): Found) {
         let cut = |reason: String| reason.chars().take(MAX_REASON).collect();
+        let state = match result {
+            Ok(()) => ServiceState::Active,
+            Err(_) => ServiceState::Inactive,
+        };
+        let restarted = false;
+        self.services
+            .observe(now, index, Sight { state, restarted });
         self.health.observe(now, index, result.map_err(cut));
     }
 
     /// When [`Self::look`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.health.poll_timeout()
+        let timeouts = [self.health.poll_timeout(), self.services.poll_timeout()];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// The next thing to tell about a service.
+    pub fn poll_saying(&mut self) -> Option<Saying> {
+        self.services.poll_saying()
     }
 
     /// A new verdict.
@@ -160,9 +256,18 @@ impl Monitor {
         self.health.poll_verdict()
     }
 
-    /// Whether the report changed.
+    /// Whether [`Self::report`] or [`Self::services`] changed.
     pub fn poll_change(&mut self) -> bool {
-        self.health.poll_change()
+        self.health.poll_change() | self.services.poll_news()
+    }
+
+    /// What the services do and use, as the state says it.
+    pub fn services(&self) -> impl Iterator<Item = Service> {
+        let with = |(service, usage): (Service, &Usage)| Service {
+            memory_bytes: usage.memory_bytes,
+            ..service
+        };
+        self.services.report().zip(&self.usages).map(with)
     }
 
     /// As the state says it.
@@ -178,22 +283,26 @@ fn record(root: &Path, name: &ProfileName) -> Option<Record> {
     Record::load(&folder).filter(|record| record.profile == name.as_str())
 }
 
-fn looks(profile: &Profile) -> (Vec<Target>, Vec<Look>) {
+fn watched(now: Instant, profile: &Profile) -> Vec<(Target, ServiceKind, Watched)> {
+    let target = |name: &String, every| Target {
+        name: name.clone(),
+        every,
+    };
     let units = profile.services.iter().map(|name| {
-        let target = Target {
-            name: name.clone(),
-            every: UNITS_EVERY,
-        };
-        (target, Look::Unit(Unit::new(name)))
+        let unit = Watched::Unit(Unit::new(name));
+        (target(name, UNITS_EVERY), ServiceKind::Unit, unit)
+    });
+    let processes = profile.processes.iter().map(|process| {
+        let target = target(&process.name, PROCESSES_EVERY);
+        let process = Process::new(now, &process.pattern);
+        (target, ServiceKind::Process, Watched::Process(process))
     });
     let checks = profile.checks.iter().filter_map(|check| {
-        let target = Target {
-            name: check.name.clone(),
-            every: CHECKS_EVERY,
-        };
-        Some((target, Look::Probe(Probe::new(check.probe()?))))
+        let target = target(&check.name, Duration::from_secs(check.every_s));
+        let probe = Probe::new(check.probe()?, Duration::from_secs(check.timeout_s));
+        Some((target, ServiceKind::Check, Watched::Check(probe)))
     });
-    units.chain(checks).take(MOST).unzip()
+    units.chain(processes).chain(checks).take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -221,22 +330,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut listener = Some(TcpListener::bind(("127.0.0.1", 0)).unwrap());
         let address: SocketAddr = listener.as_ref().unwrap().local_addr().unwrap();
-        let profile = format!("checks: [{{name: control port, tcp: \"{address}\"}}]\n");
+        let profile = format!(
+            "checks: [{{name: control port, tcp: \"{address}\", every_s: 7, timeout_s: 2}}]\n"
+        );
+        let every = Duration::from_secs(7);
         let mut monitor = monitor(folder.path(), &profile).unwrap();
         let mut now = clock::now();
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut sayings) = (Vec::new(), Vec::new());
         for _ in 0..24 {
-            monitor.look(now);
+            monitor.look(now, None);
             let found = monitor.next().await;
             monitor.found(now, found);
             verdicts.extend(monitor.poll_verdict());
+            sayings.extend(monitor.poll_saying());
             // Gone if it was there, there if it was gone.
             listener = match listener.take() {
                 Some(_) => None,
                 None => Some(TcpListener::bind(address).unwrap()),
             };
-            assert_eq!(monitor.poll_timeout(), Some(now + CHECKS_EVERY));
-            now += CHECKS_EVERY;
+            assert_eq!(monitor.poll_timeout(), Some(now + every));
+            now += every;
         }
         let reason =
             format!("expected a connection to {address}: Connection refused (os error 111)");
@@ -248,6 +361,69 @@ mod tests {
             verdicts,
             [Verdict::Healthy, Verdict::Unhealthy(vec![failing])]
         );
+        assert_eq!(
+            sayings.len(),
+            5,
+            "four changes, and that it flaps: {sayings:?}"
+        );
+        assert!(
+            matches!(&sayings[4], Saying::Flapping(flapping) if flapping.name == "control port")
+        );
+        assert!(monitor.services().next().unwrap().flapping);
+    }
+
+    #[tokio::test]
+    async fn units_and_processes_are_told_with_what_they_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let group = "sys/fs/cgroup/system.slice/host.service";
+        write(&format!("{group}/cgroup.events"), "populated 1\n");
+        write(&format!("{group}/memory.current"), "1000000\n");
+        write(&format!("{group}/cpu.stat"), "usage_usec 1000000\n");
+        write("proc/7/cmdline", "camera\0--front\0");
+        write("proc/7/status", "VmRSS:  10 kB\n");
+        let units = folder.path().join("run/systemd/units");
+        std::fs::create_dir_all(&units).unwrap();
+        std::os::unix::fs::symlink("01", units.join("invocation:host.service")).unwrap();
+        let profile =
+            "services: [host.service]\nprocesses: [{name: camera, pattern: \"camera *\"}]\n";
+        let mut monitor = monitor(folder.path(), profile).unwrap();
+        let start = clock::now();
+        let mut measured = Vec::new();
+        let mut sink = |name: &'static str, member: &str, value: f64| {
+            measured.push((name, member.to_owned(), value));
+        };
+        monitor.look(start, None);
+        assert!(!monitor.measure(start, Some(9.0), &mut sink), "busy");
+        assert!(monitor.measure(start, None, &mut sink));
+        write(&format!("{group}/cpu.stat"), "usage_usec 4000000\n");
+        for second in [29, 30] {
+            let now = start + Duration::from_secs(second);
+            assert!(!monitor.measure(now, None, &mut sink), "no news");
+        }
+        let memory = [
+            ("service_memory_bytes", "host.service".to_owned(), 1e6),
+            ("service_memory_bytes", "camera".to_owned(), 10_240.0),
+        ];
+        let cpu = ("service_cpu_percent", "host.service".to_owned(), 10.0);
+        let [host, camera] = memory;
+        assert_eq!(measured, [host.clone(), camera.clone(), host, cpu, camera]);
+        let told: Vec<_> = monitor
+            .services()
+            .map(|service| (service.kind, service.state, service.memory_bytes))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (ServiceKind::Unit, ServiceState::Active, Some(1_000_000)),
+                (ServiceKind::Process, ServiceState::Active, Some(10_240)),
+            ]
+        );
+        assert!(monitor.poll_change() && monitor.report().healthy);
     }
 
     #[tokio::test]

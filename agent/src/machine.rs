@@ -5,7 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use lekiwi_protocol::message::{Deployment, Hardware, Network};
+use lekiwi_protocol::limits::MAX_INTERFACES;
+use lekiwi_protocol::message::{Deployment, Hardware, Interface, Network};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use uuid::Uuid;
@@ -67,7 +68,26 @@ impl Machine {
             hostname: hostname(),
             mac_address: mac.map(|mac| mac.to_lowercase()),
             ip_addresses: addresses(),
+            interfaces: self.interfaces(),
         }
+    }
+
+    /// Those with a device behind them, by name.
+    fn interfaces(&self) -> Vec<Interface> {
+        let folder = self.root.join("sys/class/net");
+        let entries = fs::read_dir(&folder).into_iter().flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| folder.join(name).join("device").exists())
+            .collect();
+        names.sort();
+        names.truncate(MAX_INTERFACES);
+        let interface = |name: String| {
+            let mac_address = self.read(&format!("sys/class/net/{name}/address"))?;
+            let mac_address = mac_address.to_lowercase();
+            Some(Interface { name, mac_address })
+        };
+        names.into_iter().filter_map(interface).collect()
     }
 
     /// What runs here.
@@ -77,6 +97,7 @@ impl Machine {
         Deployment {
             os_version: os_version(&release),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            installed_packages: None,
         }
     }
 
@@ -274,6 +295,38 @@ mod tests {
             machine.network().mac_address.as_deref(),
             Some("dc:a6:32:01:02:03")
         );
+    }
+
+    #[test]
+    fn interfaces_are_those_with_a_device_behind_them() {
+        let (folder, machine) = machine(&[
+            ("sys/class/net/wlan0/address", "DC:A6:32:01:02:03\n"),
+            ("sys/class/net/wlan0/device/uevent", ""),
+            ("sys/class/net/eth0/address", "dc:a6:32:01:02:04\n"),
+            ("sys/class/net/eth0/device/uevent", ""),
+            ("sys/class/net/docker0/address", "02:42:00:00:00:01\n"),
+            ("sys/class/net/lo/address", "00:00:00:00:00:00\n"),
+        ]);
+        let found = |machine: &Machine| -> Vec<(String, String)> {
+            let interfaces = machine.network().interfaces.into_iter();
+            interfaces.map(|i| (i.name, i.mac_address)).collect()
+        };
+        let pair = |name: &str, mac: &str| (name.to_owned(), mac.to_owned());
+        assert_eq!(
+            found(&machine),
+            [
+                pair("eth0", "dc:a6:32:01:02:04"),
+                pair("wlan0", "dc:a6:32:01:02:03")
+            ]
+        );
+        for number in 0..40 {
+            let device = folder
+                .path()
+                .join(format!("sys/class/net/a{number}/device"));
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.with_file_name("address"), "0\n").unwrap();
+        }
+        assert_eq!(found(&machine).len(), MAX_INTERFACES);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use lekiwi_agent::ipc::{self, Status};
 use lekiwi_agent::journal;
 use lekiwi_agent::machine::{Machine, hostname};
 use lekiwi_agent::setup::{self, SetupError};
+use lekiwi_agent::telemetry::packages;
 
 const EXAMPLES: &str = "Examples:
   lekiwi-agent check-config                     is /etc/lekiwi/agent.yml right?
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   lekiwi-agent setup --dry-run                  what would root's setup install?
   lekiwi-agent hardware                         what is plugged in, and which profile is that?
   lekiwi-agent status --json                    what is the running agent doing?
+  lekiwi-agent packages                         what is installed here?
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
 Variables: LEKIWI_CONFIG, LEKIWI_LOG (error, warn, info, debug, trace), NO_COLOR, and one for each key
@@ -65,6 +67,12 @@ enum Command {
     },
     /// Show what the running agent does
     Status {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the installed Debian packages, and the digest that the relay has of them
+    Packages {
         /// As one line of JSON
         #[arg(long)]
         json: bool,
@@ -133,8 +141,10 @@ fn print(text: &str) {
 }
 
 fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
-    if let Command::Scrub { boot } = &arguments.command {
-        return scrub(&arguments.root, boot);
+    match &arguments.command {
+        Command::Scrub { boot } => return scrub(&arguments.root, boot),
+        Command::Packages { json } => return list_packages(&arguments.root, *json),
+        _ => {}
     }
     let path = arguments
         .config
@@ -185,7 +195,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             Ok(())
         }
         // Needs no configuration: done above.
-        Command::Scrub { .. } => Ok(()),
+        Command::Scrub { .. } | Command::Packages { .. } => Ok(()),
         Command::Setup { dry_run } => {
             let options = setup::Options {
                 root: arguments.root.clone(),
@@ -238,6 +248,26 @@ fn scrub(root: &Path, boot: &Path) -> Result<(), Failure> {
         ),
         hint: Some("run it as root, with the boot partition writable".to_owned()),
     })
+}
+
+fn list_packages(root: &Path, json: bool) -> Result<(), Failure> {
+    let list = packages::list(root, usize::MAX).map_err(|error| Failure {
+        code: ExitCode::Failure,
+        message: format!("expected dpkg's database of installed packages: {error}"),
+        hint: Some("only systems of the Debian family have one".to_owned()),
+    })?;
+    let text = if json {
+        serde_json::to_string(&list).map_err(|error| failed(ExitCode::Failure, &error))?
+    } else {
+        let installed = &list.installed;
+        let lines = list.packages.join("\n");
+        format!(
+            "{lines}\n{} packages, {}",
+            installed.count, installed.digest
+        )
+    };
+    print(text.trim_start());
+    Ok(())
 }
 
 fn failed(code: ExitCode, error: &dyn std::error::Error) -> Failure {

@@ -7,7 +7,8 @@ use lekiwi_protocol::api::{
     DiscoveredRobot, EventRecord, Live, RobotList, RobotView, Status, TokenInfo,
 };
 use lekiwi_protocol::message::{
-    ConnectionState, Metrics, RegistrationStatus, RobotHealth, SetupStatus, metric,
+    ConnectionState, Metrics, RegistrationStatus, RobotHealth, Service, ServiceKind, ServiceState,
+    SetupStatus, metric,
 };
 
 use crate::ui::plain;
@@ -112,13 +113,36 @@ fn span(seconds: u64) -> String {
 
 fn figure(name: &str, value: f64) -> String {
     let rounded = format!("{value:.1}");
-    match name {
-        metric::UPTIME_S => span(value.max(0.0) as u64),
-        _ if name.ends_with("_percent") => format!("{rounded} %"),
-        _ if name.ends_with("_bytes_per_s") => format!("{value:.0} B/s"),
-        _ if name.ends_with("_c") => format!("{rounded} °C"),
-        _ => rounded,
+    match metric::unit(name) {
+        "s" => span(value.max(0.0) as u64),
+        "" => rounded,
+        unit if unit.starts_with('B') => format!("{value:.0} {unit}"),
+        unit => format!("{rounded} {unit}"),
     }
+}
+
+/// `active, 2 restarts, 51200000 B`; a check answers or does not.
+fn doing(service: &Service) -> String {
+    let word = match (service.state, service.kind) {
+        (ServiceState::Unknown, _) => "not looked at yet",
+        (ServiceState::Active, ServiceKind::Check) => "answers",
+        (ServiceState::Inactive, ServiceKind::Check) => "does not answer",
+        (ServiceState::Active, _) => "active",
+        (ServiceState::Restarting, _) => "restarting",
+        (ServiceState::Inactive, _) => "inactive",
+    };
+    let mut words = vec![word.to_owned()];
+    if service.flapping {
+        words.push("flapping".to_owned());
+    }
+    match service.restarts {
+        0 => {}
+        1 => words.push("1 restart".to_owned()),
+        restarts => words.push(format!("{restarts} restarts")),
+    }
+    let memory = service.memory_bytes;
+    words.extend(memory.map(|bytes| figure(metric::SERVICE_MEMORY_BYTES, bytes as f64)));
+    words.join(", ")
 }
 
 fn resource(metrics: &Metrics, name: &str) -> String {
@@ -254,6 +278,9 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     }
     for failing in robot.health.iter().flat_map(|health| &health.failing) {
         fact("failing", format!("{}: {}", failing.name, failing.reason));
+    }
+    for service in &robot.services {
+        fact("service", format!("{} {}", service.name, doing(service)));
     }
     if let Some(teleoperation) = robot
         .teleoperation
@@ -407,7 +434,9 @@ mod tests {
                 {"id": "kiwi-01", "type": "lekiwi", "resources": {"cpu_percent": 12.34, "memory_percent": 40, "temperature_c": 51.25},
                  "status": {"online": true, "stale": false, "connection": "ONLINE", "last_seen": "2026-11-21T04:00:07.000Z", "uptime_s": 7300},
                  "network": {"hostname": "kiwi\u{1b}[2J", "ip_addresses": ["10.0.0.7", "fd00::7"]},
-                 "health": {"healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "it is\u{7} gone"}]}},
+                 "health": {"healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "it is\u{7} gone"}]},
+                 "services": [{"name": "host.service", "kind": "unit", "state": "restarting", "restarts": 2, "flapping": true, "memory_bytes": 51200000},
+                              {"name": "port", "kind": "check", "state": "active", "restarts": 0}]},
                 {"id": "kiwi-02", "type": "lekiwi", "resources": {}, "health": {"healthy": false, "setup": "running"},
                  "status": {"online": false, "stale": false, "connection": "OFFLINE"}},
                 {"id": "kiwi-03", "type": "lekiwi", "resources": {}, "health": {"healthy": true, "setup": "done"},
@@ -492,6 +521,8 @@ mod tests {
             type            lekiwi
             health          unhealthy
             failing         host.service: it is\u{7} gone
+            service         host.service restarting, flapping, 2 restarts, 51200000 B
+            service         port answers
             host name       kiwi\u{1b}[2J
             addresses       10.0.0.7, fd00::7
             cpu_percent     12.3 %

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::id::{ConsumerName, RobotId};
 use crate::message::{
-    Activity, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    RegistrationStatus, RobotHealth, Teleoperation,
+    Activity, BatteryStatus, ConnectionState, Deployment, Factsheet, Metrics, Network,
+    OperatingMode, RegistrationStatus, RobotHealth, Service, Teleoperation, Throttling, TimeSync,
 };
 use crate::timestamp::Timestamp;
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
@@ -63,6 +63,18 @@ pub struct RobotView {
     /// Whether its own software is there and works; absent until it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<RobotHealth>,
+    /// What its services, processes and checks do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+    /// What happens to its battery, where it has one; the charge is among the resources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub battery: Option<BatteryStatus>,
+    /// What its board complains of, where that says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttling: Option<Throttling>,
+    /// Whether its clock is set from the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<TimeSync>,
     /// Newest value of each metric.
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, f64>))]
     pub resources: Metrics,

@@ -156,13 +156,14 @@ name! {
     |t| is_label(t, 40)
 }
 name! {
-    /// A metric, its unit in the name: `cpu_percent`, `net_rx_bytes_per_s`.
+    /// A metric, its unit in the name: `cpu_percent`, `net_rx_bytes_per_s`; a member of a family after a
+    /// dot: `temperature_c.cpu-thermal`.
     MetricName,
-    "a metric name: 1 to 64 of a-z, 0-9, '_' and '.', starting with a letter",
-    "^[a-z][a-z0-9_.]{0,63}$",
+    "a metric name: 1 to 64 of a-z, 0-9, '_', '.' and '-', starting with a letter",
+    "^[a-z][a-z0-9_.-]{0,63}$",
     |t| t.len() <= limits::MAX_METRIC_NAME_BYTES
         && t.starts_with(|c: char| c.is_ascii_lowercase())
-        && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
+        && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 impl Default for Org {

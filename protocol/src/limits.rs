@@ -14,6 +14,12 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// Most metrics in one telemetry message.
 pub const MAX_METRICS: usize = 256;
+/// Most members of one family of metrics (cores, interfaces, zones, services) that a robot measures.
+pub const MAX_FAMILY: usize = 16;
+/// Most different metrics of one robot that a relay keeps history of, names that are gone included.
+pub const MAX_HISTORY_METRICS: usize = 512;
+/// Most interfaces that a robot names.
+pub const MAX_INTERFACES: usize = 16;
 /// Most events in one message.
 pub const MAX_EVENTS_PER_MESSAGE: usize = 100;
 /// Most ranges in one acknowledgement; the rest follows in the next one.

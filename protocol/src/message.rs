@@ -5,8 +5,10 @@ mod ack;
 mod connection;
 mod event;
 mod factsheet;
+pub mod metric;
 mod registration;
 mod relay;
+mod service;
 mod state;
 mod telemetry;
 
@@ -16,8 +18,12 @@ pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};
 pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
-pub use state::{
-    Activity, Deployment, Failing, Network, OperatingMode, RobotHealth, SetupStatus, State,
-    Teleoperation,
+pub use service::{
+    Service, ServiceChanged, ServiceFlapping, ServiceKind, ServiceState, ServiceSteady,
 };
-pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};
+pub use state::{
+    Activity, BatteryStatus, Deployment, Failing, Flag, InstalledPackages, Interface, Network,
+    OperatingMode, PackageList, RobotHealth, SetupStatus, State, Teleoperation, Throttling,
+    TimeSync,
+};
+pub use telemetry::{Metrics, Telemetry, TelemetryError};

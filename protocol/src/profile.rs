@@ -7,11 +7,12 @@
 mod check;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::id::MetricName;
 pub use crate::id::ProfileName;
+use crate::message::metric;
 
 /// The one version of the file that there is.
 pub const VERSION: u32 = 1;
@@ -48,6 +49,9 @@ pub struct Profile {
     /// systemd units that are watched: all must be active in a healthy robot.
     #[serde(default)]
     pub services: Vec<String>,
+    /// Processes that are watched: each must run in a healthy robot.
+    #[serde(default)]
+    pub processes: Vec<Process>,
     /// What else must answer in a healthy robot.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -198,6 +202,16 @@ pub struct Unit {
     pub content: String,
 }
 
+/// A process that no unit stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// What it is, for people.
+    pub name: String,
+    /// Its command line, the arguments separated by single spaces; `*` stands for anything.
+    pub pattern: String,
+}
+
 /// Something that must answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -210,6 +224,20 @@ pub struct Check {
     pub http: Option<String>,
     /// Path of a Unix socket that must take a connection.
     pub unix: Option<String>,
+    /// Time between two looks, s.
+    #[serde(default = "ten")]
+    pub every_s: u64,
+    /// How long an answer may take, s.
+    #[serde(default = "three")]
+    pub timeout_s: u64,
+}
+
+const fn ten() -> u64 {
+    10
+}
+
+const fn three() -> u64 {
+    3
 }
 
 /// How a [`Check`] is done.
@@ -287,7 +315,54 @@ pub enum PortRole {
 pub struct AgentDefaults {
     /// Rules by metric.
     #[serde(default)]
-    pub metrics: BTreeMap<MetricName, MetricRule>,
+    pub metrics: MetricRules,
+}
+
+/// Rules by metric, as written.
+pub type MetricRules = BTreeMap<MetricKey, MetricRule>;
+
+/// What a rule is for: a metric (`cpu_percent`), a family (`cpu_percent.*`), or one of a family
+/// (`cpu_percent.0`), which comes before its family.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MetricKey(String);
+
+impl MetricKey {
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The one of [`metric::KEYS`] that it is, or is of.
+    #[must_use]
+    pub fn general(&self) -> &'static str {
+        metric::key_of(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::borrow::Borrow<str> for MetricKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = MetricKey;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a metric")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MetricKey, E> {
+                match metric::key_of(text) {
+                    Some(_) => Ok(MetricKey(text.to_owned())),
+                    None => Err(E::unknown_field(text, &metric::KEYS)),
+                }
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
 }
 
 /// When a metric is worth a message. What is absent is the agent's own default.
@@ -302,7 +377,9 @@ pub struct MetricRule {
     pub keep_alive_s: Option<u64>,
     /// Above it, an alert is raised at once.
     pub alert_above: Option<f64>,
-    /// At or below it, the alert is over.
+    /// Below it, an alert is raised at once; a metric has one of the two.
+    pub alert_below: Option<f64>,
+    /// Back here, the alert is over.
     pub alert_clear: Option<f64>,
 }
 

@@ -25,5 +25,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("registration", of::<Envelope<message::Registration>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
+        ("service_changed", of::<message::ServiceChanged>()),
+        ("service_flapping", of::<message::ServiceFlapping>()),
+        ("service_steady", of::<message::ServiceSteady>()),
     ]
 }

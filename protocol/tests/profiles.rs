@@ -89,9 +89,10 @@ software:
   units:
     - {name: host.service, content: "[Service]\nRestart=always\n[Install]\n"}
 services: [host.service]
+processes: [{name: host, pattern: "*host*"}]
 checks:
   - {name: port, tcp: "127.0.0.1:5555"}
-  - {name: page, http: "http://127.0.0.1:80/a"}
+  - {name: page, http: "http://127.0.0.1:80/a", every_s: 60, timeout_s: 5}
   - {name: socket, unix: /run/a}
 teleop:
   ports: [{port: 5555, role: control, what: commands}]
@@ -121,7 +122,7 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "groups: [dialout]",
             "zzz: []",
             "unknown key \"zzz\" at robot.yml:8:1, expected one of version, name, title, recognise, labels, groups, \
-             device_rules, software, services, checks, teleop, agent",
+             device_rules, software, services, processes, checks, teleop, agent",
         ),
         (
             "version: 1",
@@ -242,13 +243,58 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
         (
             "cpu_percent: {deadband: 5}",
             "cpu: {deadband: 5}",
-            "agent.metrics.cpu in robot.yml: expected one of cpu_percent, memory_percent, disk_percent, temperature_c, \
-             net_rx_bytes_per_s, net_tx_bytes_per_s, uptime_s, got \"cpu\"",
+            "unknown key \"cpu\" at robot.yml:29:13, expected one of cpu_percent, cpu_percent.*, load_1m, load_5m, \
+             load_15m, memory_percent, swap_percent, disk_percent, disk_free_bytes, disk_inodes_percent, \
+             disk_wear_percent, disk_pre_eol_level, temperature_c, temperature_c.*, throttling.*, \
+             net_rx_bytes_per_s, net_rx_bytes_per_s.*, net_tx_bytes_per_s, net_tx_bytes_per_s.*, \
+             net_errors_per_s.*, wifi_signal_dbm.*, battery_percent, battery_v, service_memory_bytes.*, \
+             service_cpu_percent.*, uptime_s (hint: did you mean \"cpu_percent\"?)",
         ),
         (
             "deadband: 5",
             "deadband: -5",
             "agent.metrics.cpu_percent.deadband in robot.yml: expected a number from 0, got -5",
+        ),
+        (
+            "deadband: 5",
+            "alert_above: .inf",
+            "agent.metrics.cpu_percent.alert_above in robot.yml: expected a number, got inf",
+        ),
+        (
+            "deadband: 5",
+            "alert_above: 90, alert_below: 10",
+            "agent.metrics.cpu_percent in robot.yml: expected alert_above or alert_below, got both",
+        ),
+        (
+            "pattern: \"*host*\"",
+            "pattern: \"* *\"",
+            "processes[0].pattern in robot.yml: expected a command line such as \"*python* -m lekiwi_host*\", got \
+             \"* *\"",
+        ),
+        (
+            "{name: host, pattern",
+            "{name: ' ', pattern",
+            "processes[0].name in robot.yml: expected what it is, for people, got none",
+        ),
+        (
+            "{name: host, pattern",
+            "{name: host.service, pattern",
+            "processes in robot.yml: expected each name once, got \"host.service\" again",
+        ),
+        (
+            "every_s: 60",
+            "every_s: 0",
+            "checks[1].every_s in robot.yml: expected 1 to 3600 seconds, got 0",
+        ),
+        (
+            "timeout_s: 5",
+            "timeout_s: 61",
+            "checks[1].timeout_s in robot.yml: expected 1 to 60 seconds, got 61",
+        ),
+        (
+            "every_s: 60",
+            "every_s: 4",
+            "checks[1].timeout_s in robot.yml: expected 1 to 4 seconds, got 5",
         ),
         (
             "port: 5555, role",
@@ -273,7 +319,7 @@ fn values_of_another_type_have_a_line() {
         ("name: robot", "name: unknown", "robot.yml:2:7"),
         ("[[1, 2], [3]]", "[[1, 300]]", "robot.yml:5:21"),
         ("groups: [dialout]", "groups: dialout", "robot.yml:8:9"),
-        ("role: control", "role: driver", "robot.yml:26:30"),
+        ("role: control", "role: driver", "robot.yml:27:30"),
         ("title: A robot", "title: 'A", "robot.yml"),
     ] {
         let message = refused(&RIGHT.replacen(right, wrong, 1));

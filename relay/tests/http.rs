@@ -221,7 +221,7 @@ fn errors_are_problems_with_a_detail() {
             &[],
             400,
             "invalid-query",
-            "expected metric to be a metric name: 1 to 64 of a-z, 0-9, '_' and '.', starting with a letter, got \"CPU\"",
+            "expected metric to be a metric name: 1 to 64 of a-z, 0-9, '_', '.' and '-', starting with a letter, got \"CPU\"",
         ),
         (
             "/api/v1/robots/kiwi-09/telemetry?from=yesterday",

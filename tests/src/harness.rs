@@ -15,6 +15,7 @@ mod postgres;
 mod process;
 mod relay;
 mod servo_bus;
+mod tree;
 
 pub use agent::{Agent, write_config};
 pub use avahi::Avahi;
@@ -27,3 +28,4 @@ pub use postgres::Postgres;
 pub use process::{Process, free_port, program, target, wait_until};
 pub use relay::{Relay, RelayOptions};
 pub use servo_bus::ServoBus;
+pub use tree::robot_tree;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::api::RefusedList;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{Process, Relay, program, target, wait_until};
+use lekiwi_tests::harness::{Process, Relay, program, robot_tree, target, wait_until};
 
 /// A shell line with the given files; its output.
 fn shell(folder: &Path, script: &str) -> Result<Output> {
@@ -421,10 +421,13 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
             .contains("\"online\":true")
             .then_some(())
     })?;
-    let mut agent = lekiwi_tests::harness::Agent::start(
+    let tree = robot_tree(stranger.relay.https())?;
+    let mut agent = lekiwi_tests::harness::Agent::start_program(
         &stranger.relay,
         "kiwi-01",
-        &stranger.relay.token(&[])?,
+        &stranger.relay.token(&["--profile", "generic"])?,
+        &target("lekiwi-agent", "lekiwi-agent")?,
+        &["--root".into(), tree.path().into()],
     )?;
     for topic in ["connection", "factsheet", "state", "telemetry", "events"] {
         let wanted = format!("fleet/v1/default/robots/kiwi-01/from/{topic} {{");
@@ -434,6 +437,29 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
             || following.log().contains(&wanted).then_some(()),
         )?;
     }
+    wait_until(
+        "the whole state at the consumer",
+        Duration::from_secs(30),
+        || {
+            let log = following.log();
+            let state = log.lines().rev().find_map(|line| {
+                line.strip_prefix("fleet/v1/default/robots/kiwi-01/from/state ")
+            })?;
+            is_whole(&serde_json::from_str(state).ok()?).then_some(())
+        },
+    )?;
+    let run = "run/systemd/units/invocation:host.service";
+    std::fs::remove_file(tree.path().join(run))?;
+    wait_until(
+        "the service's end at the consumer",
+        Duration::from_secs(30),
+        || {
+            following
+                .log()
+                .contains("\"service.changed\"")
+                .then_some(())
+        },
+    )?;
     agent.process().stop()?;
     wait_until(
         "the goodbye at the consumer",
@@ -473,9 +499,53 @@ async fn a_consumer_follows_the_fleet_and_cannot_speak() -> Result<()> {
     Ok(())
 }
 
+/// Whether a state says everything that the state model has, but for who drives the robot.
+fn is_whole(state: &serde_json::Value) -> bool {
+    let payload = &state["payload"];
+    let services = payload["services"].as_array().map_or(0, |services| {
+        let active = services
+            .iter()
+            .filter(|service| service["state"] == "active");
+        active.count()
+    });
+    services == 3
+        && [
+            "/network/hostname",
+            "/network/ip_addresses",
+            "/deployment/os_version",
+            "/deployment/agent_version",
+            "/deployment/installed_packages/digest",
+            "/services/0/memory_bytes",
+            "/services/1/memory_bytes",
+            "/throttling/under_voltage/since_boot",
+            "/clock/synchronized_at",
+            "/battery",
+            "/health/healthy",
+            "/resources/battery_percent",
+            "/resources/cpu_percent",
+            "/resources/cpu_percent.0",
+            "/resources/memory_percent",
+            "/resources/disk_percent",
+            "/resources/load_1m",
+            "/resources/temperature_c",
+            "/resources/temperature_c.cpu-thermal",
+            "/resources/throttling.under_voltage",
+            "/resources/service_memory_bytes.host.service",
+        ]
+        .iter()
+        .all(|place| payload.pointer(place).is_some())
+}
+
 /// What really went over the wire is what `protocol/schemas` promises to other languages.
 fn every_message_fits_its_schema(log: &str) -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/schemas");
+    let fits = |name: &str, value: &serde_json::Value| -> Result<()> {
+        let schema = std::fs::read(folder.join(format!("{name}.schema.json")))?;
+        if let Err(error) = jsonschema::validate(&serde_json::from_slice(&schema)?, value) {
+            anyhow::bail!("{name}: {error}\n{value}");
+        }
+        Ok(())
+    };
     let mut checked = 0;
     for line in log.lines().filter(|line| line.starts_with("fleet/v1/")) {
         let (topic, body) = line.split_once(' ').context("expected topic and body")?;
@@ -484,11 +554,15 @@ fn every_message_fits_its_schema(log: &str) -> Result<()> {
         } else {
             topic.rsplit('/').next().context("a level")?
         };
-        let schema: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(folder.join(format!("{name}.schema.json")))?)?;
         let body: serde_json::Value = serde_json::from_str(body)?;
-        if let Err(error) = jsonschema::validate(&schema, &body) {
-            anyhow::bail!("{topic}: {error}\n{body}");
+        fits(name, &body)?;
+        for event in body["payload"]["events"].as_array().into_iter().flatten() {
+            if let Some(what) = event["type"]
+                .as_str()
+                .and_then(|t| t.strip_prefix("service."))
+            {
+                fits(&format!("service_{what}"), &event["data"])?;
+            }
         }
         checked += 1;
     }

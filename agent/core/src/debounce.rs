@@ -2,14 +2,21 @@
 //!
 //! A metric is sent when it is new, when it moved by more than its deadband and its minimum interval
 //! is over, when its keep-alive is over, and at once when it crosses its alert threshold in either
-//! direction. One message carries all that is due. Invariants: a crossing is never delayed; an alert
-//! is raised once and cleared once, whatever the value does between threshold and clearing level.
+//! direction. One message carries all that is due. Members of a family (a core, an interface) come with
+//! their first value and go when they have had none for [`GONE`]. Invariants: a crossing is never delayed;
+//! an alert is raised once and cleared once, whatever the value does between threshold and clearing level;
+//! there are at most [`MAX_FAMILY`] members of a family.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use lekiwi_protocol::MetricName;
-use lekiwi_protocol::message::Telemetry;
+use lekiwi_protocol::limits::MAX_FAMILY;
+use lekiwi_protocol::message::{Telemetry, metric};
+
+/// A metric without a new value for so long is not measured any more: the interface is unplugged, the
+/// battery taken out. Longer than probes are ever put off.
+pub const GONE: Duration = Duration::from_secs(900);
 
 /// When a metric is sent. Levels are in the metric's own unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,17 +27,59 @@ pub struct Rule {
     pub min_interval: Duration,
     /// Longest time between two.
     pub keep_alive: Duration,
-    /// Above this it is an alert.
+    /// Beyond this it is an alert.
     pub alert: Option<Threshold>,
 }
 
 /// An alert level with hysteresis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Threshold {
-    /// Raised above this.
-    pub above: f64,
-    /// Cleared at or below this.
-    pub clear: f64,
+pub enum Threshold {
+    /// Raised above `level`, cleared at or below `clear`.
+    Above {
+        /// The level.
+        level: f64,
+        /// Where it is over.
+        clear: f64,
+    },
+    /// Raised below `level`, cleared at or above `clear`.
+    Below {
+        /// The level.
+        level: f64,
+        /// Where it is over.
+        clear: f64,
+    },
+}
+
+impl Threshold {
+    /// The level that `value` crosses, if any, while the alert is raised or not.
+    fn crossed(self, raised: bool, value: f64) -> Option<f64> {
+        match (self, raised) {
+            (Self::Above { level, .. }, false) => (value > level).then_some(level),
+            (Self::Above { clear, .. }, true) => (value <= clear).then_some(clear),
+            (Self::Below { level, .. }, false) => (value < level).then_some(level),
+            (Self::Below { clear, .. }, true) => (value >= clear).then_some(clear),
+        }
+    }
+}
+
+/// Rules by metric (`cpu_percent`), family (`cpu_percent.*`) or member of one (`cpu_percent.0`), which
+/// comes before its family.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rules(Vec<(String, Rule)>);
+
+impl FromIterator<(String, Rule)> for Rules {
+    fn from_iter<I: IntoIterator<Item = (String, Rule)>>(rules: I) -> Self {
+        Self(rules.into_iter().collect())
+    }
+}
+
+impl Rules {
+    /// The rule of a metric by its whole name; `None` for one that is not known.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<&Rule> {
+        let get = |key: &str| self.0.iter().find(|(k, _)| k == key).map(|(_, rule)| rule);
+        get(name).or_else(|| metric::key_of(name).and_then(get))
+    }
 }
 
 /// A crossing of a threshold.
@@ -42,92 +91,131 @@ pub struct Alert {
     pub value: f64,
     /// The level that it crossed.
     pub level: f64,
-    /// Whether it went above; otherwise it came back.
+    /// Whether it went beyond; otherwise it came back, or is not measured any more.
     pub raised: bool,
 }
 
 #[derive(Debug)]
 struct Slot {
+    /// The metric or family, and the member as the probe calls it.
+    family: &'static str,
+    member: Box<str>,
     metric: MetricName,
     rule: Rule,
-    newest: Option<f64>,
+    newest: f64,
+    observed: Instant,
     sent: Option<(Instant, f64)>,
     crossed: bool,
     alerted: bool,
 }
 
 impl Slot {
-    /// When the newest value is due; `None` without a value.
-    fn due(&self) -> Option<Due> {
-        let value = self.newest?;
-        Some(match self.sent {
-            None => Due::AtOnce,
-            _ if self.crossed => Due::AtOnce,
-            Some((at, sent)) if (value - sent).abs() > self.rule.deadband => {
-                Due::At(at + self.rule.min_interval.min(self.rule.keep_alive))
+    /// When the newest value is due.
+    fn due(&self) -> Instant {
+        match self.sent {
+            None => self.observed,
+            _ if self.crossed => self.observed,
+            Some((at, sent)) if (self.newest - sent).abs() > self.rule.deadband => {
+                at + self.rule.min_interval.min(self.rule.keep_alive)
             }
-            Some((at, _)) => Due::At(at + self.rule.keep_alive),
-        })
+            Some((at, _)) => at + self.rule.keep_alive,
+        }
     }
-}
-
-enum Due {
-    AtOnce,
-    At(Instant),
 }
 
 /// The debouncer of all metrics of a robot.
 #[derive(Debug)]
 pub struct Debouncer {
+    rules: Rules,
     slots: Vec<Slot>,
     alerts: VecDeque<Alert>,
-    observed_at: Option<Instant>,
 }
 
 impl Debouncer {
     /// Knows these metrics; others are ignored.
     #[must_use]
-    pub fn new(rules: impl IntoIterator<Item = (MetricName, Rule)>) -> Self {
-        let slot = |(metric, rule)| Slot {
-            metric,
-            rule,
-            newest: None,
-            sent: None,
-            crossed: false,
-            alerted: false,
-        };
+    pub fn new(rules: Rules) -> Self {
         Self {
-            slots: rules.into_iter().map(slot).collect(),
+            rules,
+            slots: Vec::new(),
             alerts: VecDeque::new(),
-            observed_at: None,
         }
     }
 
-    /// Takes a value measured at `now`. It replaces an earlier unsent one. Values that are no numbers
-    /// are ignored, as is a metric without a rule.
-    pub fn observe(&mut self, now: Instant, metric: &str, value: f64) {
-        let slot = self.slots.iter_mut().find(|s| s.metric.as_str() == metric);
-        let Some(slot) = slot.filter(|_| value.is_finite()) else {
+    /// Takes a value measured at `now` of a metric, or of a family's `member`. It replaces an earlier
+    /// unsent one. Ignored are values that are no numbers, metrics without a rule, members beyond the
+    /// most that a family has, and a second member that would have the name of a first.
+    pub fn observe(&mut self, now: Instant, family: &'static str, member: &str, value: f64) {
+        if !value.is_finite() {
             return;
+        }
+        let known = |slot: &Slot| slot.family == family && *slot.member == *member;
+        let index = match self.slots.iter().position(known) {
+            Some(index) => index,
+            None => match self.slot(now, family, member, value) {
+                Some(slot) => {
+                    self.slots.push(slot);
+                    self.slots.len() - 1
+                }
+                None => return,
+            },
         };
-        self.observed_at = Some(now);
-        slot.newest = Some(value);
-        let Some(Threshold { above, clear }) = slot.rule.alert else {
-            return;
-        };
-        let level = match slot.alerted {
-            false if value > above => above,
-            true if value <= clear => clear,
-            _ => return,
-        };
-        slot.alerted = !slot.alerted;
-        slot.crossed = true;
-        self.alerts.push_back(Alert {
-            metric: slot.metric.clone(),
-            value,
-            level,
-            raised: slot.alerted,
+        let slot = &mut self.slots[index];
+        slot.observed = now;
+        slot.newest = value;
+        let level = slot
+            .rule
+            .alert
+            .and_then(|alert| alert.crossed(slot.alerted, value));
+        if let Some(level) = level {
+            slot.alerted = !slot.alerted;
+            slot.crossed = true;
+            self.alerts.push_back(Alert {
+                metric: slot.metric.clone(),
+                value,
+                level,
+                raised: slot.alerted,
+            });
+        }
+    }
+
+    fn slot(&self, now: Instant, family: &'static str, member: &str, value: f64) -> Option<Slot> {
+        let metric = metric::name(family, member)?;
+        let rule = *self.rules.of(metric.as_str())?;
+        let members = self.slots.iter().filter(|slot| slot.family == family);
+        let is_full = !member.is_empty() && members.count() >= MAX_FAMILY;
+        let is_taken = self.slots.iter().any(|slot| slot.metric == metric);
+        (!is_full && !is_taken).then(|| Slot {
+            family,
+            member: member.into(),
+            metric,
+            rule,
+            newest: value,
+            observed: now,
+            sent: None,
+            crossed: false,
+            alerted: false,
+        })
+    }
+
+    /// Forgets what is not measured any more, which ends its alert. Says whether there was any: the
+    /// picture that others have is wrong then.
+    pub fn retire(&mut self, now: Instant) -> bool {
+        let before = self.slots.len();
+        let alerts = &mut self.alerts;
+        self.slots.retain(|slot| {
+            let stays = now.saturating_duration_since(slot.observed) < GONE;
+            if !stays && slot.alerted {
+                alerts.push_back(Alert {
+                    metric: slot.metric.clone(),
+                    value: slot.newest,
+                    level: slot.newest,
+                    raised: false,
+                });
+            }
+            stays
         });
+        self.slots.len() < before
     }
 
     /// The next crossing, oldest first.
@@ -141,13 +229,9 @@ impl Debouncer {
             metrics: std::collections::BTreeMap::new(),
         };
         for slot in &mut self.slots {
-            let due = slot.due().is_some_and(|due| match due {
-                Due::AtOnce => true,
-                Due::At(at) => at <= now,
-            });
-            if due && let Some(value) = slot.newest {
-                telemetry.metrics.insert(slot.metric.clone(), value);
-                slot.sent = Some((now, value));
+            if slot.due() <= now {
+                telemetry.metrics.insert(slot.metric.clone(), slot.newest);
+                slot.sent = Some((now, slot.newest));
                 slot.crossed = false;
             }
         }
@@ -157,27 +241,18 @@ impl Debouncer {
     /// When [`Self::poll_output`] next has something, if nothing is observed before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let when = |due| match due {
-            Due::AtOnce => self.observed_at,
-            Due::At(at) => Some(at),
-        };
-        self.slots
-            .iter()
-            .filter_map(|slot| slot.due().and_then(when))
-            .min()
+        self.slots.iter().map(Slot::due).min()
     }
 
     /// Every metric's newest value.
     pub fn newest(&self) -> impl Iterator<Item = (&MetricName, f64)> {
-        self.slots
-            .iter()
-            .filter_map(|slot| slot.newest.map(|value| (&slot.metric, value)))
+        self.slots.iter().map(|slot| (&slot.metric, slot.newest))
     }
 
     /// All newest values were told in another way (the full state after a connect).
     pub fn told(&mut self, now: Instant) {
         for slot in &mut self.slots {
-            slot.sent = slot.newest.map(|value| (now, value));
+            slot.sent = Some((now, slot.newest));
             slot.crossed = false;
         }
     }
@@ -203,26 +278,44 @@ mod tests {
     }
 
     fn debouncer() -> Debouncer {
-        let threshold = Threshold {
-            above: 90.0,
+        let threshold = Threshold::Above {
+            level: 90.0,
             clear: 80.0,
         };
-        Debouncer::new([
-            (MetricName::new("cpu").unwrap(), rule(Some(threshold))),
-            (MetricName::new("mem").unwrap(), rule(None)),
-        ])
+        let low = Threshold::Below {
+            level: 20.0,
+            clear: 25.0,
+        };
+        let family = Rule {
+            deadband: 25.0,
+            ..rule(None)
+        };
+        let rules = [
+            ("cpu", rule(Some(threshold))),
+            ("mem", rule(None)),
+            ("battery", rule(Some(low))),
+            ("cpu_percent.*", family),
+            ("cpu_percent.1", rule(None)),
+            ("throttling.*", rule(Some(threshold))),
+        ];
+        Debouncer::new(
+            rules
+                .into_iter()
+                .map(|(key, rule)| (key.to_owned(), rule))
+                .collect(),
+        )
     }
 
     /// Feeds samples `(second, metric, value)`, and lets the debouncer's own timer fire between them and
     /// up to second 130.
-    fn check(samples: &[(u64, &str, f64)], expected: &Expect) {
+    fn check(samples: &[(u64, &'static str, f64)], expected: &Expect) {
         let start = Instant::now();
         let mut debouncer = debouncer();
         let mut story = String::new();
         let mut drain = |debouncer: &mut Debouncer, now: Instant| {
             let second = (now - start).as_secs();
             while let Some(alert) = debouncer.poll_alert() {
-                let word = if alert.raised { "above" } else { "back below" };
+                let word = if alert.raised { "beyond" } else { "back at" };
                 let Alert {
                     metric,
                     value,
@@ -242,7 +335,7 @@ mod tests {
             while let Some(at) = debouncer.poll_timeout().filter(|at| *at < now) {
                 drain(&mut debouncer, at);
             }
-            debouncer.observe(now, metric, *value);
+            debouncer.observe(now, metric, "", *value);
             // Samples of one moment are one look at the sensors.
             if samples.peek().is_none_or(|(next, ..)| next != second) {
                 drain(&mut debouncer, now);
@@ -286,9 +379,9 @@ mod tests {
             ],
             &expect![[r#"
                 0 s: send {cpu: 10.0}
-                1 s: alert cpu 95 above 90
+                1 s: alert cpu 95 beyond 90
                 1 s: send {cpu: 95.0}
-                4 s: alert cpu 80 back below 80
+                4 s: alert cpu 80 back at 80
                 4 s: send {cpu: 80.0}
                 64 s: send {cpu: 81.0}
                 124 s: send {cpu: 81.0}
@@ -320,7 +413,7 @@ mod tests {
     fn what_the_state_told_is_not_sent_again() {
         let now = Instant::now();
         let mut debouncer = debouncer();
-        debouncer.observe(now, "cpu", 12.0);
+        debouncer.observe(now, "cpu", "", 12.0);
         debouncer.told(now);
         assert_eq!(debouncer.poll_output(now), None);
         assert_eq!(debouncer.newest().count(), 1);
@@ -328,6 +421,74 @@ mod tests {
             debouncer.poll_timeout(),
             Some(now + Duration::from_secs(60))
         );
+    }
+
+    #[test]
+    fn a_low_battery_is_an_alert_from_below() {
+        check(
+            &[
+                (0, "battery", 50.0),
+                (1, "battery", 19.0),
+                (2, "battery", 24.0),
+                (3, "battery", 25.0),
+            ],
+            &expect![[r#"
+                0 s: send {battery: 50.0}
+                1 s: alert battery 19 beyond 20
+                1 s: send {battery: 19.0}
+                3 s: alert battery 25 back at 25
+                3 s: send {battery: 25.0}
+                63 s: send {battery: 25.0}
+                123 s: send {battery: 25.0}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn members_come_with_their_first_value_and_have_a_rule_of_their_own_or_the_familys() {
+        let now = Instant::now();
+        let mut debouncer = debouncer();
+        for core in ["0", "1"] {
+            debouncer.observe(now, "cpu_percent", core, 10.0);
+        }
+        assert_eq!(debouncer.poll_output(now).unwrap().metrics.len(), 2);
+        let later = now + Duration::from_secs(10);
+        for core in ["0", "1"] {
+            debouncer.observe(later, "cpu_percent", core, 30.0);
+        }
+        let due = debouncer.poll_output(later).unwrap().metrics;
+        let names: Vec<&str> = due.keys().map(MetricName::as_str).collect();
+        assert_eq!(names, ["cpu_percent.1"], "the other's deadband is 25");
+        for core in 2..100 {
+            debouncer.observe(later, "cpu_percent", &core.to_string(), 1.0);
+        }
+        assert_eq!(debouncer.newest().count(), MAX_FAMILY);
+        debouncer.observe(later, "temperature_c", "cpu", 1.0);
+        debouncer.observe(later, "throttling", "a b", 1.0);
+        debouncer.observe(later, "throttling", "a_b", 2.0);
+        let (_, value) = debouncer.newest().last().unwrap();
+        assert!((value - 1.0).abs() < f64::EPSILON, "the first of a name");
+    }
+
+    #[test]
+    fn what_is_not_measured_any_more_is_forgotten_and_its_alert_ends() {
+        let start = Instant::now();
+        let mut debouncer = debouncer();
+        debouncer.observe(start, "cpu", "", 10.0);
+        debouncer.observe(start, "throttling", "throttled", 95.0);
+        assert!(debouncer.poll_alert().unwrap().raised);
+        let later = start + GONE - Duration::from_secs(1);
+        debouncer.observe(later, "cpu", "", 10.0);
+        assert!(!debouncer.retire(later));
+        let gone = start + GONE;
+        assert!(debouncer.retire(gone) && !debouncer.retire(gone));
+        let alert = debouncer.poll_alert().unwrap();
+        assert_eq!(
+            (alert.metric.as_str(), alert.raised),
+            ("throttling.throttled", false)
+        );
+        let left: Vec<&str> = debouncer.newest().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(left, ["cpu"]);
     }
 
     proptest! {
@@ -346,7 +507,7 @@ mod tests {
                     sent.push((at, false));
                 }
                 now = next;
-                debouncer.observe(now, "cpu", value);
+                debouncer.observe(now, "cpu", "", value);
                 let crossed = debouncer.poll_alert().is_some();
                 let message = debouncer.poll_output(now);
                 prop_assert!(!crossed || message.is_some(), "a crossing was delayed");

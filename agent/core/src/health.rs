@@ -177,6 +177,13 @@ impl Health {
         Some(index)
     }
 
+    /// The look at target `index` cannot be made now: the next is as far away as after another.
+    pub fn put_off(&mut self, index: usize) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.under_way = false;
+        }
+    }
+
     /// What a look at target `index` found; `Err` says what was expected and what came.
     pub fn observe(&mut self, now: Instant, index: usize, result: Result<(), String>) {
         let Some(slot) = self.slots.get_mut(index) else {
@@ -416,6 +423,20 @@ mod tests {
             }
         );
         health.observe(start, 7, Ok(()));
+    }
+
+    #[test]
+    fn a_look_that_is_put_off_is_made_another_time_and_finds_nothing() {
+        let start = Instant::now();
+        let mut health = Health::new(start, targets(&["host"]));
+        health.setup(start, SetupStatus::Done);
+        assert_eq!(health.poll_look(start), Some(0));
+        health.put_off(0);
+        health.put_off(7);
+        assert_eq!(health.poll_look(start), None);
+        assert_eq!(health.poll_timeout(), Some(start + EVERY));
+        assert_eq!(health.poll_look(start + EVERY), Some(0));
+        assert_eq!(health.poll_verdict(), None);
     }
 
     #[test]

@@ -4,15 +4,23 @@
 //! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
 //! * [`setup`]: the installation of the robot's own software, step by step.
 //! * [`health`]: whether that software works.
+//! * [`services`]: what is told of each service, and when one changes too often to tell.
+//! * [`catalogue`]: the metrics, and the rules that they have by default.
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
+//! * [`patience`]: when an expensive probe waits for a busy machine.
+//! * [`pattern`]: command lines with `*`.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
+pub mod catalogue;
 pub mod debounce;
 pub mod feetech;
 pub mod hardware;
 pub mod health;
 pub mod lifecycle;
 pub mod outbox;
+pub mod patience;
+pub mod pattern;
+pub mod services;
 pub mod setup;

@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lekiwi_agent_core::debounce::{Rule, Threshold};
+use lekiwi_agent_core::catalogue::{self, CATALOGUE};
+use lekiwi_agent_core::debounce::{Rule, Rules, Threshold};
 use lekiwi_protocol::message::metric;
 use lekiwi_protocol::pinned::Fingerprint;
-use lekiwi_protocol::profile::{FOLDER, MetricRule, Profile};
-use lekiwi_protocol::{MetricName, Org, ProfileName, RobotId};
+use lekiwi_protocol::profile::{FOLDER, MetricKey, MetricRule, MetricRules, Profile};
+use lekiwi_protocol::{Org, ProfileName, RobotId};
 
 use super::{ConfigError, Environment, raw};
 
@@ -43,11 +44,11 @@ pub struct Config {
     /// Time between two looks at the sensors.
     pub sample: Duration,
     /// When each metric is sent.
-    pub metrics: MetricRules,
+    pub metrics: Rules,
     /// Whether others on the local network may find this robot.
     pub mdns: bool,
     /// What of the metrics the file says.
-    given: [MetricRule; DEFAULTS.len()],
+    given: MetricRules,
 }
 
 impl Config {
@@ -56,18 +57,10 @@ impl Config {
     /// # Errors
     /// When a rule makes no sense together with the file's. Nothing is taken then.
     pub fn adopt(&mut self, profile: &Profile) -> Result<(), ConfigError> {
-        let mut given = self.given;
-        for (given, default) in given.iter_mut().zip(&DEFAULTS) {
-            if let Some(rule) = profile.agent.metrics.get(default.name) {
-                given.deadband = given.deadband.or(rule.deadband);
-                given.min_interval_s = given.min_interval_s.or(rule.min_interval_s);
-                given.keep_alive_s = given.keep_alive_s.or(rule.keep_alive_s);
-                // A file's threshold goes with the file's end of the alert.
-                if given.alert_above.is_none() {
-                    given.alert_clear = given.alert_clear.or(rule.alert_clear);
-                }
-                given.alert_above = given.alert_above.or(rule.alert_above);
-            }
+        let mut given = self.given.clone();
+        for (key, rule) in &profile.agent.metrics {
+            let file = given.get(key).copied().unwrap_or_default();
+            given.insert(key.clone(), over(file, *rule));
         }
         let check = Check {
             origin: &format!("the profile {}", profile.name),
@@ -104,9 +97,6 @@ pub struct HardwareConfig {
     /// Serial ports of servo buses; every known adapter's when absent.
     pub servo_ports: Option<Vec<PathBuf>>,
 }
-
-/// Rules by metric.
-pub type MetricRules = Vec<(MetricName, Rule)>;
 
 /// Where the relay is, and which authority it must show.
 #[derive(Debug, Clone)]
@@ -161,42 +151,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a metric does when the file says nothing: chosen so that an idle robot sends few messages.
-struct Default {
-    name: &'static str,
-    deadband: f64,
-    min_interval_s: u64,
-    keep_alive_s: u64,
-    alert_above: Option<f64>,
-}
-
-const fn rule(
-    name: &'static str,
-    deadband: f64,
-    min_interval_s: u64,
-    keep_alive_s: u64,
-    alert_above: Option<f64>,
-) -> Default {
-    Default {
-        name,
-        deadband,
-        min_interval_s,
-        keep_alive_s,
-        alert_above,
-    }
-}
-
-const DEFAULTS: [Default; 7] = [
-    rule(metric::CPU_PERCENT, 5.0, 10, 300, Some(95.0)),
-    rule(metric::MEMORY_PERCENT, 2.0, 30, 300, Some(90.0)),
-    rule(metric::DISK_PERCENT, 1.0, 60, 300, Some(90.0)),
-    rule(metric::TEMPERATURE_C, 2.0, 30, 300, Some(80.0)),
-    rule(metric::NET_RX_BYTES_PER_S, 10_000.0, 30, 300, None),
-    rule(metric::NET_TX_BYTES_PER_S, 10_000.0, 30, 300, None),
-    // Heartbeats carry it.
-    rule(metric::UPTIME_S, f64::MAX, 300, 3600, None),
-];
-
 pub(super) fn check(
     raw: raw::Config,
     origin: &str,
@@ -240,7 +194,7 @@ pub(super) fn check(
         servo_ports: ports.transpose()?,
     };
     let relay = relay(&check, raw.relay)?;
-    let given = given(&raw.telemetry.metrics);
+    let given = raw.telemetry.metrics;
     let state_dir = check.path("state_dir", raw.state_dir, "/opt/lekiwi-agent/state")?;
     let socket = check.path("socket", raw.socket, "/run/lekiwi/agent.sock")?;
     let token_file = check.path(
@@ -301,65 +255,119 @@ fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
     })
 }
 
-/// The file's rules, in the order of [`DEFAULTS`].
-fn given(raw: &raw::Metrics) -> [MetricRule; DEFAULTS.len()] {
-    [
-        raw.cpu_percent,
-        raw.memory_percent,
-        raw.disk_percent,
-        raw.temperature_c,
-        raw.net_rx_bytes_per_s,
-        raw.net_tx_bytes_per_s,
-        raw.uptime_s,
-    ]
-    .map(Option::unwrap_or_default)
-}
-
-fn metrics(check: &Check<'_>, given: &[MetricRule]) -> Result<MetricRules, ConfigError> {
-    let mut rules = Vec::with_capacity(DEFAULTS.len());
-    for (default, given) in DEFAULTS.iter().zip(given) {
-        let key = |field: &str| format!("telemetry.metrics.{}.{field}", default.name);
-        let level = |field, value: f64| {
-            if value.is_finite() && value >= 0.0 {
-                Ok(value)
-            } else {
-                Err(check.wrong(
-                    &key(field),
-                    &format!("expected a number from 0, got {value}"),
-                ))
-            }
+/// Every metric's and family's rule, and those of the members that have one of their own.
+fn metrics(check: &Check<'_>, given: &MetricRules) -> Result<Rules, ConfigError> {
+    let general = CATALOGUE.iter().map(|metric| metric.key);
+    let members = given.keys().map(MetricKey::as_str);
+    let members = members.filter(|key| catalogue::of(key).is_none());
+    let mut rules = Vec::with_capacity(CATALOGUE.len());
+    for key in general.chain(members) {
+        let general = metric::key_of(key).unwrap_or_default();
+        let Some(default) = catalogue::of(general) else {
+            continue;
         };
-        let deadband = level("deadband", given.deadband.unwrap_or(default.deadband))?;
-        let alert = match given.alert_above.or(default.alert_above) {
-            None => None,
-            Some(above) => {
-                let above = level("alert_above", above)?;
-                // Five per cent below, unless the file says otherwise.
-                let clear = level("alert_clear", given.alert_clear.unwrap_or(above * 0.95))?;
-                if clear > above {
-                    let reason =
-                        format!("expected at most alert_above, which is {above}, got {clear}");
-                    return Err(check.wrong(&key("alert_clear"), &reason));
-                }
-                Some(Threshold { above, clear })
-            }
-        };
-        let seconds = |field, value, default| check.seconds(&key(field), value, default, 1, 86_400);
+        // A member's own rule comes before its family's.
+        let own = given.get(key).copied().unwrap_or_default();
+        let family = given.get(general).copied().unwrap_or_default();
+        let rule = over(own, family);
         rules.push((
-            check.name("telemetry.metrics", default.name, MetricName::new)?,
-            Rule {
-                deadband,
-                min_interval: seconds(
-                    "min_interval_s",
-                    given.min_interval_s,
-                    default.min_interval_s,
-                )?,
-                keep_alive: seconds("keep_alive_s", given.keep_alive_s, default.keep_alive_s)?,
-                alert,
-            },
+            key.to_owned(),
+            metric_rule(check, key, &rule, &default.rule)?,
         ));
     }
-    Ok(rules)
+    Ok(rules.into_iter().collect())
+}
+
+fn metric_rule(
+    check: &Check<'_>,
+    name: &str,
+    given: &MetricRule,
+    default: &Rule,
+) -> Result<Rule, ConfigError> {
+    let key = |field: &str| format!("telemetry.metrics.{name}.{field}");
+    let deadband = given.deadband.unwrap_or(default.deadband);
+    if !deadband.is_finite() || deadband < 0.0 {
+        let reason = format!("expected a number from 0, got {deadband}");
+        return Err(check.wrong(&key("deadband"), &reason));
+    }
+    let seconds = |field, value, default: Duration| {
+        check.seconds(&key(field), value, default.as_secs(), 1, 86_400)
+    };
+    Ok(Rule {
+        deadband,
+        min_interval: seconds("min_interval_s", given.min_interval_s, default.min_interval)?,
+        keep_alive: seconds("keep_alive_s", given.keep_alive_s, default.keep_alive)?,
+        alert: threshold(check, name, given, default.alert)?,
+    })
+}
+
+/// The alert of a metric: the level that is given or the default's, cleared where it is said, or five per
+/// cent back.
+fn threshold(
+    check: &Check<'_>,
+    name: &str,
+    given: &MetricRule,
+    default: Option<Threshold>,
+) -> Result<Option<Threshold>, ConfigError> {
+    let key = |field: &str| format!("telemetry.metrics.{name}.{field}");
+    for (field, level) in [
+        ("alert_above", given.alert_above),
+        ("alert_below", given.alert_below),
+        ("alert_clear", given.alert_clear),
+    ] {
+        if let Some(level) = level.filter(|level| !level.is_finite()) {
+            return Err(check.wrong(&key(field), &format!("expected a number, got {level}")));
+        }
+    }
+    let back = |level: f64| level.abs() * 0.05;
+    let mut threshold = match (given.alert_above, given.alert_below, default) {
+        (Some(_), Some(_), _) => {
+            let key = format!("telemetry.metrics.{name}");
+            return Err(check.wrong(&key, "expected alert_above or alert_below, got both"));
+        }
+        (Some(level), None, _) => Threshold::Above {
+            level,
+            clear: level - back(level),
+        },
+        (None, Some(level), _) => Threshold::Below {
+            level,
+            clear: level + back(level),
+        },
+        (None, None, Some(default)) => default,
+        (None, None, None) => return Ok(None),
+    };
+    if let Some(given) = given.alert_clear {
+        let (field, most, level, beyond) = match &mut threshold {
+            Threshold::Above { level, clear } => {
+                *clear = given;
+                ("alert_above", "most", *level, given > *level)
+            }
+            Threshold::Below { level, clear } => {
+                *clear = given;
+                ("alert_below", "least", *level, given < *level)
+            }
+        };
+        if beyond {
+            let reason = format!("expected at {most} {field}, which is {level}, got {given}");
+            return Err(check.wrong(&key("alert_clear"), &reason));
+        }
+    }
+    Ok(Some(threshold))
+}
+
+/// One rule over another: what the first does not say the second does. An alert's level goes with the end
+/// of the alert that the same rule says.
+fn over(upper: MetricRule, lower: MetricRule) -> MetricRule {
+    let has_level = upper.alert_above.or(upper.alert_below).is_some();
+    let alert = |upper: Option<f64>, lower| if has_level { upper } else { upper.or(lower) };
+    MetricRule {
+        deadband: upper.deadband.or(lower.deadband),
+        min_interval_s: upper.min_interval_s.or(lower.min_interval_s),
+        keep_alive_s: upper.keep_alive_s.or(lower.keep_alive_s),
+        alert_above: alert(upper.alert_above, lower.alert_above),
+        alert_below: alert(upper.alert_below, lower.alert_below),
+        alert_clear: alert(upper.alert_clear, lower.alert_clear),
+    }
 }
 
 struct Check<'a> {

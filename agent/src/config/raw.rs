@@ -1,6 +1,6 @@
 //! The file as written. Everything is optional here; [`super::checked`] knows defaults and limits.
 
-use lekiwi_protocol::profile::MetricRule;
+use lekiwi_protocol::profile::MetricRules;
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,17 +59,5 @@ pub(super) struct Enrolment {
 pub(super) struct Telemetry {
     pub(super) sample_s: Option<u64>,
     #[serde(default)]
-    pub(super) metrics: Metrics,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Metrics {
-    pub(super) cpu_percent: Option<MetricRule>,
-    pub(super) memory_percent: Option<MetricRule>,
-    pub(super) disk_percent: Option<MetricRule>,
-    pub(super) temperature_c: Option<MetricRule>,
-    pub(super) net_rx_bytes_per_s: Option<MetricRule>,
-    pub(super) net_tx_bytes_per_s: Option<MetricRule>,
-    pub(super) uptime_s: Option<MetricRule>,
+    pub(super) metrics: MetricRules,
 }

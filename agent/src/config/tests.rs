@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use lekiwi_agent_core::debounce::Threshold;
+use lekiwi_protocol::message::metric;
+
 use super::*;
 
 const FINGERPRINT: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -117,9 +120,34 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
-            "unknown key \"cpu\" at /etc/lekiwi/agent.yml:7:5, expected one of cpu_percent, memory_percent, \
-             disk_percent, temperature_c, net_rx_bytes_per_s, net_tx_bytes_per_s, uptime_s\n  \
+            "unknown key \"cpu\" at /etc/lekiwi/agent.yml:7:5, expected one of cpu_percent, cpu_percent.*, load_1m, \
+             load_5m, load_15m, memory_percent, swap_percent, disk_percent, disk_free_bytes, disk_inodes_percent, \
+             disk_wear_percent, disk_pre_eol_level, temperature_c, temperature_c.*, throttling.*, \
+             net_rx_bytes_per_s, net_rx_bytes_per_s.*, net_tx_bytes_per_s, net_tx_bytes_per_s.*, \
+             net_errors_per_s.*, wifi_signal_dbm.*, battery_percent, battery_v, service_memory_bytes.*, \
+             service_cpu_percent.*, uptime_s\n  \
              (hint: did you mean \"cpu_percent\"?)",
+        ),
+        (
+            minimal(
+                "telemetry: {metrics: {wifi_signal_dbm.*: {alert_below: -70, alert_clear: -80}}}\n",
+            ),
+            "telemetry.metrics.wifi_signal_dbm.*.alert_clear in /etc/lekiwi/agent.yml: expected at least alert_below, \
+             which is -70, got -80",
+        ),
+        (
+            minimal(
+                "telemetry: {metrics: {battery_percent: {alert_below: 20, alert_above: 80}}}\n",
+            ),
+            "telemetry.metrics.battery_percent in /etc/lekiwi/agent.yml: expected alert_above or alert_below, got both",
+        ),
+        (
+            minimal("telemetry: {metrics: {cpu_percent.0: {alert_above: .nan}}}\n"),
+            "telemetry.metrics.cpu_percent.0.alert_above in /etc/lekiwi/agent.yml: expected a number, got NaN",
+        ),
+        (
+            minimal("telemetry: {metrics: {cpu_percent.0: {keep_alive_s: 0}}}\n"),
+            "telemetry.metrics.cpu_percent.0.keep_alive_s in /etc/lekiwi/agent.yml: expected 1 to 86400 seconds, got 0",
         ),
         (
             minimal("zzz: 1\n"),
@@ -240,16 +268,17 @@ fn a_profile_fills_in_what_the_file_does_not_say() {
             "{deadband: 9, keep_alive_s: 60, alert_above: 70, alert_clear: 60}",
         ))
         .unwrap();
-    for ((name, rule), (_, default)) in config.metrics.iter().zip(&defaults) {
-        if name.as_str() == "temperature_c" {
+    for key in metric::KEYS {
+        let (rule, default) = (config.metrics.of(key).unwrap(), defaults.of(key));
+        if key == "temperature_c" {
             assert_eq!(
                 (rule.deadband, rule.keep_alive),
                 (1.0, Duration::from_secs(60))
             );
-            let alert = rule.alert.unwrap();
-            assert_eq!((alert.above, alert.clear), (70.0, 60.0));
+            let (level, clear) = (70.0, 60.0);
+            assert_eq!(rule.alert, Some(Threshold::Above { level, clear }));
         } else {
-            assert_eq!(rule, default);
+            assert_eq!(Some(rule), default);
         }
     }
     let before = config.metrics.clone();
@@ -261,6 +290,42 @@ fn a_profile_fills_in_what_the_file_does_not_say() {
         "telemetry.metrics.temperature_c.alert_clear in the profile kiwi: expected at most alert_above, which is 80, got 99"
     );
     assert_eq!(config.metrics, before);
+}
+
+#[test]
+fn a_members_rule_comes_before_its_familys_and_the_file_before_the_profile() {
+    let more = "telemetry: {metrics: {cpu_percent.*: {deadband: 7, min_interval_s: 9}, cpu_percent.0: {deadband: 1}, \
+                wifi_signal_dbm.wlan0: {alert_below: -70}}}\n";
+    let mut config = read(&minimal(more), &[]).unwrap().config;
+    let rule = |config: &Config, name: &str| *config.metrics.of(name).unwrap();
+    let paces = |config: &Config| {
+        ["cpu_percent.0", "cpu_percent.1", "cpu_percent"].map(|name| {
+            let rule = rule(config, name);
+            (
+                rule.deadband,
+                rule.min_interval.as_secs(),
+                rule.keep_alive.as_secs(),
+            )
+        })
+    };
+    assert_eq!(
+        paces(&config),
+        [(1.0, 9, 3600), (7.0, 9, 3600), (5.0, 10, 300)]
+    );
+    let (level, clear) = (-70.0, -66.5);
+    assert_eq!(
+        rule(&config, "wifi_signal_dbm.wlan0").alert,
+        Some(Threshold::Below { level, clear })
+    );
+    assert_eq!(rule(&config, "wifi_signal_dbm.wlan1").alert, None);
+    let text = "version: 1\nname: kiwi\ntitle: Kiwi\nagent: {metrics: {cpu_percent.0: {keep_alive_s: 60, deadband: 3}, \
+                cpu_percent.1: {deadband: 4}}}\n";
+    let profile = lekiwi_protocol::profile::Profile::parse(text, "kiwi.yml").unwrap();
+    config.adopt(&profile).unwrap();
+    assert_eq!(
+        paces(&config),
+        [(1.0, 9, 60), (4.0, 9, 3600), (5.0, 10, 300)]
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! The driver's part in the robot's health: which profile is watched, what is said about it.
+//! The driver's part in the robot's health: which profile is watched, what is said about it and its services.
 
 use std::time::Instant;
 
 use lekiwi_agent_core::health::Verdict;
+use lekiwi_agent_core::services::Saying;
 use lekiwi_protocol::message::kind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Driver;
 use crate::clock;
@@ -40,7 +41,7 @@ impl Driver {
     /// Begins the looks that are due, and says what they changed.
     pub(super) fn look_after_health(&mut self, now: Instant) {
         if let Some(monitor) = &mut self.monitor {
-            monitor.look(now);
+            monitor.look(now, self.sampler.load_per_core());
         }
         self.tell_health();
     }
@@ -91,6 +92,12 @@ impl Driver {
         };
         let verdict = monitor.poll_verdict();
         let changed = monitor.poll_change();
+        let sayings: Vec<Saying> = std::iter::from_fn(|| monitor.poll_saying()).collect();
+        for saying in sayings {
+            let (kind, data) = told(&saying);
+            log::info!("{kind}: {data}");
+            self.event(kind, data);
+        }
         match verdict {
             Some(Verdict::Healthy) => {
                 log::info!("all services and checks pass");
@@ -108,4 +115,15 @@ impl Driver {
             self.publish_state();
         }
     }
+}
+
+/// Type and data of the event that a saying is.
+fn told(saying: &Saying) -> (&'static str, Value) {
+    // Plain numbers and texts always become JSON.
+    let (kind, data) = match saying {
+        Saying::Changed(data) => (kind::SERVICE_CHANGED, serde_json::to_value(data)),
+        Saying::Flapping(data) => (kind::SERVICE_FLAPPING, serde_json::to_value(data)),
+        Saying::Steady(data) => (kind::SERVICE_STEADY, serde_json::to_value(data)),
+    };
+    (kind, data.unwrap_or_default())
 }

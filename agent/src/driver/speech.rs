@@ -37,7 +37,9 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: vec!["events".to_owned(), "telemetry".to_owned()],
+                capabilities: ["events", "services", "telemetry"]
+                    .map(str::to_owned)
+                    .into(),
                 boot_id,
             },
             session: Uuid::nil(),

@@ -6,62 +6,70 @@ use lekiwi_protocol::profile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long one look may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest status line that is read.
 const MAX_LINE_BYTES: usize = 256;
 
-/// What must answer.
+/// What must answer, and how long that may take.
 #[derive(Debug, Clone)]
-pub(super) enum Probe {
+pub(super) struct Probe {
+    place: Place,
+    timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
     Tcp(String),
     Http { address: String, path: String },
     Unix(String),
 }
 
 impl Probe {
-    pub(super) fn new(probe: profile::Probe<'_>) -> Self {
-        match probe {
-            profile::Probe::Tcp(address) => Self::Tcp(address.to_owned()),
-            profile::Probe::Unix(path) => Self::Unix(path.to_owned()),
+    pub(super) fn new(probe: profile::Probe<'_>, timeout: Duration) -> Self {
+        let place = match probe {
+            profile::Probe::Tcp(address) => Place::Tcp(address.to_owned()),
+            profile::Probe::Unix(path) => Place::Unix(path.to_owned()),
             profile::Probe::Http(url) => {
                 // A checked profile has http://HOST:PORT/PATH.
                 let rest = url.strip_prefix("http://").unwrap_or(url);
                 let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-                Self::Http {
+                Place::Http {
                     address: address.to_owned(),
                     path: format!("/{path}"),
                 }
             }
-        }
+        };
+        Self { place, timeout }
     }
 
     /// Looks once; says what was expected and what came.
     pub(super) async fn run(&self) -> Result<(), String> {
         let look = async {
-            match self {
-                Self::Tcp(address) => match TcpStream::connect(address).await {
+            match &self.place {
+                Place::Tcp(address) => match TcpStream::connect(address).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(format!("expected a connection to {address}: {error}")),
                 },
-                Self::Unix(path) => match UnixStream::connect(path).await {
+                Place::Unix(path) => match UnixStream::connect(path).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(format!("expected a connection to {path}: {error}")),
                 },
-                Self::Http { address, path } => page(address, path).await,
+                Place::Http { address, path } => page(address, path).await,
             }
         };
         let late = |_| {
-            let seconds = PATIENCE.as_secs();
-            Err(format!("expected an answer from {self} within {seconds} s"))
+            let seconds = self.timeout.as_secs();
+            let place = &self.place;
+            Err(format!(
+                "expected an answer from {place} within {seconds} s"
+            ))
         };
-        tokio::time::timeout(PATIENCE, look)
+        tokio::time::timeout(self.timeout, look)
             .await
             .unwrap_or_else(late)
     }
 }
 
-impl std::fmt::Display for Probe {
+impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(place) | Self::Unix(place) => f.write_str(place),
@@ -107,6 +115,8 @@ mod tests {
 
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(3);
+
     async fn listener() -> (TcpListener, String) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -116,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_listens_passes_and_a_closed_one_does_not() {
         let (listener, address) = listener().await;
-        let probe = Probe::new(profile::Probe::Tcp(&address));
+        let probe = Probe::new(profile::Probe::Tcp(&address), TIMEOUT);
         assert_eq!(probe.run().await, Ok(()));
         drop(listener);
         assert_eq!(
@@ -131,7 +141,7 @@ mod tests {
     async fn a_unix_socket_must_be_listened_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket").display().to_string();
-        let probe = Probe::new(profile::Probe::Unix(&path));
+        let probe = Probe::new(profile::Probe::Unix(&path), TIMEOUT);
         assert_eq!(
             probe.run().await,
             Err(format!(
@@ -153,7 +163,7 @@ mod tests {
             String::from_utf8_lossy(&request[..count]).into_owned()
         });
         let url = format!("http://{address}/status?full=1");
-        let result = Probe::new(profile::Probe::Http(&url)).run().await;
+        let result = Probe::new(profile::Probe::Http(&url), TIMEOUT).run().await;
         (result, server.await.unwrap(), url)
     }
 
@@ -183,9 +193,10 @@ mod tests {
     async fn a_page_that_never_comes_is_given_up() {
         let (_listener, address) = listener().await;
         let url = format!("http://{address}/");
+        let probe = Probe::new(profile::Probe::Http(&url), Duration::from_secs(1));
         assert_eq!(
-            Probe::new(profile::Probe::Http(&url)).run().await,
-            Err(format!("expected an answer from {url} within 3 s"))
+            probe.run().await,
+            Err(format!("expected an answer from {url} within 1 s"))
         );
     }
 }

@@ -27,9 +27,13 @@ fn kinds(ears: &Ears) -> Vec<String> {
     events.into_iter().map(|(_, kind)| kind).collect()
 }
 
-fn health(ears: &Ears) -> Value {
+fn state(ears: &Ears) -> Value {
     let states = ears.all("state");
-    states.last().unwrap().body["payload"]["health"].clone()
+    states.last().unwrap().body["payload"].clone()
+}
+
+fn health(ears: &Ears) -> Value {
+    state(ears)["health"].clone()
 }
 
 #[tokio::test]
@@ -93,12 +97,36 @@ async fn a_registered_robot_is_set_up_and_becomes_healthy() {
     .await;
     assert_eq!(kinds(&ears), expected);
 
+    let services = |ears: &Ears| state(ears)["services"].clone();
+    let service = |name: &str, kind: &str, state: &str| json!({ "name": name, "kind": kind, "state": state, "restarts": 0 });
+    let port = service("control port", "check", "active");
+    let all = json!([service("host.service", "unit", "active"), port]);
+    eventually("the services are told", || services(&ears) == all).await;
+
     fs::remove_file(run).unwrap();
     eventually("the stopped service is noticed", || {
-        kinds(&ears).len() > expected.len()
+        kinds(&ears).len() > expected.len() + 1
     })
     .await;
-    assert_eq!(kinds(&ears).last().unwrap(), "health.unhealthy");
+    // The change at once, the verdict after a second look.
+    let told = kinds(&ears);
+    assert_eq!(
+        told[expected.len()..],
+        ["service.changed", "health.unhealthy"]
+    );
+    let all = json!([service("host.service", "unit", "inactive"), port]);
+    assert_eq!(services(&ears), all);
+    let changes = ears.all("events");
+    let changes = changes
+        .iter()
+        .flat_map(|heard| heard.body["payload"]["events"].as_array().unwrap());
+    let change = changes
+        .filter(|event| event["type"] == "service.changed")
+        .map(|event| event["data"].clone())
+        .next()
+        .unwrap();
+    let data = json!({ "name": "host.service", "from": "active", "to": "inactive", "restarts": 0 });
+    assert_eq!(change, data);
     let failing = json!([{
         "name": "host.service",
         "reason": "expected host.service to be active, but it is not running"

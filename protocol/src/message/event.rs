@@ -75,7 +75,7 @@ pub mod kind {
     pub const AGENT_STOPPED: &str = "agent.stopped";
     /// A metric crossed its alert threshold. By the robot.
     pub const RESOURCE_ALERT: &str = "health.resource_alert";
-    /// A metric came back below its alert threshold. By the robot.
+    /// A metric came back from beyond its alert threshold, or is not measured any more. By the robot.
     pub const RESOURCE_RECOVERED: &str = "health.resource_recovered";
     /// The temperature crossed its alert threshold. By the robot.
     pub const TEMPERATURE_WARNING: &str = "health.temperature_warning";
@@ -83,6 +83,12 @@ pub mod kind {
     pub const HEALTHY: &str = "health.healthy";
     /// Some do not: `failing` in the data says which. By the robot.
     pub const UNHEALTHY: &str = "health.unhealthy";
+    /// A service, process or check of the profile changed: see [`super::ServiceChanged`]. By the robot.
+    pub const SERVICE_CHANGED: &str = "service.changed";
+    /// One changes too often to tell each: see [`super::ServiceFlapping`]. By the robot.
+    pub const SERVICE_FLAPPING: &str = "service.flapping";
+    /// It has stopped doing that: see [`super::ServiceSteady`]. By the robot.
+    pub const SERVICE_STEADY: &str = "service.steady";
     /// The installation of the robot's own software began, or goes on after a restart. By the robot.
     pub const SETUP_STARTED: &str = "setup.started";
     /// It begins with a step: `step`, `percent`. By the robot.

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::service::Service;
 use super::telemetry::Metrics;
+use crate::timestamp::Timestamp;
 
 /// `from/state`, retained: sent after each connect and when something but telemetry changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,83 @@ pub struct State {
     /// profile that it has a file of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<RobotHealth>,
+    /// What the profile's services, processes and checks do, in the profile's order; empty for the same
+    /// time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+    /// What happens to the battery, where there is one; to the emptiest of several. Its charge is among the
+    /// resources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub battery: Option<BatteryStatus>,
+    /// What the board's firmware complains of; absent from boards that do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttling: Option<Throttling>,
+    /// Whether the clock is set from the network; absent from agents that cannot say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<TimeSync>,
+}
+
+/// What happens to a battery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum BatteryStatus {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// It is being charged.
+    Charging,
+    /// It feeds the robot.
+    Discharging,
+    /// Neither, though a supply is there.
+    NotCharging,
+    /// It is full.
+    Full,
+}
+
+/// What a Pi's firmware holds back or complains of, in the words of `vcgencmd get_throttled`. Absent is
+/// what the kernel in use does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Throttling {
+    /// The supply is too weak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_voltage: Option<Flag>,
+    /// The cores may not run at their highest frequency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_capped: Option<Flag>,
+    /// The cores are slowed down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<Flag>,
+    /// The soft temperature limit is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_temperature_limit: Option<Flag>,
+}
+
+/// Whether something is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Flag {
+    /// It is, or was within the last minute.
+    pub now: bool,
+    /// It was so since the board was started, as far as firmware or agent saw.
+    pub since_boot: bool,
+}
+
+/// Whether the clock is set from the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TimeSync {
+    /// It was, since boot.
+    pub synchronized: bool,
+    /// When it was last, by the robot's clock; absent when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub synchronized_at: Option<Timestamp>,
 }
 
 /// Whether what the robot's profile asks for is there and works.
@@ -155,6 +234,20 @@ pub struct Network {
     /// Global addresses of all interfaces.
     #[serde(default)]
     pub ip_addresses: Vec<String>,
+    /// The interfaces that are hardware, by name, at most [`crate::limits::MAX_INTERFACES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network interface that is hardware.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Interface {
+    /// Its name, such as `wlan0`.
+    pub name: String,
+    /// Hardware address, lower case with colons.
+    pub mac_address: String,
 }
 
 /// What runs on the robot.
@@ -166,4 +259,30 @@ pub struct Deployment {
     pub os_version: String,
     /// The agent's version.
     pub agent_version: String,
+    /// The installed packages in short; absent until they were counted, and where there is no dpkg.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_packages: Option<InstalledPackages>,
+}
+
+/// The installed packages, as many as there was room for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PackageList {
+    /// All of them in short.
+    pub installed: InstalledPackages,
+    /// A line `NAME ARCHITECTURE VERSION` each, in dpkg's order.
+    pub packages: Vec<String>,
+    /// How many did not fit, from the end.
+    pub left_out: u32,
+}
+
+/// The installed packages in short: the digest is the same on two robots that have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InstalledPackages {
+    /// How many.
+    pub count: u32,
+    /// `sha256:` and 64 hex digits, over a line `NAME ARCHITECTURE VERSION` a package.
+    pub digest: String,
 }

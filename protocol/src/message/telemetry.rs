@@ -35,31 +35,3 @@ impl Telemetry {
         Ok(())
     }
 }
-
-/// Names of the metrics that every robot has.
-pub mod metric {
-    /// Busy share of all cores, 0 to 100.
-    pub const CPU_PERCENT: &str = "cpu_percent";
-    /// Used share of memory, 0 to 100.
-    pub const MEMORY_PERCENT: &str = "memory_percent";
-    /// Used share of the root file system, 0 to 100.
-    pub const DISK_PERCENT: &str = "disk_percent";
-    /// Hottest thermal zone, °C.
-    pub const TEMPERATURE_C: &str = "temperature_c";
-    /// Received on all interfaces but loopback, bytes/s.
-    pub const NET_RX_BYTES_PER_S: &str = "net_rx_bytes_per_s";
-    /// Sent on all interfaces but loopback, bytes/s.
-    pub const NET_TX_BYTES_PER_S: &str = "net_tx_bytes_per_s";
-    /// Seconds since boot.
-    pub const UPTIME_S: &str = "uptime_s";
-    /// All of them.
-    pub const ALL: [&str; 7] = [
-        CPU_PERCENT,
-        MEMORY_PERCENT,
-        DISK_PERCENT,
-        TEMPERATURE_C,
-        NET_RX_BYTES_PER_S,
-        NET_TX_BYTES_PER_S,
-        UPTIME_S,
-    ];
-}

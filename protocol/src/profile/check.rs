@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::message::metric;
-
 use super::{
-    Check, File, MetricRule, Overlay, Profile, ProfileError, Python, Recognise, Unit, VERSION,
+    Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise, Unit,
+    VERSION,
 };
 
 /// The least and greatest id that a Feetech servo can have; 254 addresses all.
@@ -59,10 +58,12 @@ impl Profile {
         each("software.files", &self.software.files, File::rules)?;
         each("software.units", &self.software.units, Unit::rules)?;
         each("services", &self.services, |name| unit_name(name, ""))?;
+        each("processes", &self.processes, Process::rules)?;
         each("checks", &self.checks, Check::rules)?;
-        for (name, rule) in &self.agent.metrics {
-            rule.rules(name.as_str())
-                .map_err(below(&format!("agent.metrics.{name}")))?;
+        self.distinct_names()?;
+        for (key, rule) in &self.agent.metrics {
+            rule.rules()
+                .map_err(below(&format!("agent.metrics.{}", key.as_str())))?;
         }
         let mut ports = BTreeSet::new();
         for (index, port) in self.teleop.ports.iter().enumerate() {
@@ -71,6 +72,22 @@ impl Profile {
                     format!("teleop.ports[{index}].port"),
                     format!("expected each port once, from 1, got {}", port.port),
                 );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Profile {
+    /// What is watched is told apart by name.
+    fn distinct_names(&self) -> Result<(), Complaint> {
+        let services = self.services.iter().map(|name| ("services", name));
+        let processes = self.processes.iter().map(|p| ("processes", &p.name));
+        let checks = self.checks.iter().map(|check| ("checks", &check.name));
+        let mut names = BTreeSet::new();
+        for (key, name) in services.chain(processes).chain(checks) {
+            if !names.insert(name.as_str()) {
+                return complain(key, format!("expected each name once, got {name:?} again"));
             }
         }
         Ok(())
@@ -224,10 +241,36 @@ impl Unit {
     }
 }
 
+impl Process {
+    fn rules(&self) -> Result<(), Complaint> {
+        if self.name.trim().is_empty() {
+            return complain("name", "expected what it is, for people, got none");
+        }
+        if self.pattern.bytes().all(|b| b == b'*' || b == b' ') {
+            return complain(
+                "pattern",
+                format!(
+                    "expected a command line such as \"*python* -m lekiwi_host*\", got {:?}",
+                    self.pattern
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Check {
     fn rules(&self) -> Result<(), Complaint> {
         if self.name.trim().is_empty() {
             return complain("name", "expected what is checked, for people, got none");
+        }
+        for (key, value, most) in [
+            ("every_s", self.every_s, 3600),
+            ("timeout_s", self.timeout_s, self.every_s.min(60)),
+        ] {
+            if !(1..=most).contains(&value) {
+                return complain(key, format!("expected 1 to {most} seconds, got {value}"));
+            }
         }
         let given = [
             ("tcp", &self.tcp),
@@ -271,19 +314,21 @@ impl Check {
 }
 
 impl MetricRule {
-    fn rules(&self, metric: &str) -> Result<(), Complaint> {
-        if !metric::ALL.contains(&metric) {
-            let known = metric::ALL.join(", ");
-            return complain("", format!("expected one of {known}, got {metric:?}"));
+    fn rules(&self) -> Result<(), Complaint> {
+        if let Some(level) = self.deadband.filter(|l| !l.is_finite() || *l < 0.0) {
+            return complain("deadband", format!("expected a number from 0, got {level}"));
         }
         for (key, level) in [
-            ("deadband", self.deadband),
             ("alert_above", self.alert_above),
+            ("alert_below", self.alert_below),
             ("alert_clear", self.alert_clear),
         ] {
-            if let Some(level) = level.filter(|level| !level.is_finite() || *level < 0.0) {
-                return complain(key, format!("expected a number from 0, got {level}"));
+            if let Some(level) = level.filter(|level| !level.is_finite()) {
+                return complain(key, format!("expected a number, got {level}"));
             }
+        }
+        if self.alert_above.is_some() && self.alert_below.is_some() {
+            return complain("", "expected alert_above or alert_below, got both");
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! One robot's picture. Pure; owned by [`Fleet`](crate::Fleet).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lekiwi_protocol::api::{Claim, Registration, RobotView, Status};
-use lekiwi_protocol::limits::{MAX_METRICS, STALE_AFTER};
+use lekiwi_protocol::limits::{MAX_HISTORY_METRICS, MAX_METRICS, STALE_AFTER};
 use lekiwi_protocol::message::{
-    Activity, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network, OperatingMode,
-    RegistrationStatus, RobotHealth, State, Teleoperation,
+    Activity, BatteryStatus, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network,
+    OperatingMode, RegistrationStatus, RobotHealth, Service, State, Teleoperation, Throttling,
+    TimeSync,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
 use uuid::Uuid;
@@ -20,6 +21,8 @@ struct Reading {
     at: Timestamp,
     /// Not yet handed to history.
     fresh: bool,
+    /// Whether history takes it.
+    kept: bool,
 }
 
 /// What is known about one robot.
@@ -53,7 +56,13 @@ pub(crate) struct Robot {
     operating_mode: Option<OperatingMode>,
     teleoperation: Option<Teleoperation>,
     health: Option<RobotHealth>,
+    services: Vec<Service>,
+    battery: Option<BatteryStatus>,
+    throttling: Option<Throttling>,
+    clock: Option<TimeSync>,
     readings: BTreeMap<MetricName, Reading>,
+    /// Metrics that history has and the robot measures no more. They count towards the most that it has.
+    gone: BTreeSet<MetricName>,
     readings_at: Option<Timestamp>,
 }
 
@@ -92,7 +101,12 @@ impl Robot {
             operating_mode: None,
             teleoperation: None,
             health: None,
+            services: Vec::new(),
+            battery: None,
+            throttling: None,
+            clock: None,
             readings: BTreeMap::new(),
+            gone: BTreeSet::new(),
             readings_at: None,
         }
     }
@@ -115,6 +129,7 @@ impl Robot {
                         value,
                         at,
                         fresh: false,
+                        kept: true,
                     },
                 )
             })
@@ -134,6 +149,10 @@ impl Robot {
             operating_mode: view.operating_mode,
             teleoperation: view.teleoperation,
             health: view.health,
+            services: view.services,
+            battery: view.battery,
+            throttling: view.throttling,
+            clock: view.clock,
             readings,
             readings_at: view.resources_at,
             ..Self::new(view.id)
@@ -265,25 +284,50 @@ impl Robot {
         self.operating_mode = Some(state.operating_mode);
         self.teleoperation = Some(state.teleoperation.clone());
         self.health.clone_from(&state.health);
+        self.services.clone_from(&state.services);
+        self.battery = state.battery;
+        self.throttling = state.throttling;
+        self.clock = state.clock;
     }
 
     /// A full state replaces what was known; metrics that it lacks are gone.
     pub(crate) fn replace(&mut self, now: Timestamp, metrics: &Metrics) {
-        self.readings.retain(|name, _| metrics.contains_key(name));
+        let gone = &mut self.gone;
+        self.readings.retain(|name, reading| {
+            let stays = metrics.contains_key(name);
+            if !stays && reading.kept {
+                gone.insert(name.clone());
+            }
+            stays
+        });
         self.merge(now, metrics);
     }
 
-    /// Newest wins. Names beyond the contract's number are left out until the next full state.
+    /// Newest wins. Names beyond the contract's number are left out until the next full state; names beyond
+    /// what history takes of one robot are only in the picture.
     pub(crate) fn merge(&mut self, now: Timestamp, metrics: &Metrics) {
+        let mut kept = None;
         for (name, value) in metrics {
-            let reading = Reading {
-                value: *value,
-                at: now,
-                fresh: true,
-            };
             if let Some(known) = self.readings.get_mut(name) {
-                *known = reading;
+                known.value = *value;
+                known.at = now;
+                known.fresh = known.kept;
             } else if self.readings.len() < MAX_METRICS {
+                // Counted once a message: names are rarely new.
+                let count = kept.get_or_insert_with(|| {
+                    self.gone.len() + self.readings.values().filter(|r| r.kept).count()
+                });
+                let was_there = self.gone.remove(name);
+                let is_kept = was_there || *count < MAX_HISTORY_METRICS;
+                if is_kept && !was_there {
+                    *count += 1;
+                }
+                let reading = Reading {
+                    value: *value,
+                    at: now,
+                    fresh: is_kept,
+                    kept: is_kept,
+                };
                 self.readings.insert(name.clone(), reading);
             }
         }
@@ -322,6 +366,10 @@ impl Robot {
             operating_mode: self.operating_mode,
             teleoperation: self.teleoperation.clone(),
             health: self.health.clone(),
+            services: self.services.clone(),
+            battery: self.battery,
+            throttling: self.throttling,
+            clock: self.clock,
             resources: self
                 .readings
                 .iter()

@@ -76,6 +76,21 @@ fn telemetry(n: u8, metrics: &[(&str, f64)]) -> Input {
     Input::Telemetry(envelope(n, MessageType::Telemetry, Telemetry { metrics }))
 }
 
+/// A state as an agent of before it had more to say: `more` is put over it.
+fn state(n: u8, more: serde_json::Value) -> Input {
+    let mut state = serde_json::json!({
+        "session": Uuid::from_u128(1), "activity": "idle", "operating_mode": "AUTOMATIC",
+        "teleoperation": {"active": false}, "network": {"hostname": "kiwi-1"},
+        "deployment": {"os_version": "", "agent_version": ""}, "resources": {}, "uptime_s": 1
+    });
+    let serde_json::Value::Object(more) = more else {
+        panic!("expected fields of a state, got {more}");
+    };
+    state.as_object_mut().unwrap().extend(more);
+    let state = serde_json::from_value(state).unwrap();
+    Input::State(Box::new(envelope(n, MessageType::State, state)))
+}
+
 fn link(n: u64) -> Link {
     Link {
         since_ms: n,
@@ -239,34 +254,47 @@ fn a_restored_robot_is_not_connected_until_it_says_so() {
 }
 
 #[test]
-fn health_is_what_the_last_state_says_also_after_a_restart() {
-    let state = |health: Option<serde_json::Value>| {
-        let mut state = serde_json::json!({
-            "session": Uuid::from_u128(1), "activity": "idle", "operating_mode": "AUTOMATIC",
-            "teleoperation": {"active": false}, "network": {"hostname": "kiwi-1"},
-            "deployment": {"os_version": "", "agent_version": ""}, "resources": {}, "uptime_s": 1
-        });
-        if let Some(health) = health {
-            state["health"] = health;
-        }
-        let state = serde_json::from_value(state).unwrap();
-        Input::State(Box::new(envelope(1, MessageType::State, state)))
-    };
+fn health_and_services_are_what_the_last_state_says_also_after_a_restart() {
     let mut fleet = Fleet::default();
     let say = |fleet: &mut Fleet, ms: u64, input| {
         fleet.handle(Timestamp::from_ms(ms), input);
         fleet.view(&robot(1)).unwrap()
     };
     assert_eq!(say(&mut fleet, 1, online(1)).health, None);
-    let failing = serde_json::json!({
-        "healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "gone"}]
+    let said = serde_json::json!({
+        "health": {
+            "healthy": false, "setup": "done", "failing": [{"name": "host.service", "reason": "gone"}]
+        },
+        "services": [
+            {"name": "host.service", "kind": "unit", "state": "inactive", "restarts": 3, "flapping": true},
+            {"name": "port", "kind": "check", "state": "active", "restarts": 0}
+        ],
+        "battery": "discharging",
+        "throttling": {"under_voltage": {"now": false, "since_boot": true}},
+        "clock": {"synchronized": true, "synchronized_at": "2026-11-21T03:52:00.000Z"},
+        "deployment": {
+            "os_version": "", "agent_version": "", "installed_packages": {"count": 2, "digest": "sha256:00"}
+        },
+        "network": {
+            "hostname": "", "ip_addresses": [],
+            "interfaces": [{"name": "wlan0", "mac_address": "dc:a6:32:01:02:03"}]
+        }
     });
-    let view = say(&mut fleet, 2, state(Some(failing.clone())));
-    assert_eq!(serde_json::to_value(&view.health).unwrap(), failing);
+    let shown = |view: &lekiwi_protocol::api::RobotView| {
+        let mut shown = serde_json::to_value(view).unwrap();
+        let fields = said.as_object().unwrap().keys();
+        let shown: serde_json::Map<_, _> =
+            fields.map(|key| (key.clone(), shown[key].take())).collect();
+        serde_json::Value::Object(shown)
+    };
+    let view = say(&mut fleet, 2, state(1, said.clone()));
+    assert_eq!(shown(&view), said);
     let mut restarted = Fleet::default();
-    restarted.restore(view.clone(), 0);
-    assert_eq!(restarted.view(&robot(1)).unwrap().health, view.health);
-    assert_eq!(say(&mut fleet, 3, state(None)).health, None);
+    restarted.restore(view, 0);
+    assert_eq!(shown(&restarted.view(&robot(1)).unwrap()), said);
+    let after = say(&mut fleet, 3, state(1, serde_json::json!({})));
+    assert!(after.health.is_none() && after.services.is_empty() && after.battery.is_none());
+    assert!(after.throttling.is_none() && after.clock.is_none());
 }
 
 #[test]
@@ -281,6 +309,40 @@ fn a_flood_of_metric_names_is_bounded() {
         fleet.poll_output();
     }
     assert_eq!(fleet.view(&robot(1)).unwrap().resources.len(), 256);
+}
+
+#[test]
+fn history_takes_a_bounded_number_of_names_of_a_robot_and_names_may_come_back() {
+    let mut fleet = Fleet::default();
+    fleet.handle(Timestamp::from_ms(1), enrolled(1));
+    let mut kept = std::collections::BTreeSet::new();
+    let mut say = |round: u64| {
+        let names: Vec<String> = (0..200).map(|n| format!("m{}", 200 * round + n)).collect();
+        let resources: std::collections::BTreeMap<_, _> = names.iter().map(|n| (n, 1.0)).collect();
+        let state = state(1, serde_json::json!({ "resources": resources }));
+        fleet.handle(Timestamp::from_ms(1), state);
+        while fleet.poll_output().is_some() {}
+        let mut samples = 0;
+        fleet.take_samples(|_, name, _, _| {
+            kept.insert(name.clone());
+            samples += 1;
+        });
+        let shown = fleet.view(&robot(1)).unwrap().resources.len();
+        (shown, samples, kept.len())
+    };
+    let story: Vec<(usize, usize, usize)> = [0, 1, 2, 3, 0, 3].into_iter().map(&mut say).collect();
+    assert_eq!(
+        story,
+        [
+            (200, 200, 200),
+            (200, 200, 400),
+            (200, 112, 512),
+            (200, 0, 512),
+            (200, 200, 512),
+            (200, 0, 512),
+        ],
+        "shown, kept of this state, kept in all"
+    );
 }
 
 #[derive(Debug, Clone)]

@@ -77,6 +77,10 @@ fn state(n: u8, value: f64) -> Input {
         resources: metrics(value),
         uptime_s: 1,
         health: None,
+        services: Vec::new(),
+        battery: None,
+        throttling: None,
+        clock: None,
     };
     Input::State(Box::new(envelope(n, MessageType::State, payload)))
 }

@@ -47,6 +47,20 @@ export interface Health {
   readonly failing?: readonly { readonly name: string; readonly reason: string }[];
 }
 
+export interface Service {
+  readonly name: string;
+  readonly kind: "unit" | "process" | "check";
+  readonly state: "unknown" | "active" | "restarting" | "inactive";
+  readonly restarts?: number;
+  readonly flapping?: boolean;
+  readonly memory_bytes?: number;
+}
+
+export interface Flag {
+  readonly now: boolean;
+  readonly since_boot: boolean;
+}
+
 export interface RobotView {
   readonly id: string;
   readonly type: string;
@@ -54,11 +68,19 @@ export interface RobotView {
   readonly registration?: Registration;
   readonly factsheet?: Factsheet;
   readonly network?: { readonly hostname: string; readonly mac_address?: string; readonly ip_addresses?: readonly string[] };
-  readonly deployment?: { readonly os_version: string; readonly agent_version: string };
+  readonly deployment?: {
+    readonly os_version: string;
+    readonly agent_version: string;
+    readonly installed_packages?: { readonly count: number; readonly digest: string };
+  };
   readonly activity?: string;
   readonly operating_mode?: string;
   readonly teleoperation?: { readonly active: boolean; readonly operator_id?: string };
   readonly health?: Health;
+  readonly services?: readonly Service[];
+  readonly battery?: "unknown" | "charging" | "discharging" | "not_charging" | "full";
+  readonly throttling?: Readonly<Record<string, Flag>>;
+  readonly clock?: { readonly synchronized: boolean; readonly synchronized_at?: string };
   readonly resources: Metrics;
   readonly resources_at?: string;
 }

@@ -5,6 +5,10 @@ const PLAIN = new Intl.NumberFormat("en", { maximumFractionDigits: 1, minimumFra
 /** `12.3 %`, `48.1 °C`, `1.2 MB/s`; a dash when there is no value. The unit follows the metric's name. */
 export function metric(name: string, value: number | undefined): string {
   if (value === undefined || !Number.isFinite(value)) return "–";
+  const family = name.split(".", 1)[0] ?? name;
+  if (family !== name) return metric(family, value);
+  if (name.endsWith("_dbm")) return `${Math.round(value)} dBm`;
+  if (name.endsWith("_v")) return `${PLAIN.format(value)} V`;
   if (name.endsWith("_percent")) return `${PLAIN.format(value)} %`;
   if (name.endsWith("_c")) return `${PLAIN.format(value)} °C`;
   if (name.endsWith("_bytes_per_s")) return `${bytes(value)}/s`;

@@ -3,7 +3,7 @@
  * network, no clock. Applying a message twice, or one that is older than the snapshot, changes nothing.
  */
 
-import type { ConnectionState, EventRecord, Live, Metrics, Point, RobotList, RobotView } from "./api";
+import type { ConnectionState, EventRecord, Live, Metrics, Point, RobotList, RobotView, Service } from "./api";
 
 /** How far sparklines reach back. */
 export const SPARK_MS = 5 * 60_000;
@@ -42,6 +42,29 @@ export function condition(view: RobotView): { readonly word: string; readonly le
   if (health.setup === "failed") return { word: "setup failed", level: "bad" };
   if (health.setup !== "done") return { word: `setup ${health.setup}`, level: "busy" };
   return (health.failing ?? []).length === 0 ? { word: "starting", level: "busy" } : { word: "unhealthy", level: "bad" };
+}
+
+/** A service's state in a word; a check answers or does not. */
+export function serviceWord({ kind, state }: Service): string {
+  if (kind !== "check") return state;
+  return state === "active" ? "answers" : state === "inactive" ? "silent" : state;
+}
+
+/** Charge and what happens to it, such as `81 %, charging`; empty for a robot without a battery. */
+export function battery(view: RobotView): string {
+  const percent = view.resources["battery_percent"];
+  const status = view.battery === undefined || view.battery === "unknown" ? "" : view.battery.replace("_", " ");
+  return [percent === undefined ? "" : `${Math.round(percent)} %`, status].filter(Boolean).join(", ");
+}
+
+/** What the board complains of, such as `under voltage (earlier)`; empty where it says nothing. */
+export function complaints(view: RobotView): string {
+  if (view.throttling === undefined) return "";
+  const said = Object.entries(view.throttling).flatMap(([name, flag]) => {
+    const words = name.replaceAll("_", " ");
+    return flag.now ? [words] : flag.since_boot ? [`${words} (earlier)`] : [];
+  });
+  return said.join(", ") || "no complaints";
 }
 
 export type Standing = Presence | "quarantined" | "rejected";
@@ -136,7 +159,9 @@ export class Fleet {
   }
 
   private record(id: string, metrics: Metrics, at: number): void {
-    for (const [metric, value] of Object.entries(metrics)) {
+    for (const metric of CORE_METRICS) {
+      const value = metrics[metric];
+      if (value === undefined) continue;
       const key = `${id} ${metric}`;
       const points = this.series.get(key) ?? [];
       if ((points.at(-1)?.[0] ?? -Infinity) >= at) continue;
@@ -230,8 +255,10 @@ function message(view: RobotView, live: Live, payload: Record<string, unknown>):
         if (payload[key] !== undefined) picked[key] = payload[key];
       }
       // A state without it says that there is nothing to say any more.
-      picked["health"] = payload["health"];
-      const next = { ...view, ...picked, resources: { ...view.resources, ...numbers(payload["resources"]) }, resources_at: at };
+      for (const key of ["health", "services", "battery", "throttling", "clock"]) picked[key] = payload[key];
+      // As does a metric that it lacks.
+      const resources = isRecord(payload["resources"]) ? numbers(payload["resources"]) : view.resources;
+      const next = { ...view, ...picked, resources, resources_at: at };
       return heard(next as RobotView, at, payload["uptime_s"]);
     }
     case "factsheet": {

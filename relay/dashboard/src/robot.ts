@@ -6,7 +6,7 @@ import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import { showHealth } from "./fleet";
 import * as format from "./format";
-import { condition, standing } from "./model";
+import { battery, complaints, condition, serviceWord, standing } from "./model";
 import type { RobotView as Robot } from "./api";
 
 const RANGES: readonly [label: string, ms: number][] = [
@@ -28,6 +28,8 @@ export class RobotPage implements View {
   private readonly seen = h("span", { class: "soft" });
   private readonly facts = h("dl", { class: "facts" });
   private readonly sheet = h("dl", { class: "facts" });
+  private readonly services = h("ul", { class: "services", "aria-label": "Services" });
+  private readonly servicesCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Services"), this.services);
   private readonly events = h("ol", { class: "events", "aria-label": "Events, newest first" });
   private readonly trouble = h("p", { class: "trouble", role: "alert", hidden: true });
   private readonly charts = METRICS.map((metric) => ({ chart: new Chart(metric), points: [] as api.Point[] }));
@@ -76,6 +78,7 @@ export class RobotPage implements View {
         { class: "columns" },
         h("section", { class: "card" }, h("h2", {}, "State"), this.facts),
         h("section", { class: "card" }, h("h2", {}, "Factsheet"), this.sheet),
+        this.servicesCard,
       ),
       h("div", { class: "section-head" }, h("h2", {}, "Metrics"), h("div", { class: "segments", role: "group", "aria-label": "Range" }, ...this.ranges)),
       h("div", { class: "charts" }, ...this.charts.map(({ chart }) => chart.element)),
@@ -138,6 +141,9 @@ export class RobotPage implements View {
     setAttribute(this.profile, "placeholder", view.registration?.profile ?? view.type);
     list(this.facts, stateFacts(view));
     list(this.sheet, sheetFacts(view));
+    const services = view.services ?? [];
+    this.servicesCard.hidden = services.length === 0;
+    this.services.replaceChildren(...services.map(serviceItem));
   }
 
   private decide(decision: Promise<Robot>): void {
@@ -196,6 +202,22 @@ function eventItem(event: api.EventRecord): HTMLElement {
   );
 }
 
+function serviceItem(service: api.Service): HTMLElement {
+  const level = service.state === "active" ? "good" : service.state === "inactive" ? "bad" : "busy";
+  const more = [
+    service.flapping ? "flapping" : "",
+    service.restarts ? `${service.restarts} ${service.restarts === 1 ? "restart" : "restarts"}` : "",
+    service.memory_bytes === undefined ? "" : format.bytes(service.memory_bytes),
+  ];
+  return h(
+    "li",
+    { "data-service": service.name },
+    h("span", { class: "health", "data-health": service.flapping ? "busy" : level }, serviceWord(service)),
+    h("span", { class: "service-name" }, service.name),
+    h("span", { class: "soft" }, more.filter(Boolean).join(", ")),
+  );
+}
+
 type Fact = readonly [name: string, value: string];
 
 function list(target: HTMLElement, facts: readonly Fact[]): void {
@@ -211,11 +233,15 @@ function stateFacts(view: Robot): Fact[] {
     ...(view.health?.failing ?? []).map(({ name, reason }): Fact => [name, reason]),
     ["Operating mode", view.operating_mode?.toLowerCase() ?? ""],
     ["Driven by", teleoperation?.active ? (teleoperation.operator_id ?? "somebody") : "nobody"],
+    ["Battery", battery(view)],
+    ["Board", complaints(view)],
     ["Up for", status.uptime_s === undefined ? "" : format.duration(status.uptime_s)],
     ["Host name", network?.hostname ?? ""],
     ["Addresses", network?.ip_addresses?.join(", ") ?? ""],
     ["MAC address", network?.mac_address ?? ""],
     ["System", deployment?.os_version ?? ""],
+    ["Packages", deployment?.installed_packages ? `${deployment.installed_packages.count} (${deployment.installed_packages.digest.slice(0, 19)}…)` : ""],
+    ["Clock", view.clock === undefined ? "" : view.clock.synchronized ? "set from the network" : "not set from the network"],
     ["Registration", view.registration?.reason ?? (view.registration?.approved_by ? `approved by ${view.registration.approved_by}` : "")],
     ["Registered", status.registered_at === undefined ? "" : format.moment(status.registered_at)],
   ];

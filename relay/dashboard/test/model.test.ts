@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Live, RobotList, RobotView } from "../src/api";
-import { Fleet, SPARK_POINTS, condition, presence, standing } from "../src/model";
+import { Fleet, SPARK_POINTS, battery, complaints, condition, presence, serviceWord, standing } from "../src/model";
 import { Sync } from "../src/sync";
 
 const at = (s: number): string => new Date(Date.UTC(2026, 10, 21, 4, 0, 0) + s * 1000).toISOString();
@@ -127,8 +127,25 @@ describe("live messages", () => {
     f.apply(live("something.new", 4, {}, { sequence: 9 }));
     const after = f.get("kiwi-01")?.view;
     expect([after?.activity, after?.type, after?.network?.hostname]).toEqual(["deploying", "xle", "k"]);
-    expect(after?.resources).toEqual({ cpu_percent: 10, memory_percent: 40, disk_percent: 3 });
+    expect(after?.resources).toEqual({ disk_percent: 3 });
     expect(status(f)).toBe("online");
+  });
+
+  it("services, battery and complaints are what the last state says", () => {
+    const f = fleet(view("kiwi-01"));
+    const services = [
+      { name: "host.service", kind: "unit", state: "restarting", restarts: 2 },
+      { name: "port", kind: "check", state: "inactive", restarts: 0 },
+    ];
+    const flags = { under_voltage: { now: false, since_boot: true }, throttled: { now: true, since_boot: true }, frequency_capped: { now: false, since_boot: false } };
+    f.apply(live("state", 1, { services, battery: "not_charging", throttling: flags, resources: { battery_percent: 80.6 } }));
+    const said = f.get("kiwi-01")?.view ?? view("none");
+    expect(said.services?.map(serviceWord)).toEqual(["restarting", "silent"]);
+    expect([battery(said), complaints(said)]).toEqual(["81 %, not charging", "under voltage (earlier), throttled"]);
+    f.apply(live("state", 2, { throttling: {}, resources: {} }));
+    const after = f.get("kiwi-01")?.view ?? view("none");
+    expect([after.services, after.battery, complaints(after)]).toEqual([undefined, undefined, "no complaints"]);
+    expect([battery(view("none")), complaints(view("none"))]).toEqual(["", ""]);
   });
 
   it("a robot that never spoke is never seen, and counts as offline", () => {

@@ -14,6 +14,10 @@ describe("figures", () => {
     ["cpu_percent", undefined, "–"],
     ["cpu_percent", NaN, "–"],
     ["wheel_count", 3, "3"],
+    ["cpu_percent.0", 12.34, "12.3 %"],
+    ["net_rx_bytes_per_s.eth0.100", 1_234_000, "1.2 MB/s"],
+    ["wifi_signal_dbm.wlan0", -56, "-56 dBm"],
+    ["battery_v", 11.87, "11.9 V"],
   ])("%s %s is %s", (name, value, text) => {
     expect(format.metric(name, value)).toBe(text);
   });

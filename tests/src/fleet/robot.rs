@@ -355,16 +355,21 @@ impl Robot {
             teleoperation: Teleoperation::default(),
             network: Network {
                 hostname: self.id.to_string(),
-                mac_address: None,
                 ip_addresses: vec!["127.0.0.1".to_owned()],
+                ..Network::default()
             },
             deployment: Deployment {
                 os_version: "simulated".to_owned(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                installed_packages: None,
             },
             resources: self.metrics(),
             uptime_s: self.started.elapsed().as_secs(),
             health: None,
+            services: Vec::new(),
+            battery: None,
+            throttling: None,
+            clock: None,
         };
         self.publish(client, FromRobot::State, MessageType::State, &state);
     }

@@ -1,0 +1,81 @@
+//! The driver's part in telemetry: what is measured goes through the debouncer to the relay, and what
+//! telemetry cannot say goes into the state.
+
+use std::time::Instant;
+
+use lekiwi_protocol::message::{OperatingMode, State, Teleoperation};
+
+use super::Driver;
+use super::report::describe;
+use crate::clock;
+use crate::health::Monitor;
+
+impl Driver {
+    /// Measures, and says what crossed its threshold.
+    pub(super) fn sample(&mut self, now: Instant) {
+        self.next_sample = now + self.config.sample;
+        let debouncer = &mut self.debouncer;
+        let mut observe = |name, member: &str, value| debouncer.observe(now, name, member, value);
+        self.sampler.sample(now, &mut observe);
+        let load = self.sampler.load_per_core();
+        let is_used = self
+            .monitor
+            .as_mut()
+            .is_some_and(|monitor| monitor.measure(now, load, &mut observe));
+        let is_gone = self.debouncer.retire(now);
+        let is_counted = self.packages.advance(now, load);
+        let is_news = self.sampler.poll_news();
+        while let Some(alert) = self.debouncer.poll_alert() {
+            let (kind, data) = describe(&alert);
+            log::warn!("{kind}: {data}");
+            self.event(kind, data);
+        }
+        if !self.is_online() {
+            self.look_at_network();
+        } else if is_used || is_gone || is_counted || is_news {
+            self.publish_state();
+        }
+    }
+
+    /// The full picture: after each connect, when something but telemetry changed, and whenever somebody
+    /// asks for it. Telemetry goes on from there.
+    pub(super) fn publish_state(&mut self) {
+        let metrics = self.debouncer.newest();
+        let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
+        let mut deployment = self.machine.deployment();
+        deployment.installed_packages = self.packages.known().cloned();
+        let monitor = self.monitor.as_ref();
+        let state = State {
+            session: self.speech.session(),
+            activity: self.lifecycle.activity(),
+            operating_mode: OperatingMode::Automatic,
+            teleoperation: Teleoperation::default(),
+            network: self.network.clone(),
+            deployment,
+            resources,
+            uptime_s: self.sampler.uptime().unwrap_or(0),
+            health: monitor.map(Monitor::report),
+            services: monitor
+                .map(|monitor| monitor.services().collect())
+                .unwrap_or_default(),
+            battery: self.sampler.battery(),
+            throttling: self.sampler.throttling(),
+            clock: Some(self.sampler.clock()),
+        };
+        if self.speech.state(self.link.as_ref(), state) {
+            self.debouncer.told(clock::now());
+        }
+    }
+
+    /// What is due of the metrics.
+    pub(super) fn send_telemetry(&mut self, now: Instant) {
+        if let Some(telemetry) = self.debouncer.poll_output(now) {
+            if self.speech.telemetry(self.link.as_ref(), telemetry) {
+                self.last_telemetry = Some(clock::wall());
+            } else {
+                // A picture, not a ledger: the next one is newer.
+                log::debug!("telemetry was dropped, the link is slow");
+            }
+        }
+    }
+}
