@@ -9,6 +9,7 @@ mod registration;
 mod relay;
 mod state;
 mod telemetry;
+mod teleoperation;
 
 pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
@@ -21,3 +22,7 @@ pub use state::{
     Teleoperation,
 };
 pub use telemetry::{Metrics, Telemetry, TelemetryError, metric};
+pub use teleoperation::{
+    ControlEvidence, Ended, Evidence, LatencyEvidence, LocalInputEvidence, Operator, OperatorKind,
+    SourceKind, StopReason, TeleoperationEvent, VideoEvidence,
+};

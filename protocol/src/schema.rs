@@ -25,5 +25,6 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("registration", of::<Envelope<message::Registration>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
+        ("teleoperation", of::<message::TeleoperationEvent>()),
     ]
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::limits::MAX_TELEOP_PORTS;
 use crate::message::metric;
 
 use super::{
@@ -63,6 +64,13 @@ impl Profile {
         for (name, rule) in &self.agent.metrics {
             rule.rules(name.as_str())
                 .map_err(below(&format!("agent.metrics.{name}")))?;
+        }
+        let ports = self.teleop.ports.len();
+        if ports > MAX_TELEOP_PORTS {
+            return complain(
+                "teleop.ports",
+                format!("expected at most {MAX_TELEOP_PORTS} ports, got {ports}"),
+            );
         }
         let mut ports = BTreeSet::new();
         for (index, port) in self.teleop.ports.iter().enumerate() {
