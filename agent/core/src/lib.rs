@@ -7,6 +7,7 @@
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
+//! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
@@ -16,3 +17,4 @@ pub mod health;
 pub mod lifecycle;
 pub mod outbox;
 pub mod setup;
+pub mod teleop;
