@@ -6,6 +6,7 @@ mod registration;
 mod report;
 mod speech;
 mod start;
+mod teleop;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,9 +15,7 @@ use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{
-    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
-};
+use lekiwi_protocol::message::{Ack, EventBatch, Network, Registration, State, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -40,6 +39,7 @@ use health::next_found;
 use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
+use teleop::Teleop;
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
@@ -73,6 +73,7 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    teleop: Teleop,
     root: PathBuf,
     done: bool,
 }
@@ -200,6 +201,7 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            teleop: Teleop::default(),
             root: root.to_owned(),
             done: false,
             config,
@@ -224,6 +226,7 @@ impl Driver {
         notify(&[NotifyState::Ready]);
         self.look_at_network();
         self.watch_profile();
+        self.watch_teleoperation();
         self.carry_out();
     }
 
@@ -330,6 +333,9 @@ impl Driver {
         }
         log::info!("{signal}: stopping");
         notify(&[NotifyState::Stopping]);
+        self.end_teleoperation();
+        // The goodbye overtakes what is not carried out yet.
+        self.carry_out();
         self.event(kind::AGENT_STOPPED, json!({ "signal": signal }));
         self.input(Input::Shutdown);
     }
@@ -354,6 +360,7 @@ impl Driver {
             self.look_at_setup(now);
         }
         self.look_after_health(now);
+        self.look_at_teleoperation(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -402,6 +409,7 @@ impl Driver {
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
+            self.teleop.poll_timeout(),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]
@@ -519,8 +527,8 @@ impl Driver {
         let state = State {
             session: self.speech.session(),
             activity: self.lifecycle.activity(),
-            operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
-            teleoperation: Teleoperation::default(),
+            operating_mode: self.teleop.operating_mode(),
+            teleoperation: self.teleop.state().clone(),
             network: self.network.clone(),
             deployment: self.machine.deployment(),
             resources,
