@@ -7,6 +7,7 @@ mod report;
 mod speech;
 mod start;
 mod telemetry;
+mod teleop;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use crate::telemetry::packages::Packages;
 use health::next_found;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
+use teleop::Teleop;
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
@@ -78,6 +80,7 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    teleop: Teleop,
     root: PathBuf,
     done: bool,
 }
@@ -207,6 +210,7 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            teleop: Teleop::default(),
             root: root.to_owned(),
             done: false,
             config,
@@ -231,6 +235,7 @@ impl Driver {
         notify(&[NotifyState::Ready]);
         self.look_at_network();
         self.watch_profile();
+        self.watch_teleoperation();
         self.carry_out();
     }
 
@@ -338,6 +343,9 @@ impl Driver {
         }
         log::info!("{signal}: stopping");
         notify(&[NotifyState::Stopping]);
+        self.end_teleoperation();
+        // The goodbye overtakes what is not carried out yet.
+        self.carry_out();
         self.event(kind::AGENT_STOPPED, json!({ "signal": signal }));
         self.input(Input::Shutdown);
     }
@@ -366,6 +374,7 @@ impl Driver {
             self.look_at_setup(now);
         }
         self.look_after_health(now);
+        self.look_at_teleoperation(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -400,6 +409,7 @@ impl Driver {
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
+            self.teleop.poll_timeout(),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]

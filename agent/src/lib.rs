@@ -23,3 +23,4 @@ pub mod scrub;
 pub mod setup;
 mod storage;
 pub mod telemetry;
+pub mod teleop;

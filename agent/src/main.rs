@@ -2,6 +2,7 @@
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
 mod explain;
+mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   lekiwi-agent hardware                         what is plugged in, and which profile is that?
   lekiwi-agent status --json                    what is the running agent doing?
   lekiwi-agent packages                         what is installed here?
+  lekiwi-agent teleop --watch                   does somebody drive this robot, and by what is that seen?
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
 Variables: LEKIWI_CONFIG, LEKIWI_LOG (error, warn, info, debug, trace), NO_COLOR, and one for each key
@@ -91,6 +93,18 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Look whether somebody drives the robot, and by what that is seen; needs no rights and no running agent
+    Teleop {
+        /// Go on looking until a signal
+        #[arg(long)]
+        watch: bool,
+        /// As lines of JSON, one a look and one an event
+        #[arg(long)]
+        json: bool,
+        /// The profile to look by, or a file with one [default: what the robot is registered or configured as]
+        #[arg(long, value_name = "NAME|FILE")]
+        profile: Option<String>,
+    },
     /// Look at the hardware, and explain which profile fits
     Hardware {
         /// As one line of JSON
@@ -146,6 +160,16 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         Command::Packages { json } => return list_packages(&arguments.root, *json),
         _ => {}
     }
+    if let Command::Teleop {
+        watch,
+        json,
+        profile: Some(profile),
+    } = &arguments.command
+    {
+        // Whatever is configured: the configuration may be for others to read.
+        let profile = watch::named(profile, &arguments.root)?;
+        return runtime()?.block_on(watch::run(&profile, &arguments.root, *watch, *json));
+    }
     let path = arguments
         .config
         .clone()
@@ -160,13 +184,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         log::warn!("{warning}");
     }
     let config = loaded.config;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(1)
-        .thread_keep_alive(Duration::from_secs(1))
-        .build()
-        .map_err(|error| failed(ExitCode::Failure, &error))?;
+    let runtime = runtime()?;
     match &arguments.command {
         Command::Run => {
             let lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
@@ -207,8 +225,22 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             };
             result.map_err(|error| setup_failure(&error))
         }
+        Command::Teleop { watch, json, .. } => {
+            let profile = watch::configured(&config, &arguments.root)?;
+            runtime.block_on(watch::run(&profile, &arguments.root, *watch, *json))
+        }
         Command::Hardware { json, detect } => look(&config, *json, *detect),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(1)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(|error| failed(ExitCode::Failure, &error))
 }
 
 /// Only of an enrolled robot: another one still needs its token.

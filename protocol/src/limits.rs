@@ -34,3 +34,5 @@ pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const MAX_TOKEN_USES: u32 = 10_000;
 /// Life of a robot's certificate (H9).
 pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Most ports that a profile's teleoperation may have: the kernel's filter for them stays small.
+pub const MAX_TELEOP_PORTS: usize = 16;

@@ -11,6 +11,7 @@ mod relay;
 mod service;
 mod state;
 mod telemetry;
+mod teleoperation;
 
 pub use ack::{Ack, SeqRange, ranges};
 pub use connection::{Connection, ConnectionState, Heartbeat};
@@ -27,3 +28,7 @@ pub use state::{
     TimeSync,
 };
 pub use telemetry::{Metrics, Telemetry, TelemetryError};
+pub use teleoperation::{
+    ControlEvidence, Ended, Evidence, LatencyEvidence, LocalInputEvidence, Operator, OperatorKind,
+    SourceKind, StopReason, TeleoperationEvent, VideoEvidence,
+};

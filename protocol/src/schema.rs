@@ -28,5 +28,6 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("service_changed", of::<message::ServiceChanged>()),
         ("service_flapping", of::<message::ServiceFlapping>()),
         ("service_steady", of::<message::ServiceSteady>()),
+        ("teleoperation", of::<message::TeleoperationEvent>()),
     ]
 }

@@ -313,6 +313,17 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
 }
 
 #[test]
+fn more_ports_than_the_kernels_filter_has_room_for_are_refused() {
+    let ports = (1..=17).map(|port| format!("{{port: {port}, role: video, what: a}}"));
+    let ports = ports.collect::<Vec<_>>().join(", ");
+    let text = RIGHT.replacen("{port: 5555, role: control, what: commands}", &ports, 1);
+    assert_eq!(
+        refused(&text),
+        "teleop.ports in robot.yml: expected at most 16 ports, got 17"
+    );
+}
+
+#[test]
 fn values_of_another_type_have_a_line() {
     for (right, wrong, place) in [
         ("name: robot", "name: Le Robot", "robot.yml:2:7"),

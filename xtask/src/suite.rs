@@ -271,6 +271,13 @@ fn end_to_end(options: &Options) -> Result<()> {
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
     let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
     tests.env("LEKIWI_AARCH64_AGENT", aarch64);
+    // What operators and cameras of real robots speak.
+    let peers = needs::python_tools(
+        "teleop",
+        &["pyzmq==27.1.0", "websockets==15.0.1"],
+        options.yes,
+    )?;
+    tests.env("LEKIWI_TELEOP_PYTHON", peers.join("python"));
     if is_slow(options) {
         tests.env("LEKIWI_SLOW", "1");
     }

@@ -11,6 +11,7 @@
 //! * [`pattern`]: command lines with `*`.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
+//! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod catalogue;
@@ -24,3 +25,4 @@ pub mod patience;
 pub mod pattern;
 pub mod services;
 pub mod setup;
+pub mod teleop;

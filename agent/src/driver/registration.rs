@@ -20,6 +20,7 @@ impl Driver {
                 }
                 self.keep_registration(registration);
                 self.watch_profile();
+                self.watch_teleoperation();
             }
             RegistrationStatus::Quarantined | RegistrationStatus::Rejected => {
                 self.is_quarantined = true;

@@ -55,6 +55,22 @@ impl Speech {
         self.factsheet.boot_id
     }
 
+    /// The profile that the robot was found to have.
+    pub(super) fn profile(&self) -> &str {
+        &self.factsheet.profile
+    }
+
+    /// The agent has this optional part, or has it no more; says whether that is new.
+    pub(super) fn capability(&mut self, name: &str, has: bool) -> bool {
+        let capabilities = &mut self.factsheet.capabilities;
+        match capabilities.binary_search_by(|known| known.as_str().cmp(name)) {
+            Err(place) if has => capabilities.insert(place, name.to_owned()),
+            Ok(place) if !has => drop(capabilities.remove(place)),
+            _ => return false,
+        }
+        true
+    }
+
     pub(super) fn inbox(&self) -> String {
         self.root.robot_inbox(&self.robot_id)
     }
@@ -73,10 +89,14 @@ impl Speech {
     /// Birth and factsheet.
     pub(super) fn birth(&mut self, link: &Link) -> bool {
         let birth = self.connection(ConnectionState::Online);
-        let (connection, factsheet) = (FromRobot::Connection, FromRobot::Factsheet);
-        let sheet = self.factsheet.clone();
+        let connection = FromRobot::Connection;
         self.say(Some(link), connection, MessageType::Connection, birth)
-            && self.say(Some(link), factsheet, MessageType::Factsheet, sheet)
+            && self.factsheet(Some(link))
+    }
+
+    pub(super) fn factsheet(&mut self, link: Option<&Link>) -> bool {
+        let (factsheet, sheet) = (FromRobot::Factsheet, self.factsheet.clone());
+        self.say(link, factsheet, MessageType::Factsheet, sheet)
     }
 
     /// OFFLINE, then the end of the connection.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use lekiwi_protocol::message::{OperatingMode, State, Teleoperation};
+use lekiwi_protocol::message::State;
 
 use super::Driver;
 use super::report::describe;
@@ -48,8 +48,8 @@ impl Driver {
         let state = State {
             session: self.speech.session(),
             activity: self.lifecycle.activity(),
-            operating_mode: OperatingMode::Automatic,
-            teleoperation: Teleoperation::default(),
+            operating_mode: self.teleop.operating_mode(),
+            teleoperation: self.teleop.state().clone(),
             network: self.network.clone(),
             deployment,
             resources,

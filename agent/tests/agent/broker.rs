@@ -26,6 +26,10 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         let mut status = None;
         let child = &mut self.0;

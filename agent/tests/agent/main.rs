@@ -5,3 +5,4 @@ mod broker;
 mod enrolment;
 mod health;
 mod support;
+mod teleop;

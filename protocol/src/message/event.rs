@@ -97,6 +97,14 @@ pub mod kind {
     pub const SETUP_COMPLETED: &str = "setup.completed";
     /// A step failed and is tried again: `step`, `reason`, `retry_in_s`. By the robot.
     pub const SETUP_FAILED: &str = "setup.failed";
+    /// Somebody began to drive the robot: see [`super::TeleoperationEvent`]. By the robot.
+    pub const TELEOPERATION_STARTED: &str = "teleoperation.started";
+    /// Nobody drives it any more: see [`super::TeleoperationEvent`]. By the robot.
+    pub const TELEOPERATION_STOPPED: &str = "teleoperation.stopped";
+    /// Somebody else drives it: see [`super::TeleoperationEvent`]. By the robot.
+    pub const OPERATOR_CHANGED: &str = "teleoperation.operator_changed";
+    /// Somebody looks on, and does not drive: see [`super::TeleoperationEvent`]. By the robot.
+    pub const OBSERVING: &str = "teleoperation.observing";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
 }

@@ -219,6 +219,16 @@ pub struct Teleoperation {
     /// Who; absent while nobody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator_id: Option<String>,
+    /// Since when, by the robot's clock; absent while nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub session_start: Option<Timestamp>,
+    /// Pictures and observations that somebody reads, driver or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub video_streams: Vec<String>,
+    /// Two operators command at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contention: bool,
 }
 
 /// Where the robot is on the network.

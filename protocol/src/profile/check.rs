@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::limits::MAX_TELEOP_PORTS;
+
 use super::{
     Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise, Unit,
     VERSION,
@@ -64,6 +66,13 @@ impl Profile {
         for (key, rule) in &self.agent.metrics {
             rule.rules()
                 .map_err(below(&format!("agent.metrics.{}", key.as_str())))?;
+        }
+        let ports = self.teleop.ports.len();
+        if ports > MAX_TELEOP_PORTS {
+            return complain(
+                "teleop.ports",
+                format!("expected at most {MAX_TELEOP_PORTS} ports, got {ports}"),
+            );
         }
         let mut ports = BTreeSet::new();
         for (index, port) in self.teleop.ports.iter().enumerate() {
