@@ -1,6 +1,7 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod backlog;
 mod health;
 mod registration;
 mod report;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
-use lekiwi_agent_core::outbox::{Cursor, Window};
+use lekiwi_agent_core::backlog::Drain;
+use lekiwi_agent_core::outbox::{Cursor, MAX_EVENTS_ON_THE_WAY, Progress, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
 use lekiwi_protocol::message::{
     Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
@@ -52,7 +54,8 @@ struct Driver {
     floor: Floor,
     lifecycle: Lifecycle,
     debouncer: Debouncer,
-    window: Window,
+    window: Window<Progress>,
+    drain: Drain,
     outbox: Outbox,
     speech: Speech,
     discovery: Option<Discovery>,
@@ -113,6 +116,7 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
         socket.abort();
         let _ = std::fs::remove_file(socket_path);
     }
+    driver.outbox.close(clock::wall());
     driver.floor.persist();
     Ok(())
 }
@@ -184,7 +188,8 @@ impl Driver {
             debouncer: Debouncer::new(config.metrics.iter().cloned()),
             sampler: Sampler::default(),
             network: machine.network(),
-            window: Window::new(),
+            window: Window::new(MAX_EVENTS_ON_THE_WAY),
+            drain: Drain::default(),
             link: None,
             is_revoked: false,
             enrolling: None,
@@ -251,6 +256,7 @@ impl Driver {
                 self.complain(&chain(&error));
                 self.link = None;
                 self.window.link_down();
+                self.drain.link_down();
                 // Rejected, and wanted back: somebody put a token there.
                 self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
                 self.input(match was_up {
@@ -307,6 +313,7 @@ impl Driver {
                     Ok(ack) => {
                         let count = self.outbox.acknowledge(&ack.payload);
                         self.window.acknowledged(clock::now(), count);
+                        self.backlog_acknowledged(&ack.payload);
                         self.send_events();
                     }
                     Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
@@ -347,6 +354,7 @@ impl Driver {
         }
         if self.next_persist <= now {
             self.floor.persist();
+            self.forget_what_is_too_old();
             self.next_persist = now + PERSIST_CLOCK;
         }
         if self.next_sample <= now {
@@ -370,6 +378,7 @@ impl Driver {
                 log::debug!("events were not acknowledged in time and are sent again");
             }
             self.send_events();
+            self.send_backlog(now);
         }
     }
 
@@ -385,7 +394,9 @@ impl Driver {
         }
         if !self.is_online() {
             self.look_at_network();
+            self.keep_telemetry(now);
         }
+        self.outbox.look_after_samples(now, clock::wall());
     }
 
     fn look_at_network(&mut self) {
@@ -401,6 +412,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.drain.poll_timeout().filter(|_| online),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
@@ -510,6 +522,8 @@ impl Driver {
         self.debouncer.told(now);
         self.next_heartbeat = now + self.config.heartbeat;
         self.window.link_up();
+        self.drain.link_up();
+        self.outbox.outage_over(clock::wall());
         self.send_events();
     }
 
@@ -532,11 +546,12 @@ impl Driver {
 
     fn send_telemetry(&mut self, now: Instant) {
         if let Some(telemetry) = self.debouncer.poll_output(now) {
-            if self.speech.telemetry(self.link.as_ref(), telemetry) {
+            if self.speech.telemetry(self.link.as_ref(), &telemetry) {
                 self.last_telemetry = Some(clock::wall());
             } else {
-                // A picture, not a ledger: the next one is newer.
-                log::debug!("telemetry was dropped, the link is slow");
+                // A picture, not a ledger: the next one is newer. History gets it later.
+                log::debug!("telemetry waits, the link is slow");
+                self.keep_sample(now, &telemetry);
             }
         }
     }
@@ -548,29 +563,31 @@ impl Driver {
         seq
     }
 
-    fn send_events(&mut self) {
-        while let Some((after, room)) = self.window.poll_output() {
+    /// Whether all that is kept is on the way.
+    fn send_events(&mut self) -> bool {
+        while let Some((mut progress, room)) = self.window.poll_output() {
             let limit = Limit {
                 events: room.min(MAX_EVENTS_PER_MESSAGE),
                 ..Limit::default()
             };
-            let Some(batch) = self.outbox.pending_after(after, limit) else {
-                return;
+            let Some((priority, batch)) = self.outbox.pending_after(&progress, limit) else {
+                return true;
             };
             let EventBatch {
                 ordinal, events, ..
             } = &batch;
             let (ordinal, count) = (*ordinal, events.len());
             let Some(seq) = events.last().map(|event| event.seq) else {
-                return;
+                return true;
             };
             if !self.speech.events(self.link.as_ref(), batch) {
                 // The queue is full; the next timer or acknowledgement goes on.
-                return;
+                return false;
             }
-            self.window
-                .sent(clock::now(), Cursor { ordinal, seq }, count);
+            progress.advance(priority, Cursor { ordinal, seq });
+            self.window.sent(clock::now(), progress, count);
         }
+        false
     }
 }
 

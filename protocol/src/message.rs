@@ -2,18 +2,22 @@
 //! `protocol/schemas/` for consumers in other languages.
 
 mod ack;
+mod backlog;
 mod connection;
 mod event;
 mod factsheet;
+mod priority;
 mod registration;
 mod relay;
 mod state;
 mod telemetry;
 
 pub use ack::{Ack, SeqRange, ranges};
+pub use backlog::{Backlog, BacklogError, LateSample, Thinned};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};
+pub use priority::Priority;
 pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
 pub use state::{

@@ -21,9 +21,11 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("heartbeat", of::<Envelope<message::Heartbeat>>()),
         ("telemetry", of::<Envelope<message::Telemetry>>()),
         ("events", of::<Envelope<message::EventBatch>>()),
+        ("backlog", of::<Envelope<message::Backlog>>()),
         ("ack", of::<Envelope<message::Ack>>()),
         ("registration", of::<Envelope<message::Registration>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
+        ("thinned", of::<message::Thinned>()),
     ]
 }

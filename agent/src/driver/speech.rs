@@ -1,7 +1,7 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
+    Backlog, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
 };
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
 use serde::Serialize;
@@ -37,7 +37,7 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: vec!["events".to_owned(), "telemetry".to_owned()],
+                capabilities: ["backlog", "events", "telemetry"].map(str::to_owned).to_vec(),
                 boot_id,
             },
             session: Uuid::nil(),
@@ -104,7 +104,7 @@ impl Speech {
         )
     }
 
-    pub(super) fn telemetry(&mut self, link: Option<&Link>, telemetry: Telemetry) -> bool {
+    pub(super) fn telemetry(&mut self, link: Option<&Link>, telemetry: &Telemetry) -> bool {
         self.say(
             link,
             FromRobot::Telemetry,
@@ -115,6 +115,10 @@ impl Speech {
 
     pub(super) fn events(&mut self, link: Option<&Link>, batch: EventBatch) -> bool {
         self.say(link, FromRobot::Events, MessageType::Events, batch)
+    }
+
+    pub(super) fn backlog(&mut self, link: Option<&Link>, backlog: &Backlog) -> bool {
+        self.say(link, FromRobot::Backlog, MessageType::Backlog, backlog)
     }
 
     fn connection(&self, state: ConnectionState) -> Connection {
@@ -136,7 +140,7 @@ impl Speech {
         };
         let delivery = match from {
             FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
-            FromRobot::Events => Delivery::Acknowledged,
+            FromRobot::Events | FromRobot::Backlog => Delivery::Acknowledged,
             _ => Delivery::Once,
         };
         let (topic, payload) = self.wrap(from, message_type, payload);
