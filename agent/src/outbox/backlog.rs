@@ -160,8 +160,20 @@ impl Late {
     /// A database was opened: numbers go on behind its own.
     pub(super) fn found(&mut self, disk: &Disk) {
         let (seq, outage) = disk.newest_sample;
-        self.last_seq = self.last_seq.max(seq);
         self.outage = self.outage.max(outage + 1);
+        let has_same_numbers = |first: &Sample| first.seq <= seq;
+        if self.buffer.samples.front().is_some_and(has_same_numbers) {
+            // It could not be read before: what was measured since comes behind it, under other numbers.
+            self.stream = Uuid::new_v4();
+            self.ordinal = 0;
+            self.last_seq += seq;
+            for sample in &mut self.buffer.samples {
+                sample.seq += seq;
+                sample.outage = self.outage;
+            }
+            self.thinner = Thinner::default();
+        }
+        self.last_seq = self.last_seq.max(seq);
         if disk.samples == 0 {
             self.deleted();
         }
