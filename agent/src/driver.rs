@@ -11,10 +11,10 @@ mod start;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lekiwi_agent_core::backlog::Drain;
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
-use lekiwi_agent_core::backlog::Drain;
-use lekiwi_agent_core::outbox::{Cursor, MAX_EVENTS_ON_THE_WAY, Progress, Window};
+use lekiwi_agent_core::outbox::{Cursor, EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
 use lekiwi_protocol::message::{
     Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
@@ -188,7 +188,7 @@ impl Driver {
             debouncer: Debouncer::new(config.metrics.iter().cloned()),
             sampler: Sampler::default(),
             network: machine.network(),
-            window: Window::new(MAX_EVENTS_ON_THE_WAY),
+            window: Window::new(MAX_EVENTS_ON_THE_WAY, EVENT_PATIENCE),
             drain: Drain::default(),
             link: None,
             is_revoked: false,

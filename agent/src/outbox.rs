@@ -13,6 +13,7 @@
 mod backlog;
 mod disk;
 mod memory;
+mod reserve;
 mod samples;
 
 use std::fs;
@@ -28,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub use backlog::WRITE_EVERY;
 use backlog::Late;
+pub use backlog::WRITE_EVERY;
 use disk::{Disk, DiskError};
 use memory::Memory;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lekiwi_agent::outbox::{Limit, Outbox, WRITE_EVERY};
-use lekiwi_agent_core::outbox::Bounds;
+use lekiwi_agent_core::outbox::{Bounds, Cursor, Progress};
 use lekiwi_protocol::message::{Ack, Backlog, LateSample, Metrics, Thinned, kind};
 use lekiwi_protocol::{MetricName, Timestamp};
 use serde::Deserialize;
@@ -108,16 +108,15 @@ impl Robot {
     }
 
     fn events(&self, of: &str) -> Vec<serde_json::Value> {
-        let limit = Limit {
-            events: 100_000,
-            bytes: usize::MAX,
-        };
-        let batch = self.outbox.pending(limit);
-        let events = batch.into_iter().flat_map(|batch| batch.events);
-        events
-            .filter(|event| event.kind == of)
-            .map(|event| event.data)
-            .collect()
+        let mut progress = Progress::default();
+        let mut found = Vec::new();
+        while let Some((priority, batch)) = self.outbox.pending_after(&progress, Limit::default()) {
+            let (ordinal, seq) = (batch.ordinal, batch.events.last().unwrap().seq);
+            progress.advance(priority, Cursor { ordinal, seq });
+            let events = batch.events.into_iter().filter(|event| event.kind == of);
+            found.extend(events.map(|event| event.data));
+        }
+        found
     }
 }
 
@@ -128,10 +127,11 @@ fn written(path: &Path) -> u64 {
         let name = format!("agent.db{suffix}");
         let _ = fs::copy(path.with_file_name(&name), folder.path().join(&name));
     }
-    rusqlite::Connection::open(folder.path().join("agent.db"))
+    let count: i64 = rusqlite::Connection::open(folder.path().join("agent.db"))
         .unwrap()
         .query_row("SELECT count(*) FROM samples", [], |row| row.get(0))
-        .unwrap()
+        .unwrap();
+    u64::try_from(count).unwrap()
 }
 
 fn bounds(max_bytes: u64, max_sample_bytes: u64) -> Bounds {
@@ -223,7 +223,11 @@ fn a_full_bound_thins_out_the_oldest_and_says_so_once() {
     let bounds = bounds(1 << 20, 64 * 1024);
     let mut robot = Robot::with_bounds(folder.path().join("agent.db"), bounds);
     robot.keep(3_000);
-    assert_eq!(robot.events(kind::THINNED).len(), 0, "not before the hour is over");
+    assert_eq!(
+        robot.events(kind::THINNED).len(),
+        0,
+        "not before the hour is over"
+    );
     robot.keep(6_000);
     assert_eq!(robot.events(kind::THINNED).len(), 2, "one an hour");
     robot.reconnect();
@@ -239,9 +243,15 @@ fn a_full_bound_thins_out_the_oldest_and_says_so_once() {
         told.iter().map(|thinned| thinned.samples).sum::<u64>(),
         9_000 - late.len() as u64
     );
-    assert!(told.iter().all(|thinned| at(1_000) < thinned.from && thinned.from < thinned.to));
+    assert!(
+        told.iter()
+            .all(|thinned| at(1_000) < thinned.from && thinned.from < thinned.to)
+    );
     assert_eq!((late[0].seq, late[late.len() - 1].seq), (1, 9_000));
-    let gaps: Vec<u64> = late.windows(2).map(|pair| pair[1].seq - pair[0].seq).collect();
+    let gaps: Vec<u64> = late
+        .windows(2)
+        .map(|pair| pair[1].seq - pair[0].seq)
+        .collect();
     assert!(gaps.windows(2).all(|pair| pair[0] >= pair[1]), "{gaps:?}");
     assert!(gaps[0] >= 16 && gaps[gaps.len() - 1] == 1, "{gaps:?}");
 }
@@ -272,7 +282,9 @@ fn samples_make_room_for_events_and_events_never_for_samples() {
     robot.pass(WRITE_EVERY);
     let (before, mut late) = (robot.outbox.late(), 0);
     for n in 0..1_000_u64 {
-        robot.outbox.append("test.count", at(robot.ms), json!({ "n": n }));
+        robot
+            .outbox
+            .append("test.count", at(robot.ms), json!({ "n": n }));
         late = robot.outbox.late();
         assert!(
             late == 0 || robot.events(kind::DROPPED).is_empty(),
@@ -290,7 +302,11 @@ fn samples_make_room_for_events_and_events_never_for_samples() {
     let events = robot.outbox.len();
     robot.keep(5_000);
     let thinned = robot.events(kind::THINNED).len() as u64;
-    assert_eq!(robot.outbox.len(), events + thinned, "no event went for them");
+    assert_eq!(
+        robot.outbox.len(),
+        events + thinned,
+        "no event went for them"
+    );
 }
 
 #[test]
@@ -330,11 +346,17 @@ fn a_damaged_database_takes_its_samples_along_and_nothing_else() {
     fs::write(&robot.path, bytes).unwrap();
     robot.restart();
     assert!(robot.outbox.is_durable());
-    assert_eq!(robot.events(kind::DROPPED)[0]["reason"], "the database was damaged");
+    assert_eq!(
+        robot.events(kind::DROPPED)[0]["reason"],
+        "the database was damaged"
+    );
     assert_eq!(robot.outbox.late(), 0);
     robot.keep(5);
     robot.pass(WRITE_EVERY);
-    assert_eq!((robot.seqs(), written(&robot.path)), (vec![1, 2, 3, 4, 5], 5));
+    assert_eq!(
+        (robot.seqs(), written(&robot.path)),
+        (vec![1, 2, 3, 4, 5], 5)
+    );
 }
 
 #[test]
@@ -417,7 +439,10 @@ fn on_a_full_disk_samples_go_before_an_event_is_in_danger() {
     }
     let after = robot.outbox.late();
     assert!(after < before, "{before} samples, then {after}");
-    assert!(durable >= 1_000, "only {durable} events were safe while {after} samples were kept");
+    assert!(
+        durable >= 1_000,
+        "only {durable} events were safe while {after} samples were kept"
+    );
 
     // What is measured meanwhile waits in memory, and is written when there is room.
     robot.keep(400);

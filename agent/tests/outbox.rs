@@ -191,18 +191,30 @@ fn urgent_events_overtake_and_the_rest_stays_in_order() {
     assert_eq!(outbox.acknowledge(&ack(stream, 2, 6)), 5);
     assert_eq!(
         order(&outbox),
-        [(kind::HEALTHY.to_owned(), 7), (kind::SETUP_PROGRESS.to_owned(), 1)]
+        [
+            (kind::HEALTHY.to_owned(), 7),
+            (kind::SETUP_PROGRESS.to_owned(), 1)
+        ]
     );
 }
 
 /// Priorities as they are kept, and what the tombstones say of the rest.
-fn check_dropped_by_priority(outbox: &mut Outbox) {
-    let kinds = [kind::SETUP_PROGRESS, "test.count", kind::UNHEALTHY, "estop.received"];
+fn check_dropped_by_priority(outbox: &mut Outbox, events: usize) {
+    let kinds = [
+        kind::SETUP_PROGRESS,
+        "test.count",
+        kind::UNHEALTHY,
+        "estop.received",
+    ];
     let mut appended: Vec<(u64, Priority)> = Vec::new();
     let mut urgent = 0;
-    while appended.len() < 4_000 {
+    while appended.len() < events {
         // The urgent ones are rare: there is room for all of them.
-        let urgency = if appended.len() % 100 == 99 { 3 } else { appended.len() % 3 };
+        let urgency = if appended.len() % 100 == 99 {
+            3
+        } else {
+            appended.len() % 3
+        };
         urgent += usize::from(urgency == 3);
         let seq = outbox.append(kinds[urgency], at(1), json!({}));
         appended.push((seq, Priority::of(kinds[urgency])));
@@ -217,8 +229,13 @@ fn check_dropped_by_priority(outbox: &mut Outbox) {
     let stream = outbox.stream();
     for (seq, _) in &appended {
         let held = kept.iter().any(|(_, number)| number == seq);
-        let said = tombstones.iter().any(|d| d.stream == stream && d.covers(*seq));
-        assert!(held != said, "event {seq}: held {held}, said to be dropped {said}");
+        let said = tombstones
+            .iter()
+            .any(|d| d.stream == stream && d.covers(*seq));
+        assert!(
+            held != said,
+            "event {seq}: held {held}, said to be dropped {said}"
+        );
     }
     let left = |kind: &str| kept.iter().filter(|(kept, _)| kept == kind).count();
     assert_eq!(left("estop.received"), urgent, "no urgent one was dropped");
@@ -232,8 +249,10 @@ fn check_dropped_by_priority(outbox: &mut Outbox) {
 fn the_least_urgent_are_dropped_first() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.db");
-    check_dropped_by_priority(&mut Outbox::with_bounds(&path, at(0), small(256 * 1024)));
-    check_dropped_by_priority(&mut Outbox::open(Path::new("/nonexistent/agent.db"), at(0)));
+    let mut outbox = Outbox::with_bounds(&path, at(0), small(48 * 1024));
+    check_dropped_by_priority(&mut outbox, 700);
+    let mut memory = Outbox::open(Path::new("/nonexistent/agent.db"), at(0));
+    check_dropped_by_priority(&mut memory, 4_000);
 }
 
 #[test]
@@ -298,7 +317,10 @@ fn a_database_of_the_first_version_is_taken_over() {
     assert_eq!(outbox.stream(), stream);
     assert_eq!(
         order(&outbox),
-        [("health.unhealthy".to_owned(), 5), ("test.count".to_owned(), 4)]
+        [
+            ("health.unhealthy".to_owned(), 5),
+            ("test.count".to_owned(), 4)
+        ]
     );
     assert_eq!(outbox.append("test.count", at(1), json!({})), 6);
     assert_eq!(everything(&outbox)[1].events[0].data, json!({ "n": 4 }));

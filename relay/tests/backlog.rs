@@ -193,8 +193,7 @@ async fn of_a_robot_in_quarantine_nothing_is_taken_nor_acknowledged() {
     let robot = RobotId::new("kiwi-01").unwrap();
     until("it is in quarantine", async || {
         relay.view("kiwi-01").is_some_and(|view| {
-            view.registration.status
-                == lekiwi_protocol::message::RegistrationStatus::Quarantined
+            view.registration.status == lekiwi_protocol::message::RegistrationStatus::Quarantined
         })
     })
     .await;

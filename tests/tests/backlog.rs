@@ -28,7 +28,6 @@ async fn uptimes(admin: &Admin, from: Timestamp, to: Timestamp) -> Result<Vec<(f
     );
     let answer = admin.get(&path).send().await?.error_for_status()?;
     let series: TelemetrySeries = answer.json().await?;
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century")]
     let seconds = |(ms, value): (u64, f64)| (ms as f64 / 1_000.0, value);
     Ok(series.points.into_iter().map(seconds).collect())
 }
@@ -64,7 +63,12 @@ async fn a_minute_without_the_relay_is_in_history_with_its_own_times() -> Result
     let mut relay = Relay::start()?;
     let admin = admin(&relay).await?;
     let folder = tempfile::tempdir()?;
-    let config = write_config(folder.path(), &relay, ROBOT, &relay.token(&["--robot", ROBOT])?)?;
+    let config = write_config(
+        folder.path(),
+        &relay,
+        ROBOT,
+        &relay.token(&["--robot", ROBOT])?,
+    )?;
     // The uptime is sent each second: it says by itself when it was measured.
     let text = std::fs::read_to_string(&config)?;
     let (head, tail) = text
@@ -88,7 +92,11 @@ async fn a_minute_without_the_relay_is_in_history_with_its_own_times() -> Result
     relay.kill()?;
     let from = now();
     tokio::time::sleep(Duration::from_secs(30)).await;
-    ensure!(agent.stop()?.success(), "expected a clean end:\n{}", agent.log());
+    ensure!(
+        agent.stop()?.success(),
+        "expected a clean end:\n{}",
+        agent.log()
+    );
     agent.restart(None)?;
     tokio::time::sleep(Duration::from_secs(30)).await;
     let to = now();
@@ -102,17 +110,22 @@ async fn a_minute_without_the_relay_is_in_history_with_its_own_times() -> Result
     let born = |(at, uptime): &(f64, f64)| at - uptime;
     let first = born(&outage[0]);
     ensure!(
-        outage.iter().all(|point| (born(point) - first).abs() <= 2.5),
+        outage
+            .iter()
+            .all(|point| (born(point) - first).abs() <= 2.5),
         "expected each value at the time when it was measured, got {outage:?}"
     );
     // The picture is of now.
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this century")]
     let is_current = |uptime: f64| (now().as_ms() as f64 / 1_000.0 - uptime - first).abs() <= 10.0;
     loop {
         let robots = admin.robots().await?.robots;
         let robot = robots.first().context("expected a robot")?;
-        if robot.resources.get("uptime_s").is_some_and(|uptime| is_current(*uptime)) {
+        if robot
+            .resources
+            .get("uptime_s")
+            .is_some_and(|uptime| is_current(*uptime))
+        {
             return Ok(());
         }
         ensure!(

@@ -247,7 +247,7 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self {
-            window: Window::new(Self::MAX_ON_THE_WAY),
+            window: Window::new(Self::MAX_ON_THE_WAY, Self::PATIENCE),
             pace: Pace::new(Self::RATE_BYTES_PER_S, Self::BURST_BYTES),
             wait: None,
         }
@@ -262,6 +262,9 @@ impl Drain {
     pub const BURST_BYTES: u32 = 8_192;
     /// Most bytes of samples in one message: what a heartbeat may have to wait for.
     pub const MESSAGE_BYTES: u64 = 4_096;
+    /// How long the first acknowledgement is waited for. On a slow link the events before it take their
+    /// time, and nobody is in a hurry.
+    pub const PATIENCE: Duration = Duration::from_secs(30);
     /// Most samples that are not acknowledged.
     pub const MAX_ON_THE_WAY: usize = 64;
 
@@ -297,7 +300,10 @@ impl Drain {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wait.into_iter().chain(self.window.poll_timeout()).min()
+        self.wait
+            .into_iter()
+            .chain(self.window.poll_timeout())
+            .min()
     }
 
     /// Time has passed: another message may go, or all of it again. Says whether it begins again.

@@ -156,7 +156,11 @@ impl Losses {
                         stream,
                         from: *from,
                         to: *to,
-                        ranges: if ranges.len() > 1 { ranges.to_vec() } else { Vec::new() },
+                        ranges: if ranges.len() > 1 {
+                            ranges.to_vec()
+                        } else {
+                            Vec::new()
+                        },
                     });
                 }
             }
@@ -187,6 +191,8 @@ pub fn covers(ranges: &[SeqRange], seq: u64) -> bool {
 
 /// Most events on the way.
 pub const MAX_EVENTS_ON_THE_WAY: usize = 400;
+/// How long the first acknowledgement of an event is waited for.
+pub const EVENT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which numbered things go out next. Knows how far it sent (`P` says that; its default is before all),
 /// how much of that is unanswered, and when to begin again; the things themselves stay where they are.
@@ -197,25 +203,26 @@ pub struct Window<P> {
     sent: P,
     unanswered: usize,
     resend_at: Option<Instant>,
+    first_patience: Duration,
     patience: Duration,
 }
 
 impl<P: Default + Copy> Window<P> {
-    /// How long the first acknowledgement is waited for; doubles up to [`Self::MAX_PATIENCE`].
-    pub const PATIENCE: Duration = Duration::from_secs(5);
     /// Longest wait between two attempts.
     pub const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Offline, nothing sent; at most `limit` on the way.
+    /// Offline, nothing sent; at most `limit` on the way. An acknowledgement is waited for as long as
+    /// `first_patience`, which doubles up to [`Self::MAX_PATIENCE`].
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, first_patience: Duration) -> Self {
         Self {
             limit,
+            first_patience,
             online: false,
             sent: P::default(),
             unanswered: 0,
             resend_at: None,
-            patience: Self::PATIENCE,
+            patience: first_patience,
         }
     }
 
@@ -223,13 +230,13 @@ impl<P: Default + Copy> Window<P> {
     pub fn link_up(&mut self) {
         *self = Self {
             online: true,
-            ..Self::new(self.limit)
+            ..Self::new(self.limit, self.first_patience)
         };
     }
 
     /// The link went down: nothing goes out.
     pub fn link_down(&mut self) {
-        *self = Self::new(self.limit);
+        *self = Self::new(self.limit, self.first_patience);
     }
 
     /// After which place, and how many at most, may go out now; `None` while offline or full.
@@ -251,7 +258,7 @@ impl<P: Default + Copy> Window<P> {
         if count == 0 {
             return;
         }
-        self.patience = Self::PATIENCE;
+        self.patience = self.first_patience;
         self.unanswered = self.unanswered.saturating_sub(count);
         self.resend_at = (self.unanswered > 0).then_some(now + self.patience);
     }
@@ -283,10 +290,10 @@ mod tests {
     use super::*;
 
     const LIMIT: usize = 400;
-    const PATIENCE: Duration = Window::<u64>::PATIENCE;
+    const PATIENCE: Duration = EVENT_PATIENCE;
 
     fn window() -> Window<u64> {
-        Window::new(LIMIT)
+        Window::new(LIMIT, PATIENCE)
     }
 
     fn bounds(max_bytes: u64, max_sample_bytes: u64) -> Bounds {
@@ -346,14 +353,33 @@ mod tests {
     fn samples_go_before_events() {
         let bounds = bounds(1_000, 400);
         let room = |events, samples, incoming| {
-            let Held { events, samples } = bounds.room_for_event(Held { events, samples }, incoming);
+            let Held { events, samples } =
+                bounds.room_for_event(Held { events, samples }, incoming);
             (samples, events)
         };
         assert_eq!(room(600, 300, 100), (0, 0));
         assert_eq!(room(600, 400, 100), (100, 0));
         assert_eq!(room(950, 40, 100), (40, 50 + 125));
-        assert_eq!(bounds.room_for_samples(Held { events: 0, samples: 390 }, 20), 10);
-        assert_eq!(bounds.room_for_samples(Held { events: 800, samples: 190 }, 20), 10);
+        assert_eq!(
+            bounds.room_for_samples(
+                Held {
+                    events: 0,
+                    samples: 390
+                },
+                20
+            ),
+            10
+        );
+        assert_eq!(
+            bounds.room_for_samples(
+                Held {
+                    events: 800,
+                    samples: 190
+                },
+                20
+            ),
+            10
+        );
         assert_eq!(bounds.samples_beside(2_000), 0);
     }
 

@@ -1,7 +1,8 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Backlog, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
+    Backlog, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State,
+    Telemetry,
 };
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
 use serde::Serialize;
@@ -37,7 +38,9 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: ["backlog", "events", "telemetry"].map(str::to_owned).to_vec(),
+                capabilities: ["backlog", "events", "telemetry"]
+                    .map(str::to_owned)
+                    .to_vec(),
                 boot_id,
             },
             session: Uuid::nil(),

@@ -254,12 +254,7 @@ impl Outbox {
 
     /// The kept samples after a number: at most `most`, and about `most_bytes` of them. With how many bytes
     /// they have.
-    pub fn late_after(
-        &mut self,
-        seq: u64,
-        most: usize,
-        most_bytes: u64,
-    ) -> Option<(Backlog, u64)> {
+    pub fn late_after(&mut self, seq: u64, most: usize, most_bytes: u64) -> Option<(Backlog, u64)> {
         let most = most.min(MAX_SAMPLES_PER_MESSAGE);
         let (mut samples, is_all) = match &self.disk {
             Some(disk) => disk

@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::reserve::Reserve;
 use super::samples::{self, Samples};
 use super::{Draft, Limit, is_plain_tombstone, lose, within};
 
@@ -33,8 +34,11 @@ const SCHEMA: &str = "
     PRAGMA user_version = 2;";
 /// Oldest events of a priority that are looked at for their age at a time.
 const AGED_AT_ONCE: u32 = 1_000;
+/// Free pages of the database that an event, or a few, can do with.
+const SPARE_PAGES: u32 = 16;
 /// Numbers of one stream, whatever their priority.
-const OF_STREAM: &str = "priority IN (0, 1, 2, 3) AND ordinal = (SELECT ordinal FROM streams WHERE stream = ?1)
+const OF_STREAM: &str =
+    "priority IN (0, 1, 2, 3) AND ordinal = (SELECT ordinal FROM streams WHERE stream = ?1)
      AND seq BETWEEN ?2 AND ?3";
 
 /// Why the disk did not take it.
@@ -50,6 +54,9 @@ pub(super) enum DiskError {
     /// A database, but not one of ours.
     #[error("expected an outbox database, got {0}")]
     Foreign(String),
+    /// What is left belongs to events.
+    #[error("expected a disk with room for more than events")]
+    Tight,
     /// Full, read-only, missing or failing.
     #[error("expected a disk that takes events")]
     Unavailable {
@@ -62,7 +69,7 @@ pub(super) enum DiskError {
 impl DiskError {
     /// Whether another attempt on the same file is pointless.
     pub(super) fn is_damage(&self) -> bool {
-        !matches!(self, Self::Unavailable { .. })
+        !matches!(self, Self::Unavailable { .. } | Self::Tight)
     }
 
     /// Whether less on the disk would help.
@@ -100,6 +107,9 @@ pub(super) struct Disk {
     pub(super) samples: u64,
     pub(super) newest_sample: (u64, u32),
     pub(super) thinner: Thinner,
+    pub(super) reserve: Reserve,
+    /// The disk was full since the reserve was taken last: samples make room before it is needed.
+    pub(super) is_tight: bool,
     /// What was done to samples since it was asked for.
     pub(super) thinned: Option<Thinned>,
     /// Acknowledged, but the full disk did not take the deletion: not sent again, deleted later.
@@ -169,6 +179,8 @@ impl Disk {
             samples,
             newest_sample,
             thinner: Thinner::default(),
+            reserve: Reserve::beside(path),
+            is_tight: false,
             thinned: None,
             undeleted: Vec::new(),
         })
@@ -198,11 +210,31 @@ impl Disk {
     /// events. Where the disk itself has none, samples go until it has.
     pub(super) fn append(&mut self, draft: &Draft<'_>, bounds: Bounds) -> Result<u64, DiskError> {
         loop {
+            if self.is_tight && self.samples > 0 && self.spare_pages()? < SPARE_PAGES {
+                self.cut_samples()?;
+            }
             match self.try_append(draft, bounds) {
-                Err(error) if error.is_full() && self.samples > 0 => self.cut_samples()?,
+                Err(error) if error.is_full() && self.samples > 0 => self.make_way()?,
                 result => return result,
             }
         }
+    }
+
+    /// The disk is full: samples go, and what the log holds goes to its place with the help of the reserve.
+    /// From here on the log begins anew where it lies, and the database has free pages of its own.
+    fn make_way(&mut self) -> Result<(), DiskError> {
+        self.reserve.release();
+        self.is_tight = true;
+        self.cut_samples()?;
+        self.db
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    fn spare_pages(&self) -> Result<u32, DiskError> {
+        Ok(self
+            .db
+            .query_row("PRAGMA freelist_count", [], |row| row.get(0))?)
     }
 
     fn try_append(&mut self, draft: &Draft<'_>, bounds: Bounds) -> Result<u64, DiskError> {
@@ -215,11 +247,7 @@ impl Disk {
         let (samples, sample_bytes) = samples.left();
         let evicted = evict(&transaction, room.events)?;
         let tombstones = evicted.tombstones(draft.timestamp);
-        let (count, bytes) = insert(
-            &transaction,
-            &mut stream,
-            tombstones.iter().chain([draft]),
-        )?;
+        let (count, bytes) = insert(&transaction, &mut stream, tombstones.iter().chain([draft]))?;
         transaction.commit()?;
         self.thinner = thinner;
         self.count = self.count - evicted.count + count;
@@ -346,7 +374,8 @@ impl Disk {
                 bound,
                 |row| Ok(unsigned(row.get(0)?)),
             )?;
-            count += transaction.execute(&format!("DELETE FROM events WHERE {OF_STREAM}"), bound)?;
+            count +=
+                transaction.execute(&format!("DELETE FROM events WHERE {OF_STREAM}"), bound)?;
         }
         transaction.commit()?;
         self.count -= count as u64;
@@ -498,9 +527,9 @@ impl<'a> Eviction<'a> {
              FROM events e JOIN streams s ON s.ordinal = e.ordinal
              WHERE e.priority = ?1 ORDER BY e.ordinal, e.seq",
         )?;
-        let mut delete = self.transaction.prepare(
-            "DELETE FROM events WHERE priority = ?1 AND ordinal = ?2 AND seq = ?3",
-        )?;
+        let mut delete = self
+            .transaction
+            .prepare("DELETE FROM events WHERE priority = ?1 AND ordinal = ?2 AND seq = ?3")?;
         let mut rows = statement.query([priority as u8])?;
         while let Some(row) = rows.next()? {
             let stream = Uuid::from_bytes(row.get(1)?);

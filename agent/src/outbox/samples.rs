@@ -113,6 +113,10 @@ impl Disk {
         acknowledged: &[SeqRange],
         bounds: Bounds,
     ) -> Result<(), DiskError> {
+        if !self.reserve.fill() {
+            return Err(DiskError::Tight);
+        }
+        self.is_tight = false;
         let transaction = self.db.unchecked_transaction()?;
         let (gone, gone_bytes) = delete(&transaction, acknowledged)?;
         let held = Held {
@@ -240,11 +244,7 @@ impl Disk {
         let last: Option<i64> = self.db.query_row(
             "SELECT max(seq) FROM (SELECT seq, timestamp_ms FROM samples ORDER BY seq LIMIT ?1)
              WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3",
-            params![
-                AGED_AT_ONCE,
-                signed(floor.as_ms()),
-                signed(cutoff.as_ms())
-            ],
+            params![AGED_AT_ONCE, signed(floor.as_ms()), signed(cutoff.as_ms())],
             |row| row.get(0),
         )?;
         last.map_or(Ok(()), |last| self.give_up(unsigned(last)))

@@ -57,8 +57,7 @@ impl Dropped {
     #[must_use]
     pub fn covers(&self, seq: u64) -> bool {
         let within = |[from, to]: &SeqRange| (*from..=*to).contains(&seq);
-        within(&[self.from, self.to])
-            && (self.ranges.is_empty() || self.ranges.iter().any(within))
+        within(&[self.from, self.to]) && (self.ranges.is_empty() || self.ranges.iter().any(within))
     }
 }
 

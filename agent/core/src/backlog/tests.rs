@@ -185,15 +185,16 @@ fn the_drain_waits_for_its_pace_and_for_acknowledgements() {
     assert!(!drain.handle_timeout(start + 2 * second));
     assert_eq!(drain.poll_output(start + 2 * second), Some((40, all - 40)));
     // Nothing was acknowledged in time.
-    assert_eq!(drain.poll_timeout(), Some(start + 5 * second));
-    assert!(drain.handle_timeout(start + 5 * second));
-    assert_eq!(drain.poll_output(start + 5 * second), Some((0, all)));
-    drain.sent(start + 5 * second, 64, all, 100);
-    assert_eq!(drain.poll_output(start + 5 * second), None, "full");
-    drain.acknowledged(start + 6 * second, all);
+    let late = start + Drain::PATIENCE;
+    assert_eq!(drain.poll_timeout(), Some(late));
+    assert!(drain.handle_timeout(late));
+    assert_eq!(drain.poll_output(late), Some((0, all)));
+    drain.sent(late, 64, all, 100);
+    assert_eq!(drain.poll_output(late), None, "full");
+    drain.acknowledged(late + second, all);
     assert_eq!(drain.poll_timeout(), None);
     drain.link_down();
-    assert_eq!(drain.poll_output(start + 7 * second), None);
+    assert_eq!(drain.poll_output(late + 2 * second), None);
 }
 
 #[derive(Debug, Clone)]
