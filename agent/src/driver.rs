@@ -1,8 +1,8 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
-mod backlog;
 mod health;
+mod outgoing;
 mod registration;
 mod report;
 mod speech;
@@ -14,15 +14,12 @@ use std::time::{Duration, Instant};
 use lekiwi_agent_core::backlog::Drain;
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
-use lekiwi_agent_core::outbox::{Cursor, EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
-use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{
-    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
-};
+use lekiwi_agent_core::outbox::{EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
+use lekiwi_protocol::message::{Ack, Network, Registration, State, Teleoperation, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -36,7 +33,7 @@ use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_t
 use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
-use crate::outbox::{Limit, Outbox};
+use crate::outbox::Outbox;
 use crate::telemetry::Sampler;
 use health::next_found;
 use report::describe;
@@ -542,52 +539,6 @@ impl Driver {
             health: self.monitor.as_ref().map(Monitor::report),
         };
         self.speech.state(self.link.as_ref(), state);
-    }
-
-    fn send_telemetry(&mut self, now: Instant) {
-        if let Some(telemetry) = self.debouncer.poll_output(now) {
-            if self.speech.telemetry(self.link.as_ref(), &telemetry) {
-                self.last_telemetry = Some(clock::wall());
-            } else {
-                // A picture, not a ledger: the next one is newer. History gets it later.
-                log::debug!("telemetry waits, the link is slow");
-                self.keep_sample(now, &telemetry);
-            }
-        }
-    }
-
-    /// Keeps an event and sends it; returns its number.
-    fn event(&mut self, kind: &str, data: Value) -> u64 {
-        let seq = self.outbox.append(kind, clock::wall(), data);
-        self.send_events();
-        seq
-    }
-
-    /// Whether all that is kept is on the way.
-    fn send_events(&mut self) -> bool {
-        while let Some((mut progress, room)) = self.window.poll_output() {
-            let limit = Limit {
-                events: room.min(MAX_EVENTS_PER_MESSAGE),
-                ..Limit::default()
-            };
-            let Some((priority, batch)) = self.outbox.pending_after(&progress, limit) else {
-                return true;
-            };
-            let EventBatch {
-                ordinal, events, ..
-            } = &batch;
-            let (ordinal, count) = (*ordinal, events.len());
-            let Some(seq) = events.last().map(|event| event.seq) else {
-                return true;
-            };
-            if !self.speech.events(self.link.as_ref(), batch) {
-                // The queue is full; the next timer or acknowledgement goes on.
-                return false;
-            }
-            progress.advance(priority, Cursor { ordinal, seq });
-            self.window.sent(clock::now(), progress, count);
-        }
-        false
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod backlog;
 mod disk;
+mod eviction;
 mod memory;
 mod reserve;
 mod samples;

@@ -4,8 +4,9 @@
 //!
 //! Terms: a *sample* is what one telemetry message would have said; an *outage* is the time between two
 //! connections. *Thinning* merges every second sample of an outage into its successor: what only the older
-//! one says still held when the newer one was measured, or that would have said it. It goes through the
-//! oldest half, again and again, so that resolution is halved where it matters least.
+//! one says still held when the newer one was measured, or that would have said it. It goes on from the oldest
+//! until what it left takes half of the room, and then begins anew with half the resolution: all of an outage
+//! but its newest part is told equally well, and nothing of it is cut off.
 //!
 //! Invariants: the first and the last sample of an outage survive while there is anything between them;
 //! within an outage the distances between samples never grow towards now; whatever is asked for is freed;
@@ -86,10 +87,15 @@ pub fn account(total: &mut Option<Thinned>, more: Thinned) {
 /// Makes room on a shelf. Remembers how far it is, so that each call does only as much as it must.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Thinner {
-    /// The last sample that stays; merging goes on behind it.
-    after: Option<Place>,
-    /// Samples that stay of the oldest half which this round has not seen.
-    left: u64,
+    /// The last sample that stays, and its distance to the one before it in its outage; merging goes on
+    /// behind it.
+    after: Option<(Place, u64)>,
+    /// How many samples this round has left where they are.
+    kept: u64,
+    /// Largest distance that this round makes, counted in what was measured. Twice that of the last round.
+    reach: u64,
+    /// The outage that the last round began with; 0 before the first.
+    oldest_outage: u32,
     /// Whether this round has merged any.
     has_merged: bool,
     /// Samples to give up for good: the last round found nothing to merge.
@@ -117,7 +123,7 @@ impl Thinner {
     ) -> Result<(u64, Option<Thinned>), S::Error> {
         let (mut freed, mut thinned) = (0, None);
         while freed < bytes {
-            let after = self.after.map_or(0, |place| place.seq);
+            let after = self.after.map_or(0, |(place, _)| place.seq);
             let gone = match self.step(shelf.count(), shelf.after(after)?) {
                 Step::Next => continue,
                 Step::Empty => break,
@@ -143,28 +149,37 @@ impl Thinner {
 
     /// What to do with `next`, the two samples behind [`Self::after`], of `count` in all.
     fn step(&mut self, count: u64, next: [Option<Place>; 2]) -> Step {
-        let Some(after) = self.after else {
-            return self.begin(count, next);
+        let Some((after, before)) = self.after else {
+            return self.begin(next);
         };
-        // A round ends with the oldest half, but not before it found something.
-        if self.left == 0 && self.has_merged {
+        // A round ends when what it left is half of all, but not before it found something.
+        if self.kept * 2 >= count && self.has_merged {
             return self.end();
         }
         match next {
             [Some(place), Some(successor)] => {
-                if place.outage == after.outage && place.outage == successor.outage {
+                // Never further than what is older lies apart.
+                let distance = successor.seq - after.seq;
+                if place.outage == after.outage
+                    && place.outage == successor.outage
+                    && distance <= before.min(self.reach)
+                {
                     self.has_merged = true;
-                    self.keep(successor);
-                    Step::Merge(place, successor)
-                } else {
-                    // The first or the last of its outage.
-                    self.keep(place);
-                    Step::Next
+                    return Step::Merge(place, successor);
                 }
+                // Far enough, or the first or the last of its outage.
+                let is_first = place.outage != after.outage;
+                let before = if is_first {
+                    u64::MAX
+                } else {
+                    place.seq - after.seq
+                };
+                self.keep(place, before);
+                Step::Next
             }
-            // The newest sample stays, and a round that went on behind it would leave unequal distances.
+            // The newest sample stays, and nothing goes on behind it: there will be more of its outage.
             _ => {
-                if !self.has_merged {
+                if !self.has_merged && self.reach > after.seq {
                     // Nothing but ends of outages: the oldest go, several at once where there are many.
                     self.to_drop = (count / 8).max(1);
                 }
@@ -173,22 +188,34 @@ impl Thinner {
         }
     }
 
-    fn begin(&mut self, count: u64, next: [Option<Place>; 2]) -> Step {
-        let [Some(oldest), _] = next else {
+    fn begin(&mut self, next: [Option<Place>; 2]) -> Step {
+        let [Some(oldest), second] = next else {
+            *self = Self::default();
             return Step::Empty;
         };
         if self.to_drop > 0 {
             self.to_drop -= 1;
             return Step::Drop(oldest);
         }
-        self.left = count / 2;
-        self.keep(oldest);
+        let apart = second
+            .filter(|second| second.outage == oldest.outage)
+            .map_or(1, |second| second.seq - oldest.seq);
+        // A new account begins as the oldest samples lie by now.
+        let reach = if self.oldest_outage == oldest.outage {
+            self.reach
+        } else {
+            apart
+        };
+        self.reach = reach.saturating_mul(2);
+        self.oldest_outage = oldest.outage;
+        self.kept = 0;
+        self.keep(oldest, u64::MAX);
         Step::Next
     }
 
-    fn keep(&mut self, place: Place) {
-        self.left = self.left.saturating_sub(1);
-        self.after = Some(place);
+    fn keep(&mut self, place: Place, before: u64) {
+        self.kept += 1;
+        self.after = Some((place, before));
     }
 
     fn end(&mut self) -> Step {
@@ -312,6 +339,3 @@ impl Drain {
         self.window.handle_timeout(now)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,16 +1,66 @@
-//! The driver's part in telemetry that comes late: kept while nobody listens, told after the reconnect,
-//! behind everything else.
+//! What the driver says and in which order: telemetry as it comes, events until they are safe, and behind all
+//! of them the telemetry that nobody heard.
 
 use std::time::Instant;
 
 use lekiwi_agent_core::backlog::Drain;
+use lekiwi_agent_core::outbox::Cursor;
 use lekiwi_protocol::Clock;
-use lekiwi_protocol::message::{Ack, Telemetry};
+use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
+use lekiwi_protocol::message::{Ack, EventBatch, Telemetry};
+use serde_json::Value;
 
 use super::Driver;
 use crate::clock;
+use crate::outbox::Limit;
 
 impl Driver {
+    pub(super) fn send_telemetry(&mut self, now: Instant) {
+        if let Some(telemetry) = self.debouncer.poll_output(now) {
+            if self.speech.telemetry(self.link.as_ref(), &telemetry) {
+                self.last_telemetry = Some(clock::wall());
+            } else {
+                // A picture, not a ledger: the next one is newer. History gets it later.
+                log::debug!("telemetry waits, the link is slow");
+                self.keep_sample(now, &telemetry);
+            }
+        }
+    }
+
+    /// Keeps an event and sends it; returns its number.
+    pub(super) fn event(&mut self, kind: &str, data: Value) -> u64 {
+        let seq = self.outbox.append(kind, clock::wall(), data);
+        self.send_events();
+        seq
+    }
+
+    /// Whether all that is kept is on the way.
+    pub(super) fn send_events(&mut self) -> bool {
+        while let Some((mut progress, room)) = self.window.poll_output() {
+            let limit = Limit {
+                events: room.min(MAX_EVENTS_PER_MESSAGE),
+                ..Limit::default()
+            };
+            let Some((priority, batch)) = self.outbox.pending_after(&progress, limit) else {
+                return true;
+            };
+            let EventBatch {
+                ordinal, events, ..
+            } = &batch;
+            let (ordinal, count) = (*ordinal, events.len());
+            let Some(seq) = events.last().map(|event| event.seq) else {
+                return true;
+            };
+            if !self.speech.events(self.link.as_ref(), batch) {
+                // The queue is full; the next timer or acknowledgement goes on.
+                return false;
+            }
+            progress.advance(priority, Cursor { ordinal, seq });
+            self.window.sent(clock::now(), progress, count);
+        }
+        false
+    }
+
     /// Keeps what telemetry would have said by now.
     pub(super) fn keep_telemetry(&mut self, now: Instant) {
         if let Some(telemetry) = self.debouncer.poll_output(now) {

@@ -1,11 +1,14 @@
+//! Which samples go first, whatever comes, and how fast the rest goes out.
 #![expect(clippy::disallowed_methods, reason = "tests")]
 
 use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use expect_test::{Expect, expect};
+use lekiwi_agent_core::backlog::{Drain, Pace, Place, Shelf, Thinner, merged};
+use lekiwi_protocol::message::{Metrics, Thinned};
+use lekiwi_protocol::{MetricName, Timestamp};
 use proptest::prelude::*;
-
-use super::*;
 
 /// Samples in memory: what each holds is the numbers that were merged into it.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +98,7 @@ fn check(outages: &[&[u64]], times: u64, expected: &Expect) {
 }
 
 #[test]
-fn the_oldest_half_loses_every_second_sample_and_then_again() {
+fn the_oldest_lose_every_second_sample_and_then_again() {
     check(
         &[&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]],
         6,
@@ -103,11 +106,27 @@ fn the_oldest_half_loses_every_second_sample_and_then_again() {
             [[1, 3, 4, 5, 6, 7, 8, 9, 10]]
             [[1, 3, 5, 6, 7, 8, 9, 10]]
             [[1, 3, 5, 7, 8, 9, 10]]
-            [[1, 3, 5, 7, 9, 10]]
-            [[1, 5, 7, 9, 10]]
+            [[1, 5, 7, 8, 9, 10]]
+            [[1, 5, 8, 9, 10]]
             [[1, 5, 9, 10]]
         "#]],
     );
+}
+
+#[test]
+fn of_a_long_outage_all_but_its_newest_part_is_told_equally_well() {
+    let (mut row, mut thinner) = (Row::default(), Thinner::default());
+    for seq in 1..=10_000 {
+        let free = (row.bytes() + 10).saturating_sub(1_000);
+        make_room(&mut thinner, &mut row, free);
+        row.push(seq, 1, 10);
+    }
+    let in_tenth = |n: u64| {
+        let seqs = row.seqs(1);
+        seqs.iter().filter(|seq| **seq / 1_000 == n).count()
+    };
+    let tenths: Vec<usize> = (0..10).map(in_tenth).collect();
+    expect!["[4, 4, 4, 4, 4, 4, 4, 4, 4, 63]"].assert_eq(&format!("{tenths:?}"));
 }
 
 #[test]
@@ -150,11 +169,8 @@ fn nothing_is_left_in_the_end_and_that_is_said() {
 #[test]
 fn what_only_the_older_one_says_is_kept() {
     let metrics = |pairs: &[(&str, f64)]| -> Metrics {
-        let named = |(name, value): &(&str, f64)| {
-            lekiwi_protocol::MetricName::new(name)
-                .ok()
-                .map(|name| (name, *value))
-        };
+        let named =
+            |(name, value): &(&str, f64)| MetricName::new(name).ok().map(|name| (name, *value));
         pairs.iter().filter_map(named).collect()
     };
     let older = metrics(&[("cpu_percent", 90.0), ("disk_percent", 41.0)]);
