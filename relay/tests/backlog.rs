@@ -212,7 +212,7 @@ async fn of_a_robot_in_quarantine_nothing_is_taken_nor_acknowledged() {
     assert_eq!(history(&relay).await, []);
 
     let approve = Decision::Approve {
-        profile: Some("unknown".to_owned()),
+        profile: Some("lekiwi".to_owned()),
     };
     relay.handle.decide(&robot, "admin", approve).await.unwrap();
     say(&client, &topic, message).await;
