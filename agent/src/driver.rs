@@ -2,6 +2,7 @@
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
 mod health;
+mod outgoing;
 mod registration;
 mod report;
 mod speech;
@@ -12,15 +13,15 @@ mod teleop;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lekiwi_agent_core::backlog::Drain;
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
-use lekiwi_agent_core::outbox::{Cursor, Window};
-use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{Ack, EventBatch, Network, Registration, kind};
+use lekiwi_agent_core::outbox::{EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
+use lekiwi_protocol::message::{Ack, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -35,7 +36,7 @@ use crate::ipc;
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::memory;
-use crate::outbox::{Limit, Outbox};
+use crate::outbox::Outbox;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use health::next_found;
@@ -57,7 +58,8 @@ struct Driver {
     floor: Floor,
     lifecycle: Lifecycle,
     debouncer: Debouncer,
-    window: Window,
+    window: Window<Progress>,
+    drain: Drain,
     outbox: Outbox,
     speech: Speech,
     discovery: Option<Discovery>,
@@ -121,6 +123,7 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
         socket.abort();
         let _ = std::fs::remove_file(socket_path);
     }
+    driver.outbox.close(clock::wall());
     driver.floor.persist();
     Ok(())
 }
@@ -193,7 +196,8 @@ impl Driver {
             sampler: Sampler::new(root),
             packages: Packages::new(now, root),
             network: machine.network(),
-            window: Window::new(),
+            window: Window::new(MAX_EVENTS_ON_THE_WAY, EVENT_PATIENCE),
+            drain: Drain::default(),
             link: None,
             is_revoked: false,
             enrolling: None,
@@ -264,6 +268,7 @@ impl Driver {
                 self.complain(&chain(&error));
                 self.link = None;
                 self.window.link_down();
+                self.drain.link_down();
                 // Rejected, and wanted back: somebody put a token there.
                 self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
                 self.input(match was_up {
@@ -320,6 +325,7 @@ impl Driver {
                     Ok(ack) => {
                         let count = self.outbox.acknowledge(&ack.payload);
                         self.window.acknowledged(clock::now(), count);
+                        self.backlog_acknowledged(&ack.payload);
                         self.send_events();
                     }
                     Err(error) => log::warn!("acknowledgement refused: {}", chain(&error)),
@@ -363,6 +369,7 @@ impl Driver {
         }
         if self.next_persist <= now {
             self.floor.persist();
+            self.forget_what_is_too_old();
             self.next_persist = now + PERSIST_CLOCK;
         }
         if self.next_release.is_some_and(|at| at <= now) {
@@ -391,6 +398,7 @@ impl Driver {
                 log::debug!("events were not acknowledged in time and are sent again");
             }
             self.send_events();
+            self.send_backlog(now);
         }
     }
 
@@ -408,6 +416,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.drain.poll_timeout().filter(|_| online),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
             self.debouncer.poll_timeout().filter(|_| online),
@@ -517,39 +526,9 @@ impl Driver {
         self.publish_state();
         self.next_heartbeat = now + self.config.heartbeat;
         self.window.link_up();
+        self.drain.link_up();
+        self.outbox.outage_over(clock::wall());
         self.send_events();
-    }
-
-    /// Keeps an event and sends it; returns its number.
-    fn event(&mut self, kind: &str, data: Value) -> u64 {
-        let seq = self.outbox.append(kind, clock::wall(), data);
-        self.send_events();
-        seq
-    }
-
-    fn send_events(&mut self) {
-        while let Some((after, room)) = self.window.poll_output() {
-            let limit = Limit {
-                events: room.min(MAX_EVENTS_PER_MESSAGE),
-                ..Limit::default()
-            };
-            let Some(batch) = self.outbox.pending_after(after, limit) else {
-                return;
-            };
-            let EventBatch {
-                ordinal, events, ..
-            } = &batch;
-            let (ordinal, count) = (*ordinal, events.len());
-            let Some(seq) = events.last().map(|event| event.seq) else {
-                return;
-            };
-            if !self.speech.events(self.link.as_ref(), batch) {
-                // The queue is full; the next timer or acknowledgement goes on.
-                return;
-            }
-            self.window
-                .sent(clock::now(), Cursor { ordinal, seq }, count);
-        }
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Status {
 pub struct OutboxStatus {
     /// How many events wait.
     pub pending: u64,
+    /// How many telemetry samples of an outage do.
+    pub late_samples: u64,
     /// The current stream.
     pub stream: Uuid,
     /// Its newest number.

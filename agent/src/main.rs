@@ -415,7 +415,7 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
     };
     print(&format!(
         "robot        {} (agent {})\nphase        {} (link {})\nrelay        {}\nsession      {}\nonline since {}\n\
-         telemetry    {}\ncertificate  until {}\nevents       {} waiting, newest {}, {durable}",
+         telemetry    {}\ncertificate  until {}\nevents       {} waiting, newest {}, {durable}\nbacklog      {} telemetry samples waiting",
         status.robot_id,
         status.version,
         status.phase,
@@ -427,6 +427,7 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
         or_none(status.certificate_not_after.map(|at| at.to_string())),
         outbox.pending,
         outbox.last_seq,
+        outbox.late_samples,
     ));
     for trouble in [&outbox.trouble, &status.last_error].into_iter().flatten() {
         print(&format!("trouble      {trouble}"));

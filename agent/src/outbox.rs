@@ -1,31 +1,37 @@
-//! Events that must reach the relay, kept until it says that they are safe. Used by the driver and by
-//! the simulator. Blocking file IO, a few hundred microseconds an event (fsync).
+//! Events that must reach the relay, and telemetry that should, kept until it says that they are safe. Used
+//! by the driver and by the simulator. Blocking file IO, a few hundred microseconds an event (fsync).
 //!
 //! Normally SQLite: what [`Outbox::append`] numbered is on disk before the number is known. When the
 //! disk takes nothing, events go into a bounded memory queue under a new stream, since numbers that
 //! may be forgotten must never be reused; when it takes some again, a new durable stream begins. A
-//! damaged database is set aside and reported. Nothing here is fatal.
+//! damaged database is set aside and reported. Nothing here is fatal. Telemetry is `backlog`'s part.
 //!
 //! Invariants: numbers of a stream have no holes; an event leaves only when acknowledged or when an
-//! `events.dropped` event took its place; ordinals grow, also over a lost database (the file
+//! `events.dropped` event took its place, and none does while there is telemetry to give up; ordinals grow, also over a lost database (the file
 //! `<database>.ordinal` remembers the last one).
 
+mod backlog;
 mod disk;
+mod eviction;
 mod memory;
+mod reserve;
+mod samples;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lekiwi_agent_core::outbox::{Bounds, Cursor, EVENT_OVERHEAD_BYTES};
+use lekiwi_agent_core::outbox::{Bounds, EVENT_OVERHEAD_BYTES, Losses, Progress};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{Ack, Dropped, Event, EventBatch, kind};
+use lekiwi_protocol::message::{Ack, Dropped, Event, EventBatch, Priority, kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use backlog::Late;
+pub use backlog::WRITE_EVERY;
 use disk::{Disk, DiskError};
 use memory::Memory;
 
@@ -87,28 +93,24 @@ impl<'a> Draft<'a> {
     }
 
     fn tombstone(timestamp: Timestamp, dropped: &Dropped) -> Self {
-        Self::new(
-            kind::DROPPED,
-            timestamp,
-            json!({ "stream": dropped.stream, "from": dropped.from, "to": dropped.to }),
-        )
+        Self::new(kind::DROPPED, timestamp, json!(dropped))
     }
 }
 
 /// What a dropped event leaves behind for the tombstone: its number, and if it was a tombstone itself,
 /// what that one covered.
-fn remains(stream: Uuid, seq: u64, kind: &str, data: &Value) -> Vec<Dropped> {
-    let mut remains = vec![Dropped {
-        stream,
-        from: seq,
-        to: seq,
-    }];
+fn lose(losses: &mut Losses, stream: Uuid, seq: u64, kind: &str, data: &Value) {
+    losses.add(stream, [seq, seq]);
     if kind == kind::DROPPED
         && let Ok(inner) = Dropped::deserialize(data)
     {
-        remains.push(inner);
+        losses.add_dropped(&inner);
     }
-    remains
+}
+
+/// Whether an event says no more than which others were dropped: another one can say it.
+fn is_plain_tombstone(kind: &str, data: &Value) -> bool {
+    kind == kind::DROPPED && data.get("reason").is_none()
 }
 
 /// Which stream was the newest, beside the database so that it outlives it.
@@ -116,6 +118,9 @@ fn remains(stream: Uuid, seq: u64, kind: &str, data: &Value) -> Vec<Dropped> {
 struct Newest {
     ordinal: u32,
     stream: Uuid,
+    /// How many streams of late samples there were.
+    #[serde(default)]
+    late: u32,
 }
 
 /// The outbox. See the module's documentation.
@@ -129,6 +134,7 @@ pub struct Outbox {
     durable: bool,
     failed_at: Option<Timestamp>,
     trouble: Option<String>,
+    late: Late,
 }
 
 impl Outbox {
@@ -154,6 +160,7 @@ impl Outbox {
             durable: false,
             failed_at: None,
             trouble: None,
+            late: Late::new(),
         };
         outbox.open_disk(now);
         outbox
@@ -180,17 +187,22 @@ impl Outbox {
             .append(&draft)
     }
 
-    /// The oldest events that are kept, all of one stream.
+    /// The most urgent events that are kept, all of one priority and stream.
     #[must_use]
     pub fn pending(&self, limit: Limit) -> Option<EventBatch> {
-        self.pending_after(Cursor::default(), limit)
+        self.pending_after(&Progress::default(), limit)
+            .map(|(_, batch)| batch)
     }
 
-    /// The oldest kept events after `cursor`, all of one stream.
+    /// The most urgent kept events after `progress`, all of one priority and stream, oldest first.
     #[must_use]
-    pub fn pending_after(&self, cursor: Cursor, limit: Limit) -> Option<EventBatch> {
+    pub fn pending_after(
+        &self,
+        progress: &Progress,
+        limit: Limit,
+    ) -> Option<(Priority, EventBatch)> {
         let disk = self.disk.as_ref().and_then(|disk| {
-            disk.pending_after(cursor, limit)
+            disk.pending_after(progress, limit)
                 .inspect_err(|error| log::warn!("cannot read the outbox: {}", chain(error)))
                 .ok()
                 .flatten()
@@ -198,9 +210,10 @@ impl Outbox {
         let memory = self
             .memory
             .as_ref()
-            .and_then(|memory| memory.pending_after(cursor, limit));
+            .and_then(|memory| memory.pending_after(progress, limit));
+        let place = |(priority, batch): &(Priority, EventBatch)| (*priority, batch.ordinal);
         match (disk, memory) {
-            (Some(disk), Some(memory)) if memory.ordinal < disk.ordinal => Some(memory),
+            (Some(disk), Some(memory)) if place(&memory) < place(&disk) => Some(memory),
             (disk, memory) => disk.or(memory),
         }
     }
@@ -308,8 +321,15 @@ impl Outbox {
         });
         match ready {
             Ok(()) => {
+                if let Some(disk) = &self.disk {
+                    self.late.found(disk);
+                }
                 if let Some((ordinal, stream)) = self.disk.as_ref().and_then(Disk::stream) {
-                    self.remember(Newest { ordinal, stream });
+                    self.remember(Newest {
+                        ordinal,
+                        stream,
+                        ..self.newest
+                    });
                 }
                 self.durable = true;
                 self.failed_at = None;
@@ -350,8 +370,11 @@ impl Outbox {
         self.remember(Newest {
             ordinal: self.newest.ordinal + 1,
             stream: Uuid::new_v4(),
+            ..self.newest
         });
-        let Newest { ordinal, stream } = self.newest;
+        let Newest {
+            ordinal, stream, ..
+        } = self.newest;
         match &mut self.memory {
             Some(memory) => memory.begin(ordinal, stream),
             None => self.memory = Some(Memory::new(ordinal, stream)),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lekiwi_agent::outbox::{Limit, MAX_DATA_BYTES, Outbox};
-use lekiwi_agent_core::outbox::{Bounds, Cursor};
+use lekiwi_agent_core::outbox::{Bounds, Cursor, Progress};
 use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::message::{Ack, Dropped, EventBatch, kind};
+use lekiwi_protocol::message::{Ack, Dropped, EventBatch, Priority, kind};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
@@ -28,13 +28,14 @@ fn ack(stream: Uuid, from: u64, to: u64) -> Ack {
 }
 
 fn everything(outbox: &Outbox) -> Vec<EventBatch> {
-    let mut cursor = Cursor::default();
+    let mut progress = Progress::default();
     let mut batches = Vec::new();
-    while let Some(batch) = outbox.pending_after(cursor, Limit::default()) {
-        cursor = Cursor {
+    while let Some((priority, batch)) = outbox.pending_after(&progress, Limit::default()) {
+        let last = Cursor {
             ordinal: batch.ordinal,
             seq: batch.events.last().unwrap().seq,
         };
+        progress.advance(priority, last);
         batches.push(batch);
     }
     batches
@@ -112,8 +113,7 @@ fn batches_stay_below_both_limits_and_large_data_is_replaced_by_its_size() {
 #[test]
 fn a_full_bound_drops_the_oldest_and_says_which() {
     let folder = tempfile::tempdir().unwrap();
-    let bounds = Bounds { max_bytes: 8_000 };
-    let mut outbox = Outbox::with_bounds(&folder.path().join("agent.db"), at(0), bounds);
+    let mut outbox = Outbox::with_bounds(&folder.path().join("agent.db"), at(0), small(8_000));
     let stream = outbox.stream();
     while outbox.last_seq() < 1_000 {
         outbox.append("test.count", at(0), json!({}));
@@ -130,12 +130,200 @@ fn a_full_bound_drops_the_oldest_and_says_which() {
         let held = kept.iter().any(|event| event.seq == seq);
         let said = tombstones
             .iter()
-            .any(|d| d.stream == stream && d.from <= seq && seq <= d.to);
+            .any(|d| d.stream == stream && d.covers(seq));
         assert!(
             held != said,
             "event {seq}: held {held}, said to be dropped {said}"
         );
     }
+}
+
+fn small(max_bytes: u64) -> Bounds {
+    Bounds {
+        max_bytes,
+        max_sample_bytes: max_bytes / 4,
+    }
+}
+
+/// Kind and number of all that is kept, in the order in which it goes out.
+fn order(outbox: &Outbox) -> Vec<(String, u64)> {
+    let batches = everything(outbox);
+    let events = batches.into_iter().flat_map(|batch| batch.events);
+    events.map(|event| (event.kind, event.seq)).collect()
+}
+
+#[test]
+fn urgent_events_overtake_and_the_rest_stays_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.db");
+    let kinds = [
+        kind::SETUP_PROGRESS,
+        "test.count",
+        kind::UNHEALTHY,
+        "estop.received",
+        "test.count",
+        kind::SETUP_PROGRESS,
+        kind::HEALTHY,
+    ];
+    let expected = [
+        ("estop.received", 4),
+        (kind::UNHEALTHY, 3),
+        (kind::HEALTHY, 7),
+        ("test.count", 2),
+        ("test.count", 5),
+        (kind::SETUP_PROGRESS, 1),
+        (kind::SETUP_PROGRESS, 6),
+    ]
+    .map(|(kind, seq)| (kind.to_owned(), seq));
+    let mut outbox = Outbox::open(&path, at(0));
+    let mut memory = Outbox::open(Path::new("/nonexistent/agent.db"), at(0));
+    for kind in kinds {
+        outbox.append(kind, at(1), json!({}));
+        memory.append(kind, at(1), json!({}));
+    }
+    assert_eq!(order(&memory), expected);
+    assert_eq!(order(&outbox), expected);
+    drop(outbox);
+    let mut outbox = Outbox::open(&path, at(2));
+    assert_eq!(order(&outbox), expected);
+    // One acknowledgement for what went out in several messages.
+    let stream = outbox.stream();
+    assert_eq!(outbox.acknowledge(&ack(stream, 2, 6)), 5);
+    assert_eq!(
+        order(&outbox),
+        [
+            (kind::HEALTHY.to_owned(), 7),
+            (kind::SETUP_PROGRESS.to_owned(), 1)
+        ]
+    );
+}
+
+/// Priorities as they are kept, and what the tombstones say of the rest.
+fn check_dropped_by_priority(outbox: &mut Outbox, events: usize) {
+    let kinds = [
+        kind::SETUP_PROGRESS,
+        "test.count",
+        kind::UNHEALTHY,
+        "estop.received",
+    ];
+    let mut appended: Vec<(u64, Priority)> = Vec::new();
+    let mut urgent = 0;
+    while appended.len() < events {
+        // The urgent ones are rare: there is room for all of them.
+        let urgency = if appended.len() % 100 == 99 {
+            3
+        } else {
+            appended.len() % 3
+        };
+        urgent += usize::from(urgency == 3);
+        let seq = outbox.append(kinds[urgency], at(1), json!({}));
+        appended.push((seq, Priority::of(kinds[urgency])));
+    }
+    let kept = order(outbox);
+    let tombstones: Vec<Dropped> = everything(outbox)
+        .iter()
+        .flat_map(|batch| &batch.events)
+        .filter(|event| event.kind == kind::DROPPED)
+        .map(|event| Dropped::deserialize(&event.data).unwrap())
+        .collect();
+    let stream = outbox.stream();
+    for (seq, _) in &appended {
+        let held = kept.iter().any(|(_, number)| number == seq);
+        let said = tombstones
+            .iter()
+            .any(|d| d.stream == stream && d.covers(*seq));
+        assert!(
+            held != said,
+            "event {seq}: held {held}, said to be dropped {said}"
+        );
+    }
+    let left = |kind: &str| kept.iter().filter(|(kept, _)| kept == kind).count();
+    assert_eq!(left("estop.received"), urgent, "no urgent one was dropped");
+    // The latest of each kind may wait for the next time that room is needed.
+    assert!(left(kind::SETUP_PROGRESS) < left(kind::UNHEALTHY));
+    assert!(left("test.count") <= left(kind::UNHEALTHY));
+    assert!(tombstones.len() <= 8, "{} tombstones", tombstones.len());
+}
+
+#[test]
+fn the_least_urgent_are_dropped_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.db");
+    let mut outbox = Outbox::with_bounds(&path, at(0), small(48 * 1024));
+    check_dropped_by_priority(&mut outbox, 700);
+    let mut memory = Outbox::open(Path::new("/nonexistent/agent.db"), at(0));
+    check_dropped_by_priority(&mut memory, 4_000);
+}
+
+#[test]
+fn events_grow_too_old_only_by_a_clock_that_was_set() {
+    const DAY: u64 = 86_400_000;
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(&folder.path().join("agent.db"), at(0));
+    // A robot that began without a clock, got one, and lost the relay for weeks.
+    let unset = Timestamp::from_ms(1_000);
+    for timestamp in [unset, at(0), at(10 * DAY), unset, at(20 * DAY)] {
+        outbox.append("test.count", timestamp, json!({}));
+    }
+    let floor = at(0);
+    outbox.expire(at(30 * DAY), floor);
+    assert_eq!(outbox.len(), 5, "thirty days are not more than thirty days");
+    outbox.expire(at(41 * DAY), floor);
+    // What came before the old ones is as old; what came after them may be new.
+    assert_eq!(
+        order(&outbox),
+        [
+            (kind::DROPPED.to_owned(), 6),
+            ("test.count".to_owned(), 4),
+            ("test.count".to_owned(), 5),
+        ]
+    );
+    let batch = outbox.pending(Limit::default()).unwrap();
+    let stream = outbox.stream();
+    assert_eq!(
+        batch.events[0].data,
+        json!({ "stream": stream, "from": 1, "to": 3 })
+    );
+    // By a clock that is years behind, nothing is old.
+    outbox.expire(Timestamp::from_ms(DAY), floor);
+    assert_eq!(outbox.len(), 3);
+}
+
+#[test]
+fn a_database_of_the_first_version_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.db");
+    let stream = Uuid::from_u128(7);
+    let earlier = rusqlite::Connection::open(&path).unwrap();
+    earlier
+        .execute_batch(
+            "CREATE TABLE streams (ordinal INTEGER PRIMARY KEY, stream BLOB NOT NULL UNIQUE, last_seq INTEGER NOT NULL);
+             CREATE TABLE events (
+                 ordinal INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, timestamp_ms INTEGER NOT NULL,
+                 data TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (ordinal, seq)
+             ) WITHOUT ROWID;
+             INSERT INTO events VALUES (1, 4, 'test.count', 5, '{\"n\":4}', 110), (1, 5, 'health.unhealthy', 6, '{}', 110);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    earlier
+        .execute("INSERT INTO streams VALUES (1, ?1, 5)", [stream.as_bytes()])
+        .unwrap();
+    drop(earlier);
+    let newest = json!({ "ordinal": 1, "stream": stream }).to_string();
+    fs::write(folder.path().join("agent.db.ordinal"), newest).unwrap();
+    let mut outbox = Outbox::open(&path, at(0));
+    assert!(outbox.is_durable(), "{:?}", outbox.trouble());
+    assert_eq!(outbox.stream(), stream);
+    assert_eq!(
+        order(&outbox),
+        [
+            ("health.unhealthy".to_owned(), 5),
+            ("test.count".to_owned(), 4)
+        ]
+    );
+    assert_eq!(outbox.append("test.count", at(1), json!({})), 6);
+    assert_eq!(everything(&outbox)[1].events[0].data, json!({ "n": 4 }));
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub enum MessageType {
     Telemetry,
     /// [`crate::message::EventBatch`]
     Events,
+    /// [`crate::message::Backlog`]
+    Backlog,
     /// [`crate::message::Ack`]
     Ack,
     /// [`crate::message::Registration`]
@@ -66,8 +68,8 @@ impl MessageType {
             FromRobot::Heartbeat => Self::Heartbeat,
             FromRobot::Telemetry => Self::Telemetry,
             FromRobot::Events => Self::Events,
-            FromRobot::Backlog
-            | FromRobot::Command(_)
+            FromRobot::Backlog => Self::Backlog,
+            FromRobot::Command(_)
             | FromRobot::Reported
             | FromRobot::Request(..)
             | FromRobot::ControlAck => return None,
@@ -99,6 +101,7 @@ impl MessageType {
             Self::Heartbeat => "heartbeat",
             Self::Telemetry => "telemetry",
             Self::Events => "events",
+            Self::Backlog => "backlog",
             Self::Ack => "ack",
             Self::Registration => "registration",
         }

@@ -22,6 +22,8 @@ pub const MAX_HISTORY_METRICS: usize = 512;
 pub const MAX_INTERFACES: usize = 16;
 /// Most events in one message.
 pub const MAX_EVENTS_PER_MESSAGE: usize = 100;
+/// Most late samples in one message.
+pub const MAX_SAMPLES_PER_MESSAGE: usize = 100;
 /// Most ranges in one acknowledgement; the rest follows in the next one.
 pub const MAX_ACK_RANGES: usize = 500;
 /// Longest robot id: an RFC 1123 host label.

@@ -2,10 +2,12 @@
 //! `protocol/schemas/` for consumers in other languages.
 
 mod ack;
+mod backlog;
 mod connection;
 mod event;
 mod factsheet;
 pub mod metric;
+mod priority;
 mod registration;
 mod relay;
 mod service;
@@ -14,9 +16,11 @@ mod telemetry;
 mod teleoperation;
 
 pub use ack::{Ack, SeqRange, ranges};
+pub use backlog::{Backlog, BacklogError, LateSample, Thinned};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};
+pub use priority::Priority;
 pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
 pub use service::{

@@ -21,6 +21,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("heartbeat", of::<Envelope<message::Heartbeat>>()),
         ("telemetry", of::<Envelope<message::Telemetry>>()),
         ("events", of::<Envelope<message::EventBatch>>()),
+        ("backlog", of::<Envelope<message::Backlog>>()),
         ("ack", of::<Envelope<message::Ack>>()),
         ("registration", of::<Envelope<message::Registration>>()),
         ("relay", of::<message::RelayBirth>()),
@@ -29,5 +30,6 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("service_flapping", of::<message::ServiceFlapping>()),
         ("service_steady", of::<message::ServiceSteady>()),
         ("teleoperation", of::<message::TeleoperationEvent>()),
+        ("thinned", of::<message::Thinned>()),
     ]
 }

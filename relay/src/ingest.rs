@@ -11,6 +11,7 @@
 //! // … handle goes to the HTTP interface; at the end: stop.cancel(); task.await; store.close()
 //! ```
 
+mod backlog;
 mod check;
 mod decision;
 mod folded;
@@ -396,6 +397,11 @@ impl Ingest {
                 let envelope: Envelope<EventBatch> = envelope(expected, robot, payload)?;
                 check_events(&envelope.payload)?;
                 self.robot_events(robot, envelope.payload, received_ms);
+                Heard::Heard(robot.clone())
+            }
+            MessageType::Backlog => {
+                let envelope = envelope(expected, robot, payload)?;
+                self.robot_backlog(robot, envelope, received_ms)?;
                 Heard::Heard(robot.clone())
             }
             // A robot has no topic of this type.

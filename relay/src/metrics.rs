@@ -27,7 +27,7 @@ pub struct RefusalLabels {
 /// What was shed under overload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
-    /// Where: `ingest`, `history`, `events`, `live`.
+    /// Where: `ingest`, `history`, `events`, `live`; `clock` are late samples of impossible times.
     pub place: &'static str,
 }
 

@@ -12,8 +12,10 @@
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`teleop`]: whether somebody drives the robot, and who.
+//! * [`backlog`]: how much telemetry of an outage is kept, which of it goes first, and at which pace it is told later.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
+pub mod backlog;
 pub mod catalogue;
 pub mod debounce;
 pub mod feetech;

@@ -24,6 +24,7 @@ impl Driver {
             certificate_not_after: self.not_after,
             outbox: OutboxStatus {
                 pending: self.outbox.len(),
+                late_samples: self.outbox.late(),
                 stream: self.outbox.stream(),
                 last_seq: self.outbox.last_seq(),
                 durable: self.outbox.is_durable(),

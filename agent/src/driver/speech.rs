@@ -1,7 +1,8 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
+    Backlog, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State,
+    Telemetry,
 };
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
 use serde::Serialize;
@@ -37,7 +38,7 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: ["events", "services", "telemetry"]
+                capabilities: ["backlog", "events", "services", "telemetry"]
                     .map(str::to_owned)
                     .into(),
                 boot_id,
@@ -126,7 +127,7 @@ impl Speech {
         )
     }
 
-    pub(super) fn telemetry(&mut self, link: Option<&Link>, telemetry: Telemetry) -> bool {
+    pub(super) fn telemetry(&mut self, link: Option<&Link>, telemetry: &Telemetry) -> bool {
         self.say(
             link,
             FromRobot::Telemetry,
@@ -137,6 +138,10 @@ impl Speech {
 
     pub(super) fn events(&mut self, link: Option<&Link>, batch: EventBatch) -> bool {
         self.say(link, FromRobot::Events, MessageType::Events, batch)
+    }
+
+    pub(super) fn backlog(&mut self, link: Option<&Link>, backlog: &Backlog) -> bool {
+        self.say(link, FromRobot::Backlog, MessageType::Backlog, backlog)
     }
 
     fn connection(&self, state: ConnectionState) -> Connection {
@@ -158,7 +163,7 @@ impl Speech {
         };
         let delivery = match from {
             FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
-            FromRobot::Events => Delivery::Acknowledged,
+            FromRobot::Events | FromRobot::Backlog => Delivery::Acknowledged,
             _ => Delivery::Once,
         };
         let (topic, payload) = self.wrap(from, message_type, payload);

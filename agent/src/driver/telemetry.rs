@@ -30,8 +30,10 @@ impl Driver {
             log::warn!("{kind}: {data}");
             self.event(kind, data);
         }
+        self.outbox.look_after_samples(now, clock::wall());
         if !self.is_online() {
             self.look_at_network();
+            self.keep_telemetry(now);
         } else if is_used || is_gone || is_counted || is_news {
             self.publish_state();
         }
@@ -64,18 +66,6 @@ impl Driver {
         };
         if self.speech.state(self.link.as_ref(), state) {
             self.debouncer.told(clock::now());
-        }
-    }
-
-    /// What is due of the metrics.
-    pub(super) fn send_telemetry(&mut self, now: Instant) {
-        if let Some(telemetry) = self.debouncer.poll_output(now) {
-            if self.speech.telemetry(self.link.as_ref(), telemetry) {
-                self.last_telemetry = Some(clock::wall());
-            } else {
-                // A picture, not a ledger: the next one is newer.
-                log::debug!("telemetry was dropped, the link is slow");
-            }
         }
     }
 }

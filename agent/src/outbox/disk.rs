@@ -1,27 +1,44 @@
 //! The durable part: SQLite with WAL and `synchronous = FULL`, opened exclusively (no shared memory
 //! file), with a page cache of 128 KiB. One transaction an append, evictions and tombstones included.
+//! Events lie in the order in which they are sent. The samples beside them are in [`super::samples`].
 
 use std::path::Path;
 
-use lekiwi_agent_core::outbox::{Bounds, Cursor, covers, tombstones};
+use lekiwi_agent_core::backlog::Thinner;
+use lekiwi_agent_core::outbox::{Bounds, Cursor, Held, Progress, covers};
 use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::message::{Dropped, Event, EventBatch, SeqRange};
+use lekiwi_protocol::message::{Event, EventBatch, Priority, SeqRange, Thinned};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Draft, Limit, remains, within};
+use super::eviction::{aged, evict};
+use super::reserve::Reserve;
+use super::samples::{self, Samples};
+use super::{Draft, Limit, within};
 
 /// Layout version in the file's header.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
+const STREAMS: &str = "
+    CREATE TABLE streams (ordinal INTEGER PRIMARY KEY, stream BLOB NOT NULL UNIQUE, last_seq INTEGER NOT NULL);";
 const SCHEMA: &str = "
-    CREATE TABLE streams (ordinal INTEGER PRIMARY KEY, stream BLOB NOT NULL UNIQUE, last_seq INTEGER NOT NULL);
     CREATE TABLE events (
-        ordinal INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, timestamp_ms INTEGER NOT NULL,
-        data TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (ordinal, seq)
+        priority INTEGER NOT NULL, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+        timestamp_ms INTEGER NOT NULL, data TEXT NOT NULL, bytes INTEGER NOT NULL,
+        PRIMARY KEY (priority, ordinal, seq)
     ) WITHOUT ROWID;
-    PRAGMA user_version = 1;";
+    CREATE TABLE samples (
+        seq INTEGER PRIMARY KEY, outage INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, metrics TEXT NOT NULL,
+        bytes INTEGER NOT NULL
+    );
+    PRAGMA user_version = 2;";
+/// Free pages of the database that an event, or a few, can do with.
+const SPARE_PAGES: u32 = 16;
+/// Numbers of one stream, whatever their priority.
+const OF_STREAM: &str =
+    "priority IN (0, 1, 2, 3) AND ordinal = (SELECT ordinal FROM streams WHERE stream = ?1)
+     AND seq BETWEEN ?2 AND ?3";
 
 /// Why the disk did not take it.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +53,9 @@ pub(super) enum DiskError {
     /// A database, but not one of ours.
     #[error("expected an outbox database, got {0}")]
     Foreign(String),
+    /// What is left belongs to events.
+    #[error("expected a disk with room for more than events")]
+    Tight,
     /// Full, read-only, missing or failing.
     #[error("expected a disk that takes events")]
     Unavailable {
@@ -48,7 +68,12 @@ pub(super) enum DiskError {
 impl DiskError {
     /// Whether another attempt on the same file is pointless.
     pub(super) fn is_damage(&self) -> bool {
-        !matches!(self, Self::Unavailable { .. })
+        !matches!(self, Self::Unavailable { .. } | Self::Tight)
+    }
+
+    /// Whether less on the disk would help.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Unavailable { source } if source.sqlite_error_code() == Some(ErrorCode::DiskFull))
     }
 }
 
@@ -72,10 +97,20 @@ struct Stream {
 
 /// The open database.
 pub(super) struct Disk {
-    db: Connection,
+    pub(super) db: Connection,
     stream: Option<Stream>,
     count: u64,
-    bytes: u64,
+    /// Of events, and of samples.
+    pub(super) bytes: Held,
+    /// How many samples, and the newest one: number and outage.
+    pub(super) samples: u64,
+    pub(super) newest_sample: (u64, u32),
+    pub(super) thinner: Thinner,
+    pub(super) reserve: Reserve,
+    /// The disk was full since the reserve was taken last: samples make room before it is needed.
+    pub(super) is_tight: bool,
+    /// What was done to samples since it was asked for.
+    pub(super) thinned: Option<Thinned>,
     /// Acknowledged, but the full disk did not take the deletion: not sent again, deleted later.
     undeleted: Vec<(Uuid, Vec<SeqRange>)>,
 }
@@ -102,9 +137,11 @@ impl Disk {
             }
             (0, 0) => {
                 let creation = db.unchecked_transaction()?;
+                creation.execute_batch(STREAMS)?;
                 creation.execute_batch(SCHEMA)?;
                 creation.commit()?;
             }
+            (1, _) => migrate(&db)?,
             _ => {
                 return Err(DiskError::Foreign(format!(
                     "one of layout version {version} instead of {VERSION}"
@@ -129,11 +166,21 @@ impl Disk {
             [],
             |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))),
         )?;
+        let (samples, sample_bytes, newest_sample) = samples::found(&db)?;
         Ok(Self {
             db,
             stream,
             count,
-            bytes,
+            bytes: Held {
+                events: bytes,
+                samples: sample_bytes,
+            },
+            samples,
+            newest_sample,
+            thinner: Thinner::default(),
+            reserve: Reserve::beside(path),
+            is_tight: false,
+            thinned: None,
             undeleted: Vec::new(),
         })
     }
@@ -158,53 +205,117 @@ impl Disk {
         Ok(())
     }
 
+    /// Numbers and keeps an event. What the bound leaves no room for goes: samples, then the least urgent
+    /// events. Where the disk itself has none, samples go until it has.
     pub(super) fn append(&mut self, draft: &Draft<'_>, bounds: Bounds) -> Result<u64, DiskError> {
-        let Some(mut stream) = self.stream else {
-            return Err(DiskError::Foreign("one without a stream".to_owned()));
-        };
-        let transaction = self.db.unchecked_transaction()?;
-        let (mut count, mut bytes) = (self.count, self.bytes);
-        let free = bounds.excess(bytes, draft.bytes);
-        let ranges = if free == 0 {
-            Vec::new()
-        } else {
-            let (dropped, freed, ranges) = evict(&transaction, free)?;
-            count -= dropped;
-            bytes -= freed;
-            ranges
-        };
-        let tombstones: Vec<Draft<'_>> = ranges
-            .iter()
-            .map(|range| Draft::tombstone(draft.timestamp, range))
-            .collect();
-        for draft in tombstones.iter().chain([draft]) {
-            stream.last_seq += 1;
-            count += 1;
-            bytes += draft.bytes;
-            insert(&transaction, &stream, draft)?;
+        loop {
+            if self.is_tight && self.samples > 0 && self.spare_pages()? < SPARE_PAGES {
+                self.cut_samples()?;
+            }
+            match self.try_append(draft, bounds) {
+                Err(error) if error.is_full() && self.samples > 0 => self.make_way()?,
+                result => return result,
+            }
         }
-        transaction.execute(
-            "UPDATE streams SET last_seq = ?2 WHERE ordinal = ?1",
-            params![stream.ordinal, signed(stream.last_seq)],
-        )?;
+    }
+
+    /// The disk is full: samples go, and what the log holds goes to its place with the help of the reserve.
+    /// From here on the log begins anew where it lies, and the database has free pages of its own.
+    fn make_way(&mut self) -> Result<(), DiskError> {
+        self.reserve.release();
+        self.is_tight = true;
+        self.cut_samples()?;
+        self.db
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    fn spare_pages(&self) -> Result<u32, DiskError> {
+        Ok(self
+            .db
+            .query_row("PRAGMA freelist_count", [], |row| row.get(0))?)
+    }
+
+    fn try_append(&mut self, draft: &Draft<'_>, bounds: Bounds) -> Result<u64, DiskError> {
+        let mut stream = self.numbering()?;
+        let transaction = self.db.unchecked_transaction()?;
+        let room = bounds.room_for_event(self.bytes, draft.bytes);
+        let mut samples = Samples::of(&transaction, self.samples, self.bytes.samples);
+        let mut thinner = self.thinner;
+        let (_, thinned) = thinner.make_room(&mut samples, room.samples)?;
+        let (samples, sample_bytes) = samples.left();
+        let evicted = evict(&transaction, room.events)?;
+        let tombstones = evicted.tombstones(draft.timestamp);
+        let (count, bytes) = insert(&transaction, &mut stream, tombstones.iter().chain([draft]))?;
         transaction.commit()?;
-        (self.count, self.bytes) = (count, bytes);
+        self.thinner = thinner;
+        self.count = self.count - evicted.count + count;
+        self.bytes = Held {
+            events: self.bytes.events - evicted.bytes + bytes,
+            samples: sample_bytes,
+        };
+        self.samples = samples;
+        self.account(thinned);
         self.stream = Some(stream);
         self.delete_undeleted();
         Ok(stream.last_seq)
     }
 
+    /// Drops events from before `cutoff`. A time before `floor` comes from a clock that was not set: such
+    /// an event is as old as what came after it.
+    pub(super) fn expire(
+        &mut self,
+        now: Timestamp,
+        floor: Timestamp,
+        cutoff: Timestamp,
+    ) -> Result<(), DiskError> {
+        let mut stream = self.numbering()?;
+        let transaction = self.db.unchecked_transaction()?;
+        let evicted = aged(&transaction, floor, cutoff)?;
+        if evicted.count == 0 {
+            return Ok(());
+        }
+        let tombstones = evicted.tombstones(now);
+        let (count, bytes) = insert(&transaction, &mut stream, tombstones.iter())?;
+        transaction.commit()?;
+        self.count = self.count - evicted.count + count;
+        self.bytes.events = self.bytes.events - evicted.bytes + bytes;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn numbering(&self) -> Result<Stream, DiskError> {
+        self.stream
+            .ok_or_else(|| DiskError::Foreign("one without a stream".to_owned()))
+    }
+
     pub(super) fn pending_after(
         &self,
+        progress: &Progress,
+        limit: Limit,
+    ) -> Result<Option<(Priority, EventBatch)>, DiskError> {
+        for priority in Priority::ALL {
+            let batch = self.pending_of(priority, progress.of(priority), limit)?;
+            if let Some(batch) = batch {
+                return Ok(Some((priority, batch)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn pending_of(
+        &self,
+        priority: Priority,
         cursor: Cursor,
         limit: Limit,
     ) -> Result<Option<EventBatch>, DiskError> {
         let mut statement = self.db.prepare_cached(
             "SELECT e.ordinal, s.stream, e.seq, e.kind, e.timestamp_ms, e.data, e.bytes
              FROM events e JOIN streams s ON s.ordinal = e.ordinal
-             WHERE (e.ordinal, e.seq) > (?1, ?2) ORDER BY e.ordinal, e.seq",
+             WHERE e.priority = ?1 AND (e.ordinal, e.seq) > (?2, ?3) ORDER BY e.ordinal, e.seq",
         )?;
-        let mut rows = statement.query(params![cursor.ordinal, signed(cursor.seq)])?;
+        let mut rows =
+            statement.query(params![priority as u8, cursor.ordinal, signed(cursor.seq)])?;
         let mut batch: Option<(u32, Uuid)> = None;
         let mut events = Vec::new();
         let mut bytes = 0;
@@ -257,17 +368,17 @@ impl Disk {
         let (mut count, mut bytes) = (0, 0);
         for [from, to] in ranges {
             let bound = params![stream.as_bytes(), signed(*from), signed(*to)];
-            let filter = "ordinal = (SELECT ordinal FROM streams WHERE stream = ?1) AND seq BETWEEN ?2 AND ?3";
             bytes += transaction.query_row(
-                &format!("SELECT coalesce(sum(bytes), 0) FROM events WHERE {filter}"),
+                &format!("SELECT coalesce(sum(bytes), 0) FROM events WHERE {OF_STREAM}"),
                 bound,
                 |row| Ok(unsigned(row.get(0)?)),
             )?;
-            count += transaction.execute(&format!("DELETE FROM events WHERE {filter}"), bound)?;
+            count +=
+                transaction.execute(&format!("DELETE FROM events WHERE {OF_STREAM}"), bound)?;
         }
         transaction.commit()?;
         self.count -= count as u64;
-        self.bytes -= bytes;
+        self.bytes.events -= bytes;
         Ok(count)
     }
 
@@ -305,8 +416,7 @@ impl Disk {
                 .filter_map(|[from, to]| {
                     self.db
                         .query_row(
-                            "SELECT count(*) FROM events WHERE ordinal = (SELECT ordinal FROM streams
-                             WHERE stream = ?1) AND seq BETWEEN ?2 AND ?3",
+                            &format!("SELECT count(*) FROM events WHERE {OF_STREAM}"),
                             params![stream.as_bytes(), signed(*from), signed(*to)],
                             |row| Ok(unsigned(row.get(0)?)),
                         )
@@ -319,65 +429,64 @@ impl Disk {
     }
 }
 
-fn insert(
+/// Brings a file of the first version, which knew neither priorities nor samples, to this one.
+fn migrate(db: &Connection) -> Result<(), DiskError> {
+    let migration = db.unchecked_transaction()?;
+    migration.execute_batch("ALTER TABLE events RENAME TO earlier")?;
+    migration.execute_batch(SCHEMA)?;
+    {
+        let mut kinds = migration.prepare("SELECT DISTINCT kind FROM earlier")?;
+        let mut rows = kinds.query([])?;
+        while let Some(row) = rows.next()? {
+            let kind: String = row.get(0)?;
+            migration.execute(
+                "INSERT INTO events (priority, ordinal, seq, kind, timestamp_ms, data, bytes)
+                 SELECT ?1, ordinal, seq, kind, timestamp_ms, data, bytes FROM earlier WHERE kind = ?2",
+                params![Priority::of(&kind) as u8, kind],
+            )?;
+        }
+    }
+    migration.execute_batch("DROP TABLE earlier")?;
+    Ok(migration.commit()?)
+}
+
+/// Numbers and writes events: how many, and how many bytes.
+fn insert<'a>(
     transaction: &Transaction<'_>,
-    stream: &Stream,
-    draft: &Draft<'_>,
-) -> Result<(), rusqlite::Error> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO events (ordinal, seq, kind, timestamp_ms, data, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
+    stream: &mut Stream,
+    drafts: impl Iterator<Item = &'a Draft<'a>>,
+) -> Result<(u64, u64), rusqlite::Error> {
+    let (mut count, mut bytes) = (0, 0);
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO events (priority, ordinal, seq, kind, timestamp_ms, data, bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for draft in drafts {
+        stream.last_seq += 1;
+        count += 1;
+        bytes += draft.bytes;
+        statement.execute(params![
+            Priority::of(draft.kind) as u8,
             stream.ordinal,
             signed(stream.last_seq),
             draft.kind,
             signed(draft.timestamp.as_ms()),
             draft.data.to_string(),
             signed(draft.bytes)
-        ])
-        .map(|_| ())
-}
-
-/// Deletes the oldest events until `free` bytes are gone: how many, how many bytes, which ranges.
-fn evict(transaction: &Transaction<'_>, free: u64) -> Result<(u64, u64, Vec<Dropped>), DiskError> {
-    let (mut count, mut freed, mut last) = (0, 0, Cursor::default());
-    let mut dropped = Vec::new();
-    let mut statement = transaction.prepare(
-        "SELECT e.ordinal, s.stream, e.seq, e.kind, e.data, e.bytes
-         FROM events e JOIN streams s ON s.ordinal = e.ordinal ORDER BY e.ordinal, e.seq",
-    )?;
-    let mut rows = statement.query([])?;
-    while freed < free
-        && let Some(row) = rows.next()?
-    {
-        let stream = Uuid::from_bytes(row.get(1)?);
-        let (kind, data): (String, String) = (row.get(3)?, row.get(4)?);
-        last = Cursor {
-            ordinal: row.get(0)?,
-            seq: unsigned(row.get(2)?),
-        };
-        count += 1;
-        freed += unsigned(row.get(5)?);
-        let data = serde_json::from_str(&data).unwrap_or(Value::Null);
-        dropped.extend(remains(stream, last.seq, &kind, &data));
-        // Merged as they come, so that a large eviction does not need memory for each event.
-        if dropped.len() > 256 {
-            dropped = tombstones(dropped);
-        }
+        ])?;
     }
     transaction.execute(
-        "DELETE FROM events WHERE (ordinal, seq) <= (?1, ?2)",
-        params![last.ordinal, signed(last.seq)],
+        "UPDATE streams SET last_seq = ?2 WHERE ordinal = ?1",
+        params![stream.ordinal, signed(stream.last_seq)],
     )?;
-    Ok((count, freed, tombstones(dropped)))
+    Ok((count, bytes))
 }
 
 // SQLite's integers are signed; none of ours comes near the difference.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }

@@ -2,17 +2,24 @@
 
 use std::collections::VecDeque;
 
-use lekiwi_agent_core::outbox::{Bounds, Cursor, covers, tombstones};
-use lekiwi_protocol::message::{Event, EventBatch, SeqRange};
+use lekiwi_agent_core::outbox::{Bounds, Cursor, Losses, Progress, covers};
+use lekiwi_protocol::message::{Event, EventBatch, Priority, SeqRange};
 use uuid::Uuid;
 
-use super::{Draft, Limit, remains, within};
+use super::{Draft, Limit, is_plain_tombstone, lose, within};
 
 struct Held {
+    priority: Priority,
     ordinal: u32,
     stream: Uuid,
     bytes: u64,
     event: Event,
+}
+
+impl Held {
+    fn is_plain_tombstone(&self) -> bool {
+        is_plain_tombstone(&self.event.kind, &self.event.data)
+    }
 }
 
 /// The queue. Several streams when the disk failed, came back and failed again.
@@ -43,28 +50,45 @@ impl Memory {
     }
 
     pub(super) fn append(&mut self, draft: &Draft<'_>) -> u64 {
-        let mut free = Bounds::MEMORY.excess(self.bytes, draft.bytes);
-        let mut dropped = Vec::new();
-        while free > 0
-            && let Some(held) = self.events.pop_front()
-        {
-            free = free.saturating_sub(held.bytes);
-            self.bytes -= held.bytes;
-            let Event {
-                seq, kind, data, ..
-            } = &held.event;
-            dropped.extend(remains(held.stream, *seq, kind, data));
-        }
-        for range in tombstones(dropped) {
-            self.push(&Draft::tombstone(draft.timestamp, &range));
+        let free = Bounds::MEMORY.excess(self.bytes, draft.bytes);
+        if free > 0 {
+            let mut losses = Losses::default();
+            let left = self.bytes.saturating_sub(free);
+            // Earlier tombstones say their part in the new ones.
+            self.give_up(&mut losses, |held, _| held.is_plain_tombstone());
+            for priority in Priority::ALL.into_iter().rev() {
+                self.give_up(&mut losses, |held, bytes| {
+                    held.priority == priority && bytes > left
+                });
+            }
+            for dropped in losses.tombstones() {
+                self.push(&Draft::tombstone(draft.timestamp, &dropped));
+            }
         }
         self.push(draft)
+    }
+
+    /// Removes, oldest first, what `goes` says so of, told how many bytes are left.
+    fn give_up(&mut self, losses: &mut Losses, goes: impl Fn(&Held, u64) -> bool) {
+        let bytes = &mut self.bytes;
+        self.events.retain(|held| {
+            let gone = goes(held, *bytes);
+            if gone {
+                *bytes -= held.bytes;
+                let Event {
+                    seq, kind, data, ..
+                } = &held.event;
+                lose(losses, held.stream, *seq, kind, data);
+            }
+            !gone
+        });
     }
 
     fn push(&mut self, draft: &Draft<'_>) -> u64 {
         self.last_seq += 1;
         self.bytes += draft.bytes;
         self.events.push_back(Held {
+            priority: Priority::of(draft.kind),
             ordinal: self.ordinal,
             stream: self.stream,
             bytes: draft.bytes,
@@ -78,10 +102,25 @@ impl Memory {
         self.last_seq
     }
 
-    pub(super) fn pending_after(&self, cursor: Cursor, limit: Limit) -> Option<EventBatch> {
+    pub(super) fn pending_after(
+        &self,
+        progress: &Progress,
+        limit: Limit,
+    ) -> Option<(Priority, EventBatch)> {
+        Priority::ALL
+            .into_iter()
+            .find_map(|priority| self.pending_of(priority, progress.of(priority), limit))
+    }
+
+    fn pending_of(
+        &self,
+        priority: Priority,
+        cursor: Cursor,
+        limit: Limit,
+    ) -> Option<(Priority, EventBatch)> {
         let after = |held: &&Held| {
             let (ordinal, seq) = (held.ordinal, held.event.seq);
-            Cursor { ordinal, seq } > cursor
+            held.priority == priority && Cursor { ordinal, seq } > cursor
         };
         let first = self.events.iter().find(after)?;
         let same = self
@@ -89,11 +128,12 @@ impl Memory {
             .iter()
             .filter(after)
             .take_while(|held| held.ordinal == first.ordinal);
-        Some(EventBatch {
+        let batch = EventBatch {
             stream: first.stream,
             ordinal: first.ordinal,
             events: within(limit, same.map(|held| (held.event.clone(), held.bytes))),
-        })
+        };
+        Some((priority, batch))
     }
 
     pub(super) fn acknowledge(&mut self, stream: Uuid, ranges: &[SeqRange]) -> usize {

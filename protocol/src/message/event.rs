@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::ack::SeqRange;
 use crate::timestamp::Timestamp;
 
 /// `from/events`, QoS 1: events of one stream in ascending `seq`, at most
@@ -45,6 +46,19 @@ pub struct Dropped {
     pub from: u64,
     /// Last dropped number.
     pub to: u64,
+    /// Which ones of these, ascending and disjoint; all of them when absent. Events of a higher priority
+    /// in between were kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<SeqRange>,
+}
+
+impl Dropped {
+    /// The numbers that it speaks of.
+    #[must_use]
+    pub fn covers(&self, seq: u64) -> bool {
+        let within = |[from, to]: &SeqRange| (*from..=*to).contains(&seq);
+        within(&[self.from, self.to]) && (self.ranges.is_empty() || self.ranges.iter().any(within))
+    }
 }
 
 /// The event types, as the wire spells them.
@@ -107,4 +121,6 @@ pub mod kind {
     pub const OBSERVING: &str = "teleoperation.observing";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
+    /// Late telemetry was thinned out or grew too old: see [`super::Thinned`]. By the robot.
+    pub const THINNED: &str = "telemetry.thinned";
 }

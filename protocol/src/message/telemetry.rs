@@ -29,9 +29,14 @@ impl Telemetry {
     /// # Errors
     /// When there are too many metrics.
     pub fn check(&self) -> Result<(), TelemetryError> {
-        if self.metrics.len() > MAX_METRICS {
-            return Err(TelemetryError(self.metrics.len()));
-        }
-        Ok(())
+        check(&self.metrics)
     }
+}
+
+/// Whether there are not too many metrics.
+pub(super) fn check(metrics: &Metrics) -> Result<(), TelemetryError> {
+    if metrics.len() > MAX_METRICS {
+        return Err(TelemetryError(metrics.len()));
+    }
+    Ok(())
 }

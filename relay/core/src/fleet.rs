@@ -372,6 +372,12 @@ impl Fleet {
         self.robots.get(id).map(Robot::view)
     }
 
+    /// Whether what this robot measures is taken: it is registered, and nothing speaks against it.
+    #[must_use]
+    pub fn is_admitted(&self, id: &RobotId) -> bool {
+        self.robots.get(id).is_some_and(Robot::is_admitted)
+    }
+
     /// All robots, by id.
     pub fn views(&self) -> impl Iterator<Item = RobotView> {
         self.robots.values().map(Robot::view)

@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::store::records::Refused;
 
 /// Messages that may wait for ingest. Beyond it telemetry, heartbeats and events are dropped (events
-/// stay unacknowledged); births, deaths and states wait.
+/// stay unacknowledged); births, deaths and states wait. Late samples, which robots keep, have half of it.
 const BULK: usize = 65_536;
 const URGENT: usize = 16_384;
 /// A subscriber that has not emptied its queue for so long is disconnected.
@@ -179,7 +179,14 @@ impl Tap {
             ..
         } = &input
         {
-            if self.bulk.try_send(input).is_err() {
+            let is_late = matches!(
+                input,
+                Input::Message {
+                    from: FromRobot::Backlog,
+                    ..
+                }
+            );
+            if is_late && self.bulk.capacity() < BULK / 2 || self.bulk.try_send(input).is_err() {
                 self.metrics.shed("ingest", 1);
             }
         } else {

@@ -163,14 +163,13 @@ impl Store {
     }
 
     /// Hands a batch to the writing thread, never waiting. Samples beyond the bound are dropped and
-    /// counted. Events beyond it are handed back; they were not acknowledged, so robots send theirs
-    /// again.
+    /// counted; late ones were not acknowledged, so their robots send them again. Events beyond it are
+    /// handed back; the same holds for theirs.
     pub fn submit(&self, mut batch: Batch) -> Vec<NewEvent> {
         let mut back = Vec::new();
         let inner = &*self.inner;
-        if inner.backlog.samples.load(Ordering::Relaxed) + batch.samples.len() > MAX_SAMPLES {
-            inner.metrics.shed("history", batch.samples.len() as u64);
-            batch.samples = Vec::new();
+        if inner.backlog.samples.load(Ordering::Relaxed) + batch.samples() > MAX_SAMPLES {
+            inner.metrics.shed("history", batch.shed_samples() as u64);
         }
         let mut bytes = batch.event_bytes();
         if inner.backlog.event_bytes.load(Ordering::Relaxed) + bytes > MAX_EVENT_BYTES {
@@ -188,7 +187,7 @@ impl Store {
         inner
             .backlog
             .samples
-            .fetch_add(batch.samples.len(), Ordering::Relaxed);
+            .fetch_add(batch.samples(), Ordering::Relaxed);
         if let Err(
             TrySendError::Full(Op::Batch(batch)) | TrySendError::Disconnected(Op::Batch(batch)),
         ) = inner.queue.try_send(Op::Batch(batch))
@@ -200,9 +199,9 @@ impl Store {
             inner
                 .backlog
                 .samples
-                .fetch_sub(batch.samples.len(), Ordering::Relaxed);
+                .fetch_sub(batch.samples(), Ordering::Relaxed);
             inner.metrics.shed("events", batch.events.len() as u64);
-            inner.metrics.shed("history", batch.samples.len() as u64);
+            inner.metrics.shed("history", batch.samples() as u64);
             back.extend(batch.events);
         }
         back

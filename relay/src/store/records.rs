@@ -101,6 +101,19 @@ pub struct NewSample {
     pub value: f64,
 }
 
+/// Late samples of one robot, as one message brought them: into history, and acknowledged after the commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewBacklog {
+    /// The robot.
+    pub source: Arc<str>,
+    /// The numbering that `seqs` belong to.
+    pub stream: Uuid,
+    /// The samples' numbers.
+    pub seqs: Vec<u64>,
+    /// What they say.
+    pub samples: Vec<NewSample>,
+}
+
 /// One value out of history.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {

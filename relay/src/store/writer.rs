@@ -13,7 +13,9 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::records::{Ack, Commit, NewEvent, NewSample, Refused, Snapshot, StoredEvent};
+use super::records::{
+    Ack, Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot, StoredEvent,
+};
 use super::{Health, StoreError};
 use crate::clock;
 use crate::metrics::Metrics;
@@ -34,6 +36,9 @@ pub struct Batch {
     pub events: Vec<NewEvent>,
     /// Samples; dropped when the disk refuses.
     pub samples: Vec<NewSample>,
+    /// Late samples; reported in a [`Commit`] as events are. Dropped when the disk refuses: their robots
+    /// keep them until they hear of it.
+    pub backlogs: Vec<NewBacklog>,
     /// Refused messages; dropped when the disk refuses.
     pub refused: Vec<Refused>,
     /// Pictures of all robots that changed since the last ones; kept like events.
@@ -48,7 +53,26 @@ impl Batch {
     }
 
     fn rows(&self) -> usize {
-        self.events.len() + self.samples.len() + self.refused.len() + self.snapshots.len()
+        // A backlog without samples is a row too: it is to be acknowledged.
+        self.events.len()
+            + self.samples()
+            + self.backlogs.len()
+            + self.refused.len()
+            + self.snapshots.len()
+    }
+
+    /// How many samples there are, late ones included.
+    pub(super) fn samples(&self) -> usize {
+        let late = |backlog: &NewBacklog| backlog.samples.len();
+        self.samples.len() + self.backlogs.iter().map(late).sum::<usize>()
+    }
+
+    /// Lets go of all samples; how many that were.
+    pub(super) fn shed_samples(&mut self) -> usize {
+        let count = self.samples();
+        self.samples = Vec::new();
+        self.backlogs = Vec::new();
+        count
     }
 
     /// Memory that the events hold, roughly.
@@ -227,7 +251,7 @@ impl Writer {
         let (mut events, mut samples, mut bytes) = (0, 0, 0);
         for batch in pending.drain(..) {
             events += batch.events.len();
-            samples += batch.samples.len();
+            samples += batch.samples();
             bytes += batch.event_bytes();
         }
         self.backlog.event_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -242,7 +266,7 @@ impl Writer {
         for job in jobs.drain(..) {
             job.done(Ok(()));
         }
-        if events > 0 {
+        if events > 0 || !commit.acks.is_empty() {
             // The receiver is gone only at the end of the process; the robot will ask again.
             let _ = self.commits.blocking_send(commit);
         }
@@ -252,8 +276,7 @@ impl Writer {
     fn shed(&self, pending: &mut Vec<Batch>) {
         let mut samples = 0;
         for batch in pending.iter_mut() {
-            samples += batch.samples.len();
-            batch.samples = Vec::new();
+            samples += batch.shed_samples();
             batch.refused = Vec::new();
         }
         pending.retain(|batch| !batch.is_empty());
@@ -333,6 +356,12 @@ fn write(
     for batch in pending {
         insert_events(&transaction, &batch.events, &mut commit, &mut seen)?;
         insert_samples(&transaction, ids, &batch.samples)?;
+        for late in &batch.backlogs {
+            insert_samples(&transaction, ids, &late.samples)?;
+            seen.entry((late.source.clone(), late.stream))
+                .or_default()
+                .extend(&late.seqs);
+        }
         insert_refused(&transaction, &batch.refused)?;
         insert_snapshots(&transaction, ids, &batch.snapshots)?;
     }
