@@ -538,20 +538,3 @@ fn notify(states: &[NotifyState<'_>]) {
         log::debug!("the service manager cannot be told: {error}");
     }
 }
-
-/// An error and all its sources in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        // Libraries repeat their source in their own message.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
-    }
-    text
-}

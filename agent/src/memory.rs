@@ -1,7 +1,7 @@
 //! Gives back the memory of code that only the start needed: parsing, enrolment, handshakes, tables of
 //! SQL. The kernel maps a program's pages as they are used and keeps them mapped while memory is free; a
 //! page that is dropped here stays in the page cache and comes back without reading the disk, or goes
-//! when the robot's own work needs the room. See `docs/decisions/0010-memory-given-back.md`.
+//! when the robot's own work needs the room. See `docs/decisions/0009-memory-given-back.md`.
 
 use std::ops::Range;
 

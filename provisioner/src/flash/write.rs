@@ -154,6 +154,31 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// `bytes` of an image from `start` on.
+    fn new(start: u64, bytes: usize, mut buffer: Buffer) -> Arc<Self> {
+        let end = bytes.next_multiple_of(ALIGN);
+        buffer.bytes_mut()[bytes..end].fill(0);
+        Arc::new(Self {
+            start,
+            bytes: bytes as u64,
+            buffer,
+        })
+    }
+
+    /// What the image has there.
+    fn span(&self) -> Span {
+        let bytes = usize::try_from(self.bytes).unwrap_or(PIECE);
+        Span::of(self.start, &self.buffer.bytes()[..bytes])
+    }
+
+    /// Gives its buffer to the reader, once nobody else needs it.
+    fn recycle(self: Arc<Self>, recycle: &Sender<Buffer>) {
+        if let Some(piece) = Arc::into_inner(self) {
+            // The reader may have finished.
+            let _ = recycle.send(piece.buffer);
+        }
+    }
+
     /// Its bytes, filled up to whole sectors of `card`.
     pub(super) fn sectors(&self, card: &Card) -> &[u8] {
         let bytes = usize::try_from(card.whole_sectors(self.bytes)).unwrap_or(PIECE);
@@ -193,8 +218,11 @@ pub fn write(image: &Image<'_>, map: Option<&Bmap>, jobs: Vec<Job<'_>>) -> Outco
                 writing.whole(&orders, &recycle, bytes)
             }));
         }
-        drop(recycle);
-        let mut fan = Fan { cards, recycled };
+        let mut fan = Fan {
+            cards,
+            recycle,
+            recycled,
+        };
         let read = match map {
             Some(map) => mapped(image, map, &mut fan),
             None => plain(image, &mut fan),
@@ -215,6 +243,7 @@ pub fn write(image: &Image<'_>, map: Option<&Bmap>, jobs: Vec<Job<'_>>) -> Outco
 /// The reader's side of all cards.
 struct Fan {
     cards: Vec<Option<SyncSender<Order>>>,
+    recycle: Sender<Buffer>,
     recycled: Receiver<Buffer>,
 }
 
@@ -236,16 +265,8 @@ impl Fan {
         self.cards.iter().any(Option::is_some)
     }
 
-    fn write(&mut self, start: u64, bytes: usize, mut buffer: Buffer) -> bool {
-        let end = bytes.next_multiple_of(ALIGN);
-        buffer.bytes_mut()[bytes..end].fill(0);
-        let bytes = bytes as u64;
-        let piece = Arc::new(Piece {
-            start,
-            bytes,
-            buffer,
-        });
-        self.send(|| Order::Write(Arc::clone(&piece)))
+    fn write(&mut self, piece: &Arc<Piece>) -> bool {
+        self.send(|| Order::Write(Arc::clone(piece)))
     }
 
     fn end(&mut self, spans: Vec<Span>, bytes: u64) {
@@ -257,32 +278,49 @@ impl Fan {
     }
 }
 
-/// The whole image, piece by piece.
+/// The whole image, piece by piece. Checksums take longer than reading does, so another thread computes them.
 fn plain(image: &Image<'_>, fan: &mut Fan) -> Result<(), ImageError> {
     let mut at = 0;
-    let mut spans = Vec::new();
     let failed = |at| move |source| ImageError::Read { at, source };
     let mut stream = (image.open)().map_err(failed(0))?;
-    loop {
-        let mut buffer = fan.buffer();
-        let got = fill(&mut stream, buffer.bytes_mut()).map_err(failed(at))?;
-        if got > 0 {
-            spans.push(Span::of(at, &buffer.bytes()[..got]));
-            if !fan.write(at, got, buffer) {
-                return Ok(());
+    let recycle = fan.recycle.clone();
+    let (sender, pieces) = sync_channel::<Arc<Piece>>(AHEAD);
+    std::thread::scope(|scope| {
+        let sums = scope.spawn(move || -> Vec<Span> {
+            let sum = |piece: Arc<Piece>| {
+                let span = piece.span();
+                piece.recycle(&recycle);
+                span
+            };
+            pieces.into_iter().map(sum).collect()
+        });
+        loop {
+            let mut buffer = fan.buffer();
+            let got = fill(&mut stream, buffer.bytes_mut()).map_err(failed(at))?;
+            if got > 0 {
+                let piece = Piece::new(at, got, buffer);
+                if !fan.write(&piece) {
+                    return Ok(());
+                }
+                // It goes on for as long as this thread does.
+                let _ = sender.send(piece);
+            }
+            at += got as u64;
+            if got < PIECE {
+                break;
             }
         }
-        at += got as u64;
-        if got < PIECE {
-            break;
+        if at == 0 {
+            return Err(ImageError::Empty);
         }
-    }
-    if at == 0 {
-        return Err(ImageError::Empty);
-    }
-    sized(image.bytes, at)?;
-    fan.end(spans, at);
-    Ok(())
+        sized(image.bytes, at)?;
+        drop(sender);
+        let spans = sums
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        fan.end(spans, at);
+        Ok(())
+    })
 }
 
 /// What the map says, checked against it on the way.
@@ -326,7 +364,7 @@ fn mapped(image: &Image<'_>, map: &Bmap, fan: &mut Fan) -> Result<(), ImageError
             complete(map, at, most as u64, got as u64)?;
             blank_gaps(part, at, &spans);
             checker.feed(part).map_err(differs)?;
-            if !fan.write(at, most, buffer) {
+            if !fan.write(&Piece::new(at, most, buffer)) {
                 return Ok(());
             }
             at += most as u64;
@@ -448,10 +486,7 @@ impl Writing<'_> {
                         continue;
                     }
                     card.write(sectors, piece.start).map_err(at(piece.start))?;
-                    if let Some(piece) = Arc::into_inner(piece) {
-                        // The reader may have finished.
-                        let _ = recycle.send(piece.buffer);
-                    }
+                    piece.recycle(recycle);
                 }
                 Ok(Order::Zero { start, bytes }) => self.zero(start, bytes)?,
                 Ok(Order::End { spans, bytes }) => break (spans, bytes),
