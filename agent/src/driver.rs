@@ -36,6 +36,7 @@ use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
 use health::next_found;
+pub use report::chain;
 use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
@@ -587,21 +588,4 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::debug!("the service manager cannot be told: {error}");
     }
-}
-
-/// An error and all its sources in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        // Libraries repeat their source in their own message.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
-    }
-    text
 }

@@ -1,4 +1,4 @@
-//! What the driver tells local programs, and how it words alerts.
+//! What the driver tells local programs, and how it words alerts and errors.
 
 use lekiwi_agent_core::debounce::Alert;
 use lekiwi_protocol::message::{kind, metric};
@@ -42,4 +42,21 @@ pub(super) fn describe(alert: &Alert) -> (&'static str, Value) {
     };
     let data = json!({ "metric": alert.metric, "value": alert.value, "threshold": alert.level });
     (kind, data)
+}
+
+/// An error and all its sources in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        // Libraries repeat their source in their own message.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
 }
