@@ -40,6 +40,7 @@ use crate::outbox::Outbox;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use health::next_found;
+pub use report::chain;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
 use teleop::Teleop;

@@ -26,9 +26,6 @@ pub mod diag;
 mod scores;
 mod source;
 
-#[cfg(test)]
-mod tests;
-
 use core::net::IpAddr;
 use std::time::{Duration, Instant};
 

@@ -2,13 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use expect_test::{Expect, expect};
-use lekiwi_protocol::message::{OperatorKind, SourceKind};
+use lekiwi_agent_core::teleop::{Connection, Detector, Event, MediaSession, Report, Sample};
+use lekiwi_protocol::message::{Operator, OperatorKind, SourceKind};
 use lekiwi_protocol::profile::{PortRole, Teleop, TeleopPort};
 use uuid::Uuid;
-
-use super::*;
 
 const TICK_MS: u64 = 500;
 
