@@ -186,7 +186,10 @@ impl Late {
 
     /// Bounds what waits in memory while the disk takes nothing.
     fn thin_out(&mut self) {
-        let over = (self.buffer.bytes).saturating_sub(Bounds::MEMORY.max_sample_bytes);
+        let over = self
+            .buffer
+            .bytes
+            .saturating_sub(Bounds::MEMORY.max_sample_bytes);
         let Ok((_, thinned)) = self.thinner.make_room(&mut self.buffer, over);
         if let Some(thinned) = thinned {
             account(&mut self.thinned, thinned);

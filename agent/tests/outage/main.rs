@@ -61,6 +61,8 @@ struct Day {
     /// Samples when the link came back.
     late: u64,
     grown_bytes: u64,
+    /// Of this, while nothing was sent.
+    grown_offline_bytes: u64,
     database_bytes: u64,
     drain_s: u64,
     acknowledged: usize,
@@ -89,6 +91,7 @@ fn day_without_a_relay(bounds: Bounds) -> Day {
             most = most.max(resident_bytes());
         }
     }
+    let grown_offline_bytes = most - before;
     robot.connect();
     let (late, database_bytes) = (robot.outbox.late(), database_bytes(&path));
     let mut acknowledged = 0;
@@ -113,6 +116,7 @@ fn day_without_a_relay(bounds: Bounds) -> Day {
     Day {
         late,
         grown_bytes: most - before,
+        grown_offline_bytes,
         database_bytes,
         drain_s: (robot.ms - connected_ms) / 1_000,
         acknowledged,
@@ -126,7 +130,7 @@ impl Day {
     fn print(&self, what: &str) {
         println!(
             "{what}: {} samples measured, {} kept in a database of {} KiB, {} events; drained in {} s; heartbeats at \
-             most {} ms late; memory grew by {} KiB",
+             most {} ms late; memory grew by {} KiB, {} of it before the reconnect",
             self.robot.kept,
             self.late,
             self.database_bytes / 1_024,
@@ -134,6 +138,7 @@ impl Day {
             self.drain_s,
             self.relay.heartbeat_delays_ms.iter().max().unwrap(),
             self.grown_bytes / 1_024,
+            self.grown_offline_bytes / 1_024,
         );
     }
 

@@ -25,7 +25,7 @@ pub(crate) const SAMPLE_MS: u64 = 2_000;
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 /// Bytes a second, one way: a mobile link on a bad day.
 const LINK_BYTES_PER_MS: u64 = 6;
-pub(crate) const LATENCY_MS: u64 = 300;
+const LATENCY_MS: u64 = 300;
 /// More than come in a day.
 const MOST_SAMPLES: usize = 20_000;
 /// What envelope, topic, MQTT and TLS add to a payload.
