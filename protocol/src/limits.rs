@@ -22,6 +22,8 @@ pub const MAX_ACK_RANGES: usize = 500;
 pub const MAX_ROBOT_ID_BYTES: usize = 63;
 /// Longest metric name.
 pub const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Most metrics of their own that a robot's local programs may report.
+pub const MAX_CUSTOM_METRICS: usize = 32;
 /// Life of an enrolment token when its maker names none.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Most keys that one enrolment token lets in: a large batch of a factory line.

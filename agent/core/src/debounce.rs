@@ -88,19 +88,35 @@ impl Debouncer {
     /// Knows these metrics; others are ignored.
     #[must_use]
     pub fn new(rules: impl IntoIterator<Item = (MetricName, Rule)>) -> Self {
-        let slot = |(metric, rule)| Slot {
-            metric,
-            rule,
-            newest: None,
-            sent: None,
-            crossed: false,
-            alerted: false,
-        };
-        Self {
-            slots: rules.into_iter().map(slot).collect(),
+        let mut debouncer = Self {
+            slots: Vec::new(),
             alerts: VecDeque::new(),
             observed_at: None,
+        };
+        for (metric, rule) in rules {
+            debouncer.admit(metric, rule);
         }
+        debouncer
+    }
+
+    /// Knows one more metric, or a known one by another rule from now on; its values stay.
+    pub fn admit(&mut self, metric: MetricName, rule: Rule) {
+        match self.slots.iter_mut().find(|slot| slot.metric == metric) {
+            Some(slot) => slot.rule = rule,
+            None => self.slots.push(Slot {
+                metric,
+                rule,
+                newest: None,
+                sent: None,
+                crossed: false,
+                alerted: false,
+            }),
+        }
+    }
+
+    /// Does not know this metric any more.
+    pub fn forget(&mut self, metric: &MetricName) {
+        self.slots.retain(|slot| slot.metric != *metric);
     }
 
     /// Takes a value measured at `now`. It replaces an earlier unsent one. Values that are no numbers
@@ -112,12 +128,11 @@ impl Debouncer {
         };
         self.observed_at = Some(now);
         slot.newest = Some(value);
-        let Some(Threshold { above, clear }) = slot.rule.alert else {
-            return;
-        };
-        let level = match slot.alerted {
-            false if value > above => above,
-            true if value <= clear => clear,
+        let level = match (slot.rule.alert, slot.alerted) {
+            (Some(Threshold { above, .. }), false) if value > above => above,
+            (Some(Threshold { clear, .. }), true) if value <= clear => clear,
+            // A rule that lost its threshold: the alert is over.
+            (None, true) => value,
             _ => return,
         };
         slot.alerted = !slot.alerted;
@@ -314,6 +329,24 @@ mod tests {
                 75 s: send {cpu: 50.0, mem: 51.0}
             "#]],
         );
+    }
+
+    #[test]
+    fn rules_change_and_metrics_come_and_go_while_it_runs() {
+        let now = Instant::now();
+        let mut debouncer = debouncer();
+        debouncer.observe(now, "cpu", 95.0);
+        assert!(debouncer.poll_alert().unwrap().raised);
+        debouncer.admit(MetricName::new("cpu").unwrap(), rule(None));
+        debouncer.observe(now, "cpu", 95.0);
+        assert!(!debouncer.poll_alert().unwrap().raised);
+        let door = MetricName::new("custom.door").unwrap();
+        debouncer.admit(door.clone(), rule(None));
+        debouncer.observe(now, "custom.door", 1.0);
+        assert_eq!(debouncer.poll_output(now).unwrap().metrics.len(), 2);
+        debouncer.forget(&door);
+        debouncer.observe(now, "custom.door", 0.0);
+        assert_eq!(debouncer.newest().count(), 1);
     }
 
     #[test]

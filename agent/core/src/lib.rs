@@ -7,12 +7,16 @@
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
+//! * [`local`]: how much the robot's own programs may say, and how long it counts.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
+//! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
 pub mod debounce;
 pub mod feetech;
 pub mod hardware;
 pub mod health;
 pub mod lifecycle;
+pub mod local;
 pub mod outbox;
 pub mod setup;
+pub mod time;

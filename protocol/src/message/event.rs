@@ -91,6 +91,11 @@ pub mod kind {
     pub const SETUP_COMPLETED: &str = "setup.completed";
     /// A step failed and is tried again: `step`, `reason`, `retry_in_s`. By the robot.
     pub const SETUP_FAILED: &str = "setup.failed";
+    /// The robot's clock was set: `by_s` forward, or back when negative; `clock` says whether by the network.
+    /// Earlier events of this boot were stamped by the wrong one. By the robot.
+    pub const CLOCK_STEPPED: &str = "clock.stepped";
+    /// The machine slept: `for_s`. By the robot.
+    pub const RESUMED: &str = "robot.resumed";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
 }

@@ -36,7 +36,7 @@ impl Telemetry {
     }
 }
 
-/// Names of the metrics that every robot has.
+/// Names of the metrics that robots have.
 pub mod metric {
     /// Busy share of all cores, 0 to 100.
     pub const CPU_PERCENT: &str = "cpu_percent";
@@ -52,7 +52,15 @@ pub mod metric {
     pub const NET_TX_BYTES_PER_S: &str = "net_tx_bytes_per_s";
     /// Seconds since boot.
     pub const UPTIME_S: &str = "uptime_s";
-    /// All of them.
+    /// Charge of the battery, 0 to 100.
+    pub const BATTERY_PERCENT: &str = "battery_percent";
+    /// Its voltage.
+    pub const BATTERY_V: &str = "battery_v";
+    /// Whether it is being charged: 1 or 0.
+    pub const BATTERY_CHARGING: &str = "battery_charging";
+    /// What the names of metrics that local programs report by themselves begin with.
+    pub const CUSTOM: &str = "custom.";
+    /// Those that every robot has.
     pub const ALL: [&str; 7] = [
         CPU_PERCENT,
         MEMORY_PERCENT,
