@@ -1,9 +1,14 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod clocks;
 mod health;
+mod local;
+mod migration;
 mod registration;
+mod reload;
 mod report;
+mod service;
 mod speech;
 mod start;
 
@@ -13,10 +18,9 @@ use std::time::{Duration, Instant};
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
+use lekiwi_agent_core::time::Watch;
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
-use lekiwi_protocol::message::{
-    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
-};
+use lekiwi_protocol::message::{Ack, EventBatch, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -31,13 +35,16 @@ use crate::discovery::Discovery;
 use crate::hardware;
 use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
-use crate::ipc;
+use crate::ipc::{self, ConfigurationStatus};
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
 use health::next_found;
+use local::Local;
+pub use reload::Reader;
 use report::describe;
+use service::notify;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
 
@@ -73,24 +80,35 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    local: Local,
+    reader: Reader,
+    configuration: ConfigurationStatus,
+    clocks: Watch,
     root: PathBuf,
     done: bool,
 }
 
 /// Runs until a signal asks to stop. Services and root's setup are looked for below `root`, which is `/`
-/// outside of tests; `_lock` shows that the state folder is ours.
+/// outside of tests; `_lock` shows that the state folder is ours; `reader` reads the configuration again.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
-pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    root: &Path,
+    _lock: &Lock,
+    reader: Reader,
+) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
-    let socket = ipc::serve(&config.socket, questions)
+    let local = Local::new(&config, &questions);
+    let socket = ipc::serve(&config.socket, questions, local.bus.clone())
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config, root);
+    let mut driver = Driver::new(config, root, local, reader);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
@@ -101,6 +119,8 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
             found = next_found(&mut driver.monitor) => driver.looked(found),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
+            // Its result is in the log and the status.
+            _ = hangup.recv() => drop(driver.reload()),
             () = wake => driver.timers(),
         }
         driver.carry_out();
@@ -135,7 +155,7 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(mut config: Config, root: &Path) -> Self {
+    fn new(mut config: Config, root: &Path, local: Local, reader: Reader) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -200,6 +220,13 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            local,
+            reader,
+            configuration: ConfigurationStatus {
+                since: clock::wall(),
+                ..ConfigurationStatus::default()
+            },
+            clocks: Watch::default(),
             root: root.to_owned(),
             done: false,
             config,
@@ -228,6 +255,11 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) {
+        match input {
+            Input::Refused | Input::NotEnrolled | Input::EnrolmentFailed => self.floor.failed(),
+            Input::Connected => self.floor.worked(),
+            _ => {}
+        }
         let mut random = || getrandom::u64().unwrap_or(u64::MAX / 2);
         self.lifecycle.handle(clock::now(), input, &mut random);
     }
@@ -322,18 +354,6 @@ impl Driver {
         }
     }
 
-    fn stop(&mut self, signal: &str) {
-        if self.lifecycle.link() == LinkState::Leaving {
-            // Asked twice: at once.
-            self.done = true;
-            return;
-        }
-        log::info!("{signal}: stopping");
-        notify(&[NotifyState::Stopping]);
-        self.event(kind::AGENT_STOPPED, json!({ "signal": signal }));
-        self.input(Input::Shutdown);
-    }
-
     fn timers(&mut self) {
         let now = clock::now();
         if let (Some(at), Some(interval)) = (self.next_watchdog, self.watchdog)
@@ -383,6 +403,7 @@ impl Driver {
             log::warn!("{kind}: {data}");
             self.event(kind, data);
         }
+        self.look_at_clocks();
         if !self.is_online() {
             self.look_at_network();
         }
@@ -402,6 +423,7 @@ impl Driver {
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
+            self.local.poll_timeout(self.next_sample),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]
@@ -428,6 +450,7 @@ impl Driver {
                         && let Ok(identity) =
                             enrolment.store.load(robot_id, relay.ca_fingerprint, now)
                     {
+                        self.floor.passed(identity.not_before);
                         self.not_after = Some(identity.not_after);
                         self.input(Input::Enrolled);
                         continue;
@@ -437,7 +460,7 @@ impl Driver {
                 }
                 Output::Connect => self.connect(),
                 Output::Announce => self.announce(),
-                Output::PublishState => self.publish_state(),
+                Output::PublishState => self.local.states.want(),
                 Output::SayGoodbye => {
                     self.send_events();
                     if !self.speech.goodbye(self.link.as_ref()) {
@@ -447,18 +470,13 @@ impl Driver {
                 Output::Exit => self.done = true,
             }
         }
+        self.look_after_local(clock::now());
         let phase = self.lifecycle.phase();
         if phase != self.phase {
             log::info!("{phase}");
             notify(&[NotifyState::Status(phase)]);
             self.phase = phase;
-        }
-    }
-
-    fn say_registered(&mut self) {
-        let registered = self.not_after.is_some();
-        if let Some(discovery) = &mut self.discovery {
-            discovery.say_registered(registered);
+            self.tell_local(&self.state());
         }
     }
 
@@ -513,23 +531,6 @@ impl Driver {
         self.send_events();
     }
 
-    fn publish_state(&mut self) {
-        let metrics = self.debouncer.newest();
-        let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
-        let state = State {
-            session: self.speech.session(),
-            activity: self.lifecycle.activity(),
-            operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
-            teleoperation: Teleoperation::default(),
-            network: self.network.clone(),
-            deployment: self.machine.deployment(),
-            resources,
-            uptime_s: self.sampler.uptime().unwrap_or(0),
-            health: self.monitor.as_ref().map(Monitor::report),
-        };
-        self.speech.state(self.link.as_ref(), state);
-    }
-
     fn send_telemetry(&mut self, now: Instant) {
         if let Some(telemetry) = self.debouncer.poll_output(now) {
             if self.speech.telemetry(self.link.as_ref(), telemetry) {
@@ -571,13 +572,6 @@ impl Driver {
             self.window
                 .sent(clock::now(), Cursor { ordinal, seq }, count);
         }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::debug!("the service manager cannot be told: {error}");
     }
 }
 

@@ -172,6 +172,20 @@ impl Monitor {
     }
 }
 
+/// One look at each service and check of `profile`, for people who ask.
+pub async fn look_once(profile: &Profile, root: &Path) -> Vec<(String, Result<(), String>)> {
+    let (targets, looks) = looks(profile);
+    let mut results = Vec::with_capacity(targets.len());
+    for (target, look) in targets.into_iter().zip(looks) {
+        let result = match look {
+            Look::Unit(mut unit) => unit.look(root),
+            Look::Probe(probe) => probe.run().await,
+        };
+        results.push((target.name, result));
+    }
+    results
+}
+
 /// What root's setup has written about this profile.
 fn record(root: &Path, name: &ProfileName) -> Option<Record> {
     let folder = root.join(setup::FOLDER.trim_start_matches('/'));

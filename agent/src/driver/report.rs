@@ -1,10 +1,12 @@
-//! What the driver tells local programs, and how it words alerts.
+//! What the driver says of the robot: its status to local programs, its state to them and the relay; and
+//! how it words alerts.
 
 use lekiwi_agent_core::debounce::Alert;
-use lekiwi_protocol::message::{kind, metric};
+use lekiwi_protocol::message::{State, Teleoperation, kind, metric};
 use serde_json::{Value, json};
 
 use super::Driver;
+use crate::health::Monitor;
 use crate::ipc::{OutboxStatus, Status};
 
 impl Driver {
@@ -29,6 +31,36 @@ impl Driver {
                 durable: self.outbox.is_durable(),
                 trouble: self.outbox.trouble().map(str::to_owned),
             },
+            configuration: self.configuration.clone(),
+        }
+    }
+
+    /// Tells the relay, when it can hear, and local programs.
+    pub(super) fn publish_state(&mut self) {
+        let state = self.state();
+        self.tell_local(&state);
+        if self.is_online() {
+            self.speech.state(self.link.as_ref(), state);
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        let metrics = self.debouncer.newest();
+        let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
+        let operator_id = self.local.reported.operator.clone();
+        State {
+            session: self.speech.session(),
+            activity: self.lifecycle.activity(),
+            operating_mode: self.local.reported.mode.unwrap_or_default(),
+            teleoperation: Teleoperation {
+                active: operator_id.is_some(),
+                operator_id,
+            },
+            network: self.network.clone(),
+            deployment: self.machine.deployment(),
+            resources,
+            uptime_s: self.sampler.uptime().unwrap_or(0),
+            health: self.monitor.as_ref().map(Monitor::report),
         }
     }
 }

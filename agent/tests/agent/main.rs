@@ -2,6 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod broker;
+mod doctor;
 mod enrolment;
 mod health;
+mod local;
+mod migration;
+mod reload;
+mod starved;
 mod support;

@@ -96,6 +96,8 @@ pub mod kind {
     pub const CLOCK_STEPPED: &str = "clock.stepped";
     /// The machine slept: `for_s`. By the robot.
     pub const RESUMED: &str = "robot.resumed";
+    /// An older system's agent on this robot said something new: mode, status, task. By the robot.
+    pub const LEGACY_CHANGED: &str = "legacy.changed";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
 }
