@@ -167,3 +167,24 @@ async fn within<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T>
         .await
         .unwrap_or_else(late)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_why() {
+        let reason = |code| refusal(code).0;
+        assert_eq!(
+            [0x84, 0x85, 0x87, 0x89, 0x9f, 0x80].map(reason),
+            [
+                "it does not speak MQTT 5",
+                "not this client id",
+                "not allowed",
+                "busy or not available",
+                "too many at a time",
+                "for another reason",
+            ]
+        );
+    }
+}

@@ -146,9 +146,10 @@ impl Driver {
         if self.local.reported.operator == operator {
             return;
         }
-        let activity = match &operator {
-            Some(_) => Activity::Teleoperated,
-            None => Activity::Idle,
+        let activity = match (&operator, self.lifecycle.activity()) {
+            (Some(_), _) => Activity::Teleoperated,
+            (None, Activity::Teleoperated) => Activity::Idle,
+            (None, other) => other,
         };
         self.local.reported.operator = operator;
         self.local.states.want();
