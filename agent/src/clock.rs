@@ -1,5 +1,5 @@
 //! The only place that reads a clock. A Pi has none that survives a power cut, so certificates are
-//! judged by [`Floor::certificate_time`], which never lies before what is known to have passed.
+//! judged by [`Floor::certificate_time`], which never lies before what is certain to have passed.
 #![expect(
     clippy::disallowed_methods,
     reason = "the one place of this program that reads a clock"
@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use lekiwi_agent_core::time::{Known, Reading};
 use lekiwi_protocol::{Clock, Timestamp};
 use rustls_pki_types::UnixTime;
 
@@ -24,6 +25,16 @@ pub fn now() -> Instant {
 #[must_use]
 pub fn wall() -> Timestamp {
     SystemTime::now().into()
+}
+
+/// All clocks at once; `uptime_s` is what the kernel says, sleep included.
+#[must_use]
+pub fn reading(uptime_s: u64) -> Reading {
+    Reading {
+        monotonic: now(),
+        uptime: Duration::from_secs(uptime_s),
+        wall: wall(),
+    }
 }
 
 /// Whether the system's clock was set from the network. Only timesyncd is asked: elsewhere the answer
@@ -44,11 +55,13 @@ pub fn build_time() -> Timestamp {
     Timestamp::from_ms(seconds.saturating_mul(1000))
 }
 
-/// What is known to have passed, kept in a file over restarts.
+/// What is known to have passed, kept in a file over restarts; see [`lekiwi_agent_core::time`].
 #[derive(Debug, Clone)]
 pub struct Floor {
     path: PathBuf,
-    known: Timestamp,
+    known: Known,
+    /// How many attempts in a row failed by now.
+    attempt: u32,
 }
 
 impl Floor {
@@ -58,30 +71,43 @@ impl Floor {
         let kept = std::fs::read_to_string(&path)
             .ok()
             .and_then(|text| text.trim().parse::<Timestamp>().ok());
-        let known = build_time().max(kept.unwrap_or_default());
-        Self { path, known }
+        Self {
+            path,
+            known: Known::new(build_time(), kept.unwrap_or_default()),
+            attempt: 0,
+        }
     }
 
-    /// `time` has passed: it stands in something that was signed, or came from a synchronised clock.
+    /// `time` has passed: it stands in something that was signed.
     pub fn passed(&mut self, time: Timestamp) {
-        self.known = self.known.max(time);
+        self.known.passed(time);
     }
 
     /// Writes what is known, with the system's time if that is believed now.
     pub fn persist(&mut self) {
         if state() == Clock::Synced {
-            self.passed(wall());
+            self.known.synchronised(wall());
         }
-        let text = self.known.to_string();
+        let text = self.known.kept().to_string();
         if let Err(error) = crate::storage::write_atomically(&self.path, text.as_bytes(), 0o644) {
             log::debug!("the known time is not on disk: {error}");
         }
     }
 
+    /// An attempt to enrol or to connect failed; the time may have been the reason.
+    pub fn failed(&mut self) {
+        self.attempt = self.attempt.wrapping_add(1);
+    }
+
+    /// One worked.
+    pub fn worked(&mut self) {
+        self.attempt = 0;
+    }
+
     /// The time that certificates are judged by.
     #[must_use]
     pub fn certificate_time(&self) -> Timestamp {
-        self.known.max(wall())
+        self.known.certificate_time(wall(), state(), self.attempt)
     }
 }
 
@@ -105,7 +131,8 @@ mod tests {
         floor.passed(future);
         floor.persist();
         floor.passed(Timestamp::from_ms(1));
-        assert_eq!(Floor::load(path.clone()).certificate_time(), future);
+        assert_eq!(floor.certificate_time(), future);
+        assert_eq!(Floor::load(path.clone()).known.kept(), future);
         std::fs::write(&path, "garbage").expect("writable");
         assert!(Floor::load(path).certificate_time() < future);
     }

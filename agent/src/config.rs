@@ -3,20 +3,25 @@
 //!
 //! Overrides are flat: `LEKIWI_` and the key's path in capitals joined by `_`, such as
 //! `LEKIWI_ROBOT_ID` or `LEKIWI_RELAY_HTTPS`; see [`override_names`]. Per-metric rules have none.
+//!
+//! `reload` says what may change while the agent runs.
 
 mod checked;
 mod environment;
 mod raw;
+mod reload;
 
 use std::path::{Path, PathBuf};
 
 use lekiwi_protocol::yaml::{self, YamlError};
 
-pub use checked::{Address, Config, HardwareConfig, ProfileChoice, Relay};
+pub use checked::{Address, Config, HardwareConfig, MigrationConfig, ProfileChoice, Relay};
 pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lekiwi/agent.yml";
+/// Where the socket is when nothing says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/lekiwi/agent.sock";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,15 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod clocks;
 mod health;
+mod local;
+mod migration;
 mod outgoing;
 mod registration;
+mod reload;
 mod report;
+mod service;
 mod speech;
 mod start;
 mod telemetry;
@@ -17,6 +22,7 @@ use lekiwi_agent_core::backlog::Drain;
 use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
+use lekiwi_agent_core::time::Watch;
 use lekiwi_protocol::message::{Ack, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
@@ -32,7 +38,7 @@ use crate::discovery::Discovery;
 use crate::hardware;
 use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
-use crate::ipc;
+use crate::ipc::{self, ConfigurationStatus};
 use crate::link::{Link, LinkEvent, Opening};
 use crate::machine::{self, Machine};
 use crate::memory;
@@ -40,7 +46,10 @@ use crate::outbox::Outbox;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use health::next_found;
+use local::Local;
+pub use reload::Reader;
 pub use report::chain;
+use service::notify;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
 use teleop::Teleop;
@@ -84,24 +93,35 @@ struct Driver {
     is_quarantined: bool,
     monitor: Option<Monitor>,
     teleop: Teleop,
+    local: Local,
+    reader: Reader,
+    configuration: ConfigurationStatus,
+    clocks: Watch,
     root: PathBuf,
     done: bool,
 }
 
 /// Runs until a signal asks to stop. Sensors, services and root's setup are looked for below `root`, which
-/// is `/` outside of tests; `_lock` shows that the state folder is ours.
+/// is `/` outside of tests; `_lock` shows that the state folder is ours; `reader` reads the configuration again.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
-pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    root: &Path,
+    _lock: &Lock,
+    reader: Reader,
+) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
-    let socket = ipc::serve(&config.socket, questions)
+    let local = Local::new(&config, &questions);
+    let socket = ipc::serve(&config.socket, questions, local.bus.clone())
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config, root);
+    let mut driver = Driver::new(config, root, local, reader);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
@@ -112,6 +132,8 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
             found = next_found(&mut driver.monitor) => driver.looked(found),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
+            // Its result is in the log and the status.
+            _ = hangup.recv() => drop(driver.reload()),
             () = wake => driver.timers(),
         }
         driver.carry_out();
@@ -147,7 +169,7 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(mut config: Config, root: &Path) -> Self {
+    fn new(mut config: Config, root: &Path, local: Local, reader: Reader) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -216,6 +238,13 @@ impl Driver {
             is_quarantined: false,
             monitor: None,
             teleop: Teleop::default(),
+            local,
+            reader,
+            configuration: ConfigurationStatus {
+                since: clock::wall(),
+                ..ConfigurationStatus::default()
+            },
+            clocks: Watch::default(),
             root: root.to_owned(),
             done: false,
             config,
@@ -245,6 +274,11 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) {
+        match input {
+            Input::Refused | Input::NotEnrolled | Input::EnrolmentFailed => self.floor.failed(),
+            Input::Connected => self.floor.worked(),
+            _ => {}
+        }
         let mut random = || getrandom::u64().unwrap_or(u64::MAX / 2);
         self.lifecycle.handle(clock::now(), input, &mut random);
     }
@@ -342,21 +376,6 @@ impl Driver {
         }
     }
 
-    fn stop(&mut self, signal: &str) {
-        if self.lifecycle.link() == LinkState::Leaving {
-            // Asked twice: at once.
-            self.done = true;
-            return;
-        }
-        log::info!("{signal}: stopping");
-        notify(&[NotifyState::Stopping]);
-        self.end_teleoperation();
-        // The goodbye overtakes what is not carried out yet.
-        self.carry_out();
-        self.event(kind::AGENT_STOPPED, json!({ "signal": signal }));
-        self.input(Input::Shutdown);
-    }
-
     fn timers(&mut self) {
         let now = clock::now();
         if let (Some(at), Some(interval)) = (self.next_watchdog, self.watchdog)
@@ -391,7 +410,7 @@ impl Driver {
                 let network = self.machine.network();
                 if network != self.network {
                     self.network = network;
-                    self.publish_state();
+                    self.local.states.want();
                 }
             }
             self.send_telemetry(now);
@@ -420,6 +439,7 @@ impl Driver {
             self.drain.poll_timeout().filter(|_| online),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
+            self.local.poll_timeout(self.next_sample),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
         ]
@@ -446,6 +466,7 @@ impl Driver {
                         && let Ok(identity) =
                             enrolment.store.load(robot_id, relay.ca_fingerprint, now)
                     {
+                        self.floor.passed(identity.not_before);
                         self.not_after = Some(identity.not_after);
                         self.input(Input::Enrolled);
                         continue;
@@ -455,7 +476,7 @@ impl Driver {
                 }
                 Output::Connect => self.connect(),
                 Output::Announce => self.announce(),
-                Output::PublishState => self.publish_state(),
+                Output::PublishState => self.local.states.want(),
                 Output::SayGoodbye => {
                     self.send_events();
                     if !self.speech.goodbye(self.link.as_ref()) {
@@ -465,18 +486,13 @@ impl Driver {
                 Output::Exit => self.done = true,
             }
         }
+        self.look_after_local(clock::now());
         let phase = self.lifecycle.phase();
         if phase != self.phase {
             log::info!("{phase}");
             notify(&[NotifyState::Status(phase)]);
             self.phase = phase;
-        }
-    }
-
-    fn say_registered(&mut self) {
-        let registered = self.not_after.is_some();
-        if let Some(discovery) = &mut self.discovery {
-            discovery.say_registered(registered);
+            self.tell_local(&self.state());
         }
     }
 
@@ -530,12 +546,5 @@ impl Driver {
         self.drain.link_up();
         self.outbox.outage_over(clock::wall());
         self.send_events();
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::debug!("the service manager cannot be told: {error}");
     }
 }

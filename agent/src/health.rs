@@ -20,6 +20,7 @@ use lekiwi_protocol::message::{
 use lekiwi_protocol::profile::Profile;
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::profiles;
 use crate::setup::{self, Record};
 use crate::telemetry::{Files, Sink};
@@ -277,6 +278,25 @@ impl Monitor {
     }
 }
 
+/// One look at each service, process and check of `profile`, for people who ask.
+pub async fn look_once(profile: &Profile, root: &Path) -> Vec<(String, Result<(), String>)> {
+    let (now, mut files) = (clock::now(), Files::new(root));
+    let mut results = Vec::new();
+    for (target, _, watched) in watched(now, profile) {
+        let result = match watched {
+            Watched::Unit(mut unit) => unit.look(&mut files).1,
+            // Without a load to wait for it always looks.
+            Watched::Process(mut process) => match process.look(&mut files, now, None) {
+                Some((_, result)) => result,
+                None => continue,
+            },
+            Watched::Check(probe) => probe.run().await,
+        };
+        results.push((target.name, result));
+    }
+    results
+}
+
 /// What root's setup has written about this profile.
 fn record(root: &Path, name: &ProfileName) -> Option<Record> {
     let folder = root.join(setup::FOLDER.trim_start_matches('/'));
@@ -311,8 +331,6 @@ mod tests {
     use std::net::{SocketAddr, TcpListener};
 
     use lekiwi_protocol::profile::FOLDER;
-
-    use crate::clock;
 
     use super::*;
 

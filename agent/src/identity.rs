@@ -25,7 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolled, Enrolment, enrol};
-pub use est::{EnrolError, certs_only};
+pub use est::{EnrolError, certs_only, probe};
 
 use crate::clock;
 use crate::storage::write_atomically;

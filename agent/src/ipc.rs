@@ -1,61 +1,51 @@
-//! The Unix socket for local programs: a line of JSON in, a line of JSON out, and done. Bounded: eight
-//! callers, two seconds and 8 KiB each.
+//! The Unix socket for local programs: lines of JSON in, a line of JSON back for each, for as long as the
+//! caller likes.
 //!
-//! * `{"query":"status"}` is answered with [`Status`], to everybody who may connect.
-//! * `{"event":{"type":"setup.progress","data":{…}}}` puts an event into the outbox and is answered with
-//!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens. Only root and the
-//!   agent's own user may, and only types of [`EVENT_FAMILIES`].
+//! * `{"query":"status"}` is answered with [`Status`].
+//! * `{"subscribe":["state","control"]}` is answered with the same, and from then on there is a line
+//!   `{"state":{…}}` now and whenever something but telemetry changed, and one for whatever the robot is
+//!   told to do at once. Who does not read them is dropped.
+//! * `{"battery":{"percent":80,"volts":11.8,"charging":false}}`, `{"mode":"MANUAL"}`,
+//!   `{"operator":{"id":"alice"}}`, `{"operator":null}` and `{"metric":{"name":"custom.gripper_n","value":3}}`
+//!   are answered with `{"ok":true}`. A metric that is not reported again for 15 minutes is forgotten.
+//! * `{"event":{"type":"custom.bumped","data":{…}}}` puts an event into the outbox and is answered with
+//!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens.
+//! * `{"reload":"configuration"}` reads the configuration again.
+//!
+//! Whoever may connect may ask and listen. Members of the agent's group report; only root and the agent's own
+//! user report events of the setup, and reload. `request` says what is taken, `server` is the agent's end,
+//! `bus` carries what subscribers are told; the callers' end is here.
+
+mod bus;
+mod request;
+mod server;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use lekiwi_protocol::{RobotId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-const CALLERS: usize = 8;
+pub use bus::{Bus, Line, Topic};
+pub use request::{Battery, CUSTOM, Metric, Operator, Query, Reload, Report, Request};
+pub use server::serve;
+
+/// Longest wait for the first line, and for an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(2);
-const MAX_LINE_BYTES: u64 = 8192;
-/// Longest type of an event.
-const MAX_KIND_BYTES: usize = 64;
-/// What the types of events that local programs may report begin with.
-pub const EVENT_FAMILIES: [&str; 1] = ["setup."];
 
-/// The answer to anything else.
-const EXPECTED: &str =
-    r#"expected {"query":"status"} or {"event":{"type":…,"data":…}} in at most 8192 bytes"#;
-
-/// What a caller may ask for.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Request {
-    Query(Query),
-    Event(Report),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Query {
-    Status,
-}
-
-/// An event as a local program reports it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Report {
-    /// What happened, dotted.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Details, by type.
-    #[serde(default)]
-    pub data: Value,
+/// What the driver is asked, checked already.
+#[derive(Debug)]
+pub struct Question {
+    /// The request.
+    pub request: Request,
+    /// Takes the answer, a line of JSON, or what is wrong with the request.
+    pub answer: oneshot::Sender<Result<String, String>>,
 }
 
 /// An event's number in the outbox.
@@ -91,6 +81,20 @@ pub struct Status {
     pub certificate_not_after: Option<Timestamp>,
     /// Events that wait for the relay.
     pub outbox: OutboxStatus,
+    /// Which configuration runs.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
+}
+
+/// The configuration in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// Since when it is in force.
+    pub since: Timestamp,
+    /// Why the file that is there now is not.
+    pub refused: Option<String>,
+    /// Keys that the file has otherwise, which count from the next start.
+    pub waiting: Vec<String>,
 }
 
 /// The outbox in [`Status`].
@@ -141,128 +145,24 @@ pub enum IpcError {
         /// What came.
         answer: String,
     },
+    /// It refuses.
+    #[error("the agent refuses: {0}")]
+    Refused(String),
 }
 
-/// What the driver is asked.
-#[derive(Debug)]
-pub enum Question {
-    /// How are you?
-    Status(oneshot::Sender<Status>),
-    /// This happened; answer with its number in the outbox.
-    Event(Report, oneshot::Sender<u64>),
-}
-
-/// Listens at `path` until the returned task is dropped; questions go to `driver`. A socket file that a
-/// crash left behind is replaced: the caller holds the lock of the state folder.
-///
-/// # Errors
-/// When the folder is missing or not writable.
-pub fn serve(
-    path: &Path,
-    driver: mpsc::Sender<Question>,
-) -> Result<tokio::task::JoinHandle<()>, IpcError> {
-    let listen = || {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-        Ok(listener)
-    };
-    let listener = listen().map_err(|source| IpcError::Listen {
-        path: path.to_owned(),
-        source,
-    })?;
-    let callers = Arc::new(Semaphore::new(CALLERS));
-    Ok(tokio::spawn(async move {
-        loop {
-            let Ok(permit) = callers.clone().acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let driver = driver.clone();
-                    tokio::spawn(async move {
-                        let _ = tokio::time::timeout(PATIENCE, answer(stream, driver)).await;
-                        drop(permit);
-                    });
-                }
-                // Out of descriptors: others may give some back.
-                Err(_) => tokio::time::sleep(PATIENCE).await,
-            }
-        }
-    }))
-}
-
-async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::Result<()> {
-    let caller = stream.peer_cred()?.uid();
-    let mut line = String::new();
-    BufReader::new((&mut stream).take(MAX_LINE_BYTES))
-        .read_line(&mut line)
-        .await?;
-    let answer = respond(&line, caller, &driver).await?;
-    let answer = answer.unwrap_or_else(|error| json!({ "error": error }).to_string());
-    stream.write_all(format!("{answer}\n").as_bytes()).await?;
-    // What is left unread when a socket closes takes the answer with it.
-    let mut rest = [0; 1024];
-    for _ in 0..16 {
-        if !matches!(stream.try_read(&mut rest), Ok(1..)) {
-            break;
-        }
+impl Status {
+    /// As a line of JSON.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        // Strings and numbers always become JSON.
+        serde_json::to_string(self).unwrap_or_default()
     }
-    Ok(())
 }
 
-/// The answer, or what is wrong with the request. A driver that stops gives none: the caller asks again.
-async fn respond(
-    line: &str,
-    caller: u32,
-    driver: &mpsc::Sender<Question>,
-) -> io::Result<Result<String, String>> {
-    let stopping = || io::Error::from(io::ErrorKind::ConnectionAborted);
-    let answer = match serde_json::from_str(line) {
-        Ok(Request::Query(Query::Status)) => {
-            let (question, status) = oneshot::channel();
-            let asked = driver.send(Question::Status(question)).await;
-            asked.map_err(|_| stopping())?;
-            serde_json::to_string(&status.await.map_err(|_| stopping())?)
-        }
-        Ok(Request::Event(report)) => {
-            if let Err(refusal) = check(&report, caller, nix::unistd::geteuid().as_raw()) {
-                return Ok(Err(refusal));
-            }
-            let (question, taken) = oneshot::channel();
-            let asked = driver.send(Question::Event(report, question)).await;
-            asked.map_err(|_| stopping())?;
-            let seq = taken.await.map_err(|_| stopping())?;
-            serde_json::to_string(&Taken { seq })
-        }
-        Err(_) => return Ok(Err(EXPECTED.to_owned())),
-    };
-    Ok(answer.map_err(|error| error.to_string()))
-}
-
-/// Whether `caller` may report this; `own` is the agent's user.
-fn check(report: &Report, caller: u32, own: u32) -> Result<(), String> {
-    if caller != 0 && caller != own {
-        return Err(format!(
-            "expected root or the agent's own user to report events, got the user with id {caller}"
-        ));
-    }
-    let letters = |b: u8| b.is_ascii_lowercase() || b == b'_' || b == b'.';
-    let kind = &report.kind;
-    let known = EVENT_FAMILIES.iter().any(|family| {
-        kind.strip_prefix(family)
-            .is_some_and(|rest| !rest.is_empty())
-    });
-    if !known || kind.len() > MAX_KIND_BYTES || !kind.bytes().all(letters) {
-        let cut: String = kind.chars().take(MAX_KIND_BYTES).collect();
-        return Err(format!(
-            "expected an event such as setup.progress, got {cut:?}"
-        ));
-    }
-    Ok(())
+/// The answer to an event that is in the outbox.
+#[must_use]
+pub(crate) fn taken(seq: u64) -> String {
+    format!(r#"{{"seq":{seq}}}"#)
 }
 
 /// Asks the agent at `path`.
@@ -286,12 +186,58 @@ pub async fn report_event(path: &Path, report: &Report) -> Result<u64, IpcError>
     }
 }
 
+/// Says `request` to the agent at `path`; returns what it answers.
+///
+/// # Errors
+/// When no agent runs there, or it refuses.
+pub async fn say(path: &Path, request: &Request) -> Result<String, IpcError> {
+    let request = serde_json::to_string(request).unwrap_or_default();
+    let answer = exchange(path, &request).await?;
+    let refused = serde_json::from_str::<Value>(&answer)
+        .ok()
+        .and_then(|answer| Some(answer.get("error")?.as_str()?.to_owned()));
+    match refused {
+        Some(reason) => Err(IpcError::Refused(reason)),
+        None => Ok(answer),
+    }
+}
+
+/// Subscribes at the agent at `path`, and hands each line to `take` until it says no.
+///
+/// # Errors
+/// When no agent runs there, or it ends or drops this caller.
+pub async fn follow(
+    path: &Path,
+    topics: &[Topic],
+    mut take: impl FnMut(&str) -> bool,
+) -> Result<(), IpcError> {
+    let not_running = |source| IpcError::NotRunning {
+        path: path.to_owned(),
+        source,
+    };
+    let mut stream = UnixStream::connect(path).await.map_err(not_running)?;
+    let request = Request::Subscribe(topics.to_vec());
+    let mut request = serde_json::to_string(&request).unwrap_or_default();
+    request.push('\n');
+    let written = stream.write_all(request.as_bytes()).await;
+    written.map_err(not_running)?;
+    let mut lines = BufReader::new(stream).lines();
+    // The first is the answer to the subscription.
+    let mut is_answer = true;
+    while let Some(line) = lines.next_line().await.map_err(not_running)? {
+        if !std::mem::take(&mut is_answer) && !take(&line) {
+            return Ok(());
+        }
+    }
+    Err(not_running(io::ErrorKind::UnexpectedEof.into()))
+}
+
 async fn exchange(path: &Path, request: &str) -> Result<String, IpcError> {
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;
         stream.write_all(format!("{request}\n").as_bytes()).await?;
         let mut answer = String::new();
-        match stream.read_to_string(&mut answer).await? {
+        match BufReader::new(stream).read_line(&mut answer).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(answer),
         }
@@ -311,42 +257,5 @@ fn unexpected(path: &Path, expected: &'static str, answer: &str) -> IpcError {
         path: path.to_owned(),
         expected,
         answer: answer.trim_end().chars().take(200).collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checked(kind: &str, caller: u32) -> Result<(), String> {
-        let report = Report {
-            kind: kind.to_owned(),
-            data: Value::Null,
-        };
-        check(&report, caller, 990)
-    }
-
-    #[test]
-    fn root_and_the_agent_may_report_and_only_of_the_setup() {
-        assert_eq!(checked("setup.progress", 0), Ok(()));
-        assert_eq!(checked("setup.progress", 990), Ok(()));
-        assert_eq!(
-            checked("setup.progress", 1000),
-            Err(
-                "expected root or the agent's own user to report events, got the user with id 1000"
-                    .to_owned()
-            )
-        );
-        for kind in ["setup.", "robot.registered", "setup.Done", "", "setup.a b"] {
-            assert_eq!(
-                checked(kind, 0),
-                Err(format!(
-                    "expected an event such as setup.progress, got {kind:?}"
-                ))
-            );
-        }
-        assert!(
-            checked(&format!("setup.{}", "x".repeat(80)), 0).is_err_and(|error| error.len() < 130)
-        );
     }
 }

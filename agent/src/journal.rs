@@ -26,31 +26,24 @@ pub fn start(level: Option<&str>, no_color: bool) -> Option<String> {
         .and_then(Result::ok);
     let colour = stderr().is_terminal() && !no_color;
     // A second logger in one process is refused by `log`; the first stays.
-    let _ = log::set_boxed_logger(Box::new(Logger {
-        filter,
-        journal,
-        colour,
-    }));
+    let _ = log::set_boxed_logger(Box::new(Logger { journal, colour }));
     log::set_max_level(filter);
     complaint
 }
 
+/// Another level from now on.
+pub fn set_level(filter: LevelFilter) {
+    log::set_max_level(filter);
+}
+
 struct Logger {
-    filter: LevelFilter,
     journal: Option<JournalLog>,
     colour: bool,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Libraries are heard when they warn, or when everything was asked for.
-        let own = metadata.target().starts_with("lekiwi");
-        let filter = if own || self.filter == LevelFilter::Trace {
-            self.filter
-        } else {
-            self.filter.min(LevelFilter::Warn)
-        };
-        metadata.level() <= filter
+        is_heard(log::max_level(), metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -65,6 +58,17 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// Libraries are heard when they warn, or when everything was asked for.
+fn is_heard(filter: LevelFilter, metadata: &Metadata<'_>) -> bool {
+    let own = metadata.target().starts_with("lekiwi");
+    let filter = if own || filter == LevelFilter::Trace {
+        filter
+    } else {
+        filter.min(LevelFilter::Warn)
+    };
+    metadata.level() <= filter
 }
 
 fn line(record: &Record<'_>, colour: bool) -> String {
@@ -89,13 +93,9 @@ mod tests {
 
     #[test]
     fn libraries_are_heard_only_when_they_warn() {
-        let logger = Logger {
-            filter: LevelFilter::Debug,
-            journal: None,
-            colour: false,
-        };
         let enabled = |target: &str, level| {
-            logger.enabled(&Metadata::builder().target(target).level(level).build())
+            let metadata = Metadata::builder().target(target).level(level).build();
+            is_heard(LevelFilter::Debug, &metadata)
         };
         assert!(enabled("lekiwi_agent::driver", Level::Debug));
         assert!(!enabled("rumqttc::v5", Level::Info));

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod config;
 pub mod discovery;
+pub mod doctor;
 pub mod driver;
 pub mod exit;
 pub mod hardware;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod link;
 pub mod machine;
 mod memory;
+pub mod migration;
 pub mod outbox;
 pub mod profiles;
 pub mod scrub;

@@ -2,15 +2,17 @@
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
 mod explain;
+mod telling;
 mod watch;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lekiwi_agent::clock::{self, Floor};
-use lekiwi_agent::config::{self, Config, Environment};
+use lekiwi_agent::config::{self, Config, ConfigError, Environment};
+use lekiwi_agent::doctor;
 use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
 use lekiwi_agent::hardware;
@@ -30,12 +32,19 @@ const EXAMPLES: &str = "Examples:
   lekiwi-agent status --json                    what is the running agent doing?
   lekiwi-agent packages                         what is installed here?
   lekiwi-agent teleop --watch                   does somebody drive this robot, and by what is that seen?
+  lekiwi-agent doctor                           what is wrong with this robot, and what helps?
+  lekiwi-agent report battery 80                tell the relay what only the robot's programs know
+  lekiwi-agent report event custom.bumped       and what happened to it
+  lekiwi-agent follow state                     a line of JSON whenever the robot's state changes
   LEKIWI_ROBOT_ID=kiwi-02 LEKIWI_LOG=debug lekiwi-agent --config ./agent.yml run
 
 Variables: LEKIWI_CONFIG, LEKIWI_LOG (error, warn, info, debug, trace), NO_COLOR, and one for each key
 of the file, such as LEKIWI_RELAY_HTTPS.
 Exit codes: 0 done, 1 failed, 2 wrong command line, 69 not running or already running,
 75 try again later, 77 refused by the relay, 78 wrong configuration.";
+
+/// Longer than any robot runs.
+const LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Connects a robot to its relay: presence, telemetry, events.
 #[derive(Debug, Parser)]
@@ -81,6 +90,25 @@ enum Command {
     },
     /// Check the configuration and show what it means
     CheckConfig,
+    /// Check everything that can be wrong, with hints; fails when something is
+    Doctor {
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Report something to the running agent, which keeps it and tells the relay
+    Report {
+        #[command(subcommand)]
+        what: telling::What,
+    },
+    /// Print what the running agent tells, a line of JSON each
+    Follow {
+        /// Which; all, when none is given
+        #[arg(value_name = "TOPIC", value_parser = ["state", "control"])]
+        topics: Vec<String>,
+    },
+    /// Have the running agent read its configuration again, without losing the connection
+    Reload,
     /// Overwrite the token and Wi-Fi passphrases that the seed left on the card; what lekiwi-scrub.service runs as root
     Scrub {
         /// The mounted boot partition
@@ -128,8 +156,7 @@ fn main() -> std::process::ExitCode {
     let environment: Environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if let Some(complaint) = journal::start(environment.value("LEKIWI_LOG"), no_color) {
+    if let Some(complaint) = journal::start(environment.value("LEKIWI_LOG"), no_color()) {
         log::warn!("{complaint}");
     }
     match execute(&arguments, &environment) {
@@ -139,6 +166,10 @@ fn main() -> std::process::ExitCode {
             failure.code.into()
         }
     }
+}
+
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn complain(failure: &Failure) {
@@ -175,45 +206,54 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         .clone()
         .or_else(|| environment.value("LEKIWI_CONFIG").map(PathBuf::from));
     let path = path.unwrap_or_else(|| PathBuf::from(config::DEFAULT_PATH));
-    let loaded = config::load(&path, environment, &hostname()).map_err(|error| Failure {
-        code: ExitCode::Config,
-        hint: error.hint(),
-        message: chain(&error),
-    })?;
+    let runtime = runtime()?;
+    let (file, variables) = (path.clone(), environment.clone());
+    let read = move || config::load(&file, &variables, &hostname());
+    let loaded = match (&arguments.command, read()) {
+        (Command::Doctor { json }, loaded) => {
+            let report = runtime.block_on(doctor::examine(&arguments.root, loaded));
+            return show_report(&report, *json);
+        }
+        (command, Err(error)) => {
+            // A running agent can be spoken to all the same: it knows why its configuration stays as it was.
+            let socket = environment.value("LEKIWI_SOCKET");
+            let socket = Path::new(socket.unwrap_or(config::DEFAULT_SOCKET));
+            return match runtime.block_on(talk(command, socket)) {
+                Some(Err(Failure {
+                    code: ExitCode::Unavailable,
+                    ..
+                }))
+                | None => Err(misconfigured(&error)),
+                Some(said) => said,
+            };
+        }
+        (_, Ok(loaded)) => loaded,
+    };
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
     let config = loaded.config;
-    let runtime = runtime()?;
+    journal::set_level(config.log);
     match &arguments.command {
         Command::Run => {
             let lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
+            // The thread for what blocks, made while it can be: a machine that is out of processes makes none
+            // later, and the runtime would not survive that.
+            runtime.spawn_blocking(|| ());
             runtime
-                .block_on(driver::run(config, &arguments.root, &lock))
+                .block_on(driver::run(config, &arguments.root, &lock, Box::new(read)))
                 .map_err(|error| start_failure(&error))
         }
         Command::Enrol { within } => {
             let _lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
             runtime.block_on(enrol_once(&config, Duration::from_secs(*within)))
         }
-        Command::Status { json } => {
-            let status = runtime
-                .block_on(ipc::ask_status(&config.socket))
-                .map_err(|error| Failure {
-                    hint: Some(
-                        "start it with `systemctl start lekiwi-agent` or `lekiwi-agent run`"
-                            .to_owned(),
-                    ),
-                    ..failed(ExitCode::Unavailable, &error)
-                })?;
-            show(&status, *json)
-        }
         Command::CheckConfig => {
             describe(&config, &path);
             Ok(())
         }
-        // Needs no configuration: done above.
-        Command::Scrub { .. } | Command::Packages { .. } => Ok(()),
+        // Need no configuration: done above.
+        Command::Scrub { .. } | Command::Packages { .. } | Command::Doctor { .. } => Ok(()),
         Command::Setup { dry_run } => {
             let options = setup::Options {
                 root: arguments.root.clone(),
@@ -230,15 +270,37 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             runtime.block_on(watch::run(&profile, &arguments.root, *watch, *json))
         }
         Command::Hardware { json, detect } => look(&config, *json, *detect),
+        Command::Status { .. }
+        | Command::Report { .. }
+        | Command::Follow { .. }
+        | Command::Reload => {
+            let said = runtime.block_on(talk(&arguments.command, &config.socket));
+            said.unwrap_or(Ok(()))
+        }
     }
 }
 
+/// What is said to a running agent; `None` of another command.
+async fn talk(command: &Command, socket: &Path) -> Option<Result<(), Failure>> {
+    Some(match command {
+        Command::Status { json } => match ipc::ask_status(socket).await {
+            Ok(status) => show(&status, *json),
+            Err(error) => Err(telling::unheard(&error)),
+        },
+        Command::Report { what } => telling::report(socket, what).await,
+        Command::Follow { topics } => telling::follow(socket, topics).await,
+        Command::Reload => telling::reload(socket).await,
+        _ => return None,
+    })
+}
+
+/// One thread, and one for what blocks: looking names up.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .max_blocking_threads(1)
-        .thread_keep_alive(Duration::from_secs(1))
+        .thread_keep_alive(LIFETIME)
         .build()
         .map_err(|error| failed(ExitCode::Failure, &error))
 }
@@ -302,6 +364,14 @@ fn list_packages(root: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+fn misconfigured(error: &ConfigError) -> Failure {
+    Failure {
+        code: ExitCode::Config,
+        hint: error.hint(),
+        message: chain(error),
+    }
+}
+
 fn failed(code: ExitCode, error: &dyn std::error::Error) -> Failure {
     Failure {
         code,
@@ -361,7 +431,7 @@ async fn enrol_once(config: &Config, within: Duration) -> Result<(), Failure> {
     }
     let profile = hardware::identify(config).profile;
     let enrolment = driver::enrolment(config, &Machine::default(), &profile);
-    let enrolled = attempts(&enrolment, &floor, within)
+    let enrolled = attempts(&enrolment, &mut floor, within)
         .await
         .map_err(|error| Failure {
             code: match &error {
@@ -383,7 +453,7 @@ async fn enrol_once(config: &Config, within: Duration) -> Result<(), Failure> {
 
 async fn attempts(
     enrolment: &Enrolment,
-    floor: &Floor,
+    floor: &mut Floor,
     within: Duration,
 ) -> Result<Enrolled, EnrolError> {
     let deadline = clock::now() + within;
@@ -391,6 +461,7 @@ async fn attempts(
         match enrol(enrolment, floor.certificate_time()).await {
             Err(error) if error.is_temporary() && clock::now() < deadline => {
                 log::warn!("{}", chain(&error));
+                floor.failed();
                 let left = deadline.saturating_duration_since(clock::now());
                 tokio::time::sleep(left.min(Duration::from_secs(1))).await;
             }
@@ -429,10 +500,44 @@ fn show(status: &Status, json: bool) -> Result<(), Failure> {
         outbox.last_seq,
         outbox.late_samples,
     ));
-    for trouble in [&outbox.trouble, &status.last_error].into_iter().flatten() {
+    let configuration = &status.configuration;
+    if !configuration.waiting.is_empty() {
+        print(&format!(
+            "waiting      for the next start: {}",
+            configuration.waiting.join(", ")
+        ));
+    }
+    for trouble in [&outbox.trouble, &status.last_error, &configuration.refused]
+        .into_iter()
+        .flatten()
+    {
         print(&format!("trouble      {trouble}"));
     }
     Ok(())
+}
+
+fn show_report(report: &doctor::Report, json: bool) -> Result<(), Failure> {
+    if json {
+        let text =
+            serde_json::to_string(report).map_err(|error| failed(ExitCode::Failure, &error))?;
+        print(&text);
+    } else {
+        let is_terminal = std::io::stdout().is_terminal();
+        print(&report.text(is_terminal, is_terminal && !no_color()));
+    }
+    match report.count(doctor::Verdict::Failed) {
+        0 => Ok(()),
+        1 => Err(wrong("one check failed")),
+        count => Err(wrong(&format!("{count} checks failed"))),
+    }
+}
+
+fn wrong(message: &str) -> Failure {
+    Failure {
+        code: ExitCode::Failure,
+        message: message.to_owned(),
+        hint: None,
+    }
 }
 
 fn look(config: &Config, json: bool, remember: bool) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! Invariants: begins only by `registered.json`, which the agent writes; goes on after a power cut at the
 //! step where it was; a step that fails is tried again until it works, and each attempt's reason is told.
 
-mod accounts;
+pub(crate) mod accounts;
 mod program;
 mod python;
 mod record;

@@ -14,7 +14,8 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// Most metrics in one telemetry message.
 pub const MAX_METRICS: usize = 256;
-/// Most members of one family of metrics (cores, interfaces, zones, services) that a robot measures.
+/// Most members of one family of metrics (cores, interfaces, zones, services) that a robot measures; what
+/// local programs report has a limit of its own.
 pub const MAX_FAMILY: usize = 16;
 /// Most different metrics of one robot that a relay keeps history of, names that are gone included.
 pub const MAX_HISTORY_METRICS: usize = 512;
@@ -30,6 +31,8 @@ pub const MAX_ACK_RANGES: usize = 500;
 pub const MAX_ROBOT_ID_BYTES: usize = 63;
 /// Longest metric name.
 pub const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Most metrics of their own that a robot's local programs may report.
+pub const MAX_CUSTOM_METRICS: usize = 32;
 /// Life of an enrolment token when its maker names none.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Most keys that one enrolment token lets in: a large batch of a factory line.

@@ -5,17 +5,17 @@
 //! direction. One message carries all that is due. Members of a family (a core, an interface) come with
 //! their first value and go when they have had none for [`GONE`]. Invariants: a crossing is never delayed;
 //! an alert is raised once and cleared once, whatever the value does between threshold and clearing level;
-//! there are at most [`MAX_FAMILY`] members of a family.
+//! there are at most [`metric::most`] members of a family.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use lekiwi_protocol::MetricName;
-use lekiwi_protocol::limits::MAX_FAMILY;
 use lekiwi_protocol::message::{Telemetry, metric};
 
 /// A metric without a new value for so long is not measured any more: the interface is unplugged, the
-/// battery taken out. Longer than probes are ever put off.
+/// battery taken out, the program that reported it ended: an old value that looks new is a lie. Longer than
+/// probes are ever put off.
 pub const GONE: Duration = Duration::from_secs(900);
 
 /// When a metric is sent. Levels are in the metric's own unit.
@@ -142,12 +142,30 @@ impl Debouncer {
         }
     }
 
+    /// Goes by other rules from now on. Values stay, and an alert whose threshold is gone ends with its
+    /// metric's next value.
+    pub fn replace_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        for slot in &mut self.slots {
+            if let Some(rule) = self.rules.of(slot.metric.as_str()) {
+                slot.rule = *rule;
+            }
+        }
+    }
+
     /// Takes a value measured at `now` of a metric, or of a family's `member`. It replaces an earlier
     /// unsent one. Ignored are values that are no numbers, metrics without a rule, members beyond the
-    /// most that a family has, and a second member that would have the name of a first.
-    pub fn observe(&mut self, now: Instant, family: &'static str, member: &str, value: f64) {
+    /// most that a family has, and a second member that would have the name of a first. Says whether it
+    /// was taken.
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        family: &'static str,
+        member: &str,
+        value: f64,
+    ) -> bool {
         if !value.is_finite() {
-            return;
+            return false;
         }
         let known = |slot: &Slot| slot.family == family && *slot.member == *member;
         let index = match self.slots.iter().position(known) {
@@ -157,16 +175,17 @@ impl Debouncer {
                     self.slots.push(slot);
                     self.slots.len() - 1
                 }
-                None => return,
+                None => return false,
             },
         };
         let slot = &mut self.slots[index];
         slot.observed = now;
         slot.newest = value;
-        let level = slot
-            .rule
-            .alert
-            .and_then(|alert| alert.crossed(slot.alerted, value));
+        let level = match slot.rule.alert {
+            Some(alert) => alert.crossed(slot.alerted, value),
+            // Its rule lost the threshold.
+            None => slot.alerted.then_some(value),
+        };
         if let Some(level) = level {
             slot.alerted = !slot.alerted;
             slot.crossed = true;
@@ -177,13 +196,14 @@ impl Debouncer {
                 raised: slot.alerted,
             });
         }
+        true
     }
 
     fn slot(&self, now: Instant, family: &'static str, member: &str, value: f64) -> Option<Slot> {
         let metric = metric::name(family, member)?;
         let rule = *self.rules.of(metric.as_str())?;
         let members = self.slots.iter().filter(|slot| slot.family == family);
-        let is_full = !member.is_empty() && members.count() >= MAX_FAMILY;
+        let is_full = !member.is_empty() && members.count() >= metric::most(family);
         let is_taken = self.slots.iter().any(|slot| slot.metric == metric);
         (!is_full && !is_taken).then(|| Slot {
             family,
@@ -264,6 +284,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use expect_test::{Expect, expect};
+    use lekiwi_protocol::limits::{MAX_CUSTOM_METRICS, MAX_FAMILY};
     use proptest::prelude::*;
 
     use super::*;
@@ -407,6 +428,35 @@ mod tests {
                 75 s: send {cpu: 50.0, mem: 51.0}
             "#]],
         );
+    }
+
+    #[test]
+    fn rules_change_while_it_runs() {
+        let now = Instant::now();
+        let mut debouncer = debouncer();
+        debouncer.observe(now, "cpu", "", 95.0);
+        assert!(debouncer.poll_alert().unwrap().raised);
+        debouncer.replace_rules([("cpu".to_owned(), rule(None))].into_iter().collect());
+        assert_eq!(debouncer.newest().count(), 1, "values stay");
+        assert!(debouncer.observe(now, "cpu", "", 95.0));
+        assert!(!debouncer.poll_alert().unwrap().raised);
+        assert!(!debouncer.observe(now, "mem", "", 1.0), "no rule any more");
+    }
+
+    #[test]
+    fn metrics_of_programs_are_bounded_and_those_nobody_reports_make_room() {
+        let start = Instant::now();
+        let rules = [("custom.*".to_owned(), rule(None))];
+        let mut debouncer = Debouncer::new(rules.into_iter().collect());
+        for index in 0..MAX_CUSTOM_METRICS {
+            assert!(debouncer.observe(start, "custom", &format!("m{index}"), 1.0));
+        }
+        let late = start + GONE;
+        assert!(!debouncer.observe(late, "custom", "more", 1.0));
+        assert!(debouncer.observe(late, "custom", "m7", 2.0));
+        assert!(debouncer.retire(late));
+        assert_eq!(debouncer.newest().count(), 1);
+        assert!(debouncer.observe(late, "custom", "more", 1.0));
     }
 
     #[test]

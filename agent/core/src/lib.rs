@@ -13,7 +13,9 @@
 //! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`backlog`]: how much telemetry of an outage is kept, which of it goes first, and at which pace it is told later.
+//! * [`local`]: how much the robot's own programs may say, and how long it counts.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
+//! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
 pub mod backlog;
 pub mod catalogue;
@@ -22,9 +24,11 @@ pub mod feetech;
 pub mod hardware;
 pub mod health;
 pub mod lifecycle;
+pub mod local;
 pub mod outbox;
 pub mod patience;
 pub mod pattern;
 pub mod services;
 pub mod setup;
 pub mod teleop;
+pub mod time;

@@ -1,6 +1,7 @@
 //! The configuration that the rest of the agent sees: defaults filled in, every value possible.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use lekiwi_protocol::message::metric;
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::profile::{FOLDER, MetricKey, MetricRule, MetricRules, Profile};
 use lekiwi_protocol::{Org, ProfileName, RobotId};
+use log::LevelFilter;
 
-use super::{ConfigError, Environment, raw};
+use super::{ConfigError, DEFAULT_SOCKET, Environment, raw};
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
@@ -47,8 +49,12 @@ pub struct Config {
     pub metrics: Rules,
     /// Whether others on the local network may find this robot.
     pub mdns: bool,
+    /// How much the agent says in its log.
+    pub log: LevelFilter,
+    /// What runs beside an older system; nothing, usually.
+    pub migration: Option<MigrationConfig>,
     /// What of the metrics the file says.
-    given: MetricRules,
+    pub(super) given: MetricRules,
 }
 
 impl Config {
@@ -96,6 +102,17 @@ pub struct HardwareConfig {
     pub root: PathBuf,
     /// Serial ports of servo buses; every known adapter's when absent.
     pub servo_ports: Option<Vec<PathBuf>>,
+}
+
+/// What runs beside an older system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationConfig {
+    /// Where its agent is listened to, on this machine.
+    pub listen: Option<SocketAddr>,
+    /// Its relay, which is told of this robot too.
+    pub mirror: Option<Address>,
+    /// The key that its agent shows and its relay wants; none at all, when absent.
+    pub api_key_file: Option<PathBuf>,
 }
 
 /// Where the relay is, and which authority it must show.
@@ -196,7 +213,7 @@ pub(super) fn check(
     let relay = relay(&check, raw.relay)?;
     let given = raw.telemetry.metrics;
     let state_dir = check.path("state_dir", raw.state_dir, "/opt/lekiwi-agent/state")?;
-    let socket = check.path("socket", raw.socket, "/run/lekiwi/agent.sock")?;
+    let socket = check.path("socket", raw.socket, DEFAULT_SOCKET)?;
     let token_file = check.path(
         "enrolment.token_file",
         raw.enrolment.token_file,
@@ -218,6 +235,11 @@ pub(super) fn check(
         metrics: metrics(&check, &given)?,
         given,
         mdns: raw.discovery.mdns.unwrap_or(true),
+        log: check.level(raw.log)?,
+        migration: raw
+            .migration
+            .map(|raw| migration(&check, raw))
+            .transpose()?,
     })
 }
 
@@ -252,6 +274,43 @@ fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
         https,
         mqtt,
         ca_fingerprint,
+    })
+}
+
+fn migration(check: &Check<'_>, raw: raw::Migration) -> Result<MigrationConfig, ConfigError> {
+    let loopback = |text: String| {
+        let address = text.parse::<SocketAddr>().ok();
+        let address = address.filter(|address| address.ip().is_loopback());
+        address.ok_or_else(|| {
+            let reason =
+                format!("expected an address of this machine such as 127.0.0.1:8765, got {text:?}");
+            check.wrong("migration.listen", &reason)
+        })
+    };
+    let relay = |text: String| {
+        Address::parse(&text, "http", 8765).ok_or_else(|| {
+            let reason =
+                format!("expected http://HOST:PORT with a name or IPv4 address, got {text:?}");
+            check.wrong("migration.mirror", &reason)
+        })
+    };
+    let api_key_file = match (raw.api_key_file, raw.auth.as_deref()) {
+        (Some(path), None) => Some(check.path("migration.api_key_file", Some(path), "")?),
+        (None, Some("none")) => None,
+        (None, None) => {
+            let reason =
+                "expected the file with the older system's key, or `auth: none`, got neither";
+            return Err(check.wrong("migration.api_key_file", reason));
+        }
+        (_, Some(other)) => {
+            let reason = format!("expected `none` and no api_key_file, got {other:?}");
+            return Err(check.wrong("migration.auth", &reason));
+        }
+    };
+    Ok(MigrationConfig {
+        listen: raw.listen.map(loopback).transpose()?,
+        mirror: raw.mirror.map(relay).transpose()?,
+        api_key_file,
     })
 }
 
@@ -409,6 +468,19 @@ impl Check<'_> {
             );
             Err(self.wrong(key, &reason))
         }
+    }
+
+    /// `LEKIWI_LOG` comes before the file, and is complained of elsewhere.
+    fn level(&self, text: Option<String>) -> Result<LevelFilter, ConfigError> {
+        let text = text.unwrap_or_else(|| "info".to_owned());
+        let level = text.parse().map_err(|_| {
+            let reason = format!("expected error, warn, info, debug or trace, got {text:?}");
+            self.wrong("log", &reason)
+        })?;
+        let variable = self.environment.value("LEKIWI_LOG");
+        Ok(variable
+            .and_then(|level| level.parse().ok())
+            .unwrap_or(level))
     }
 
     fn seconds(

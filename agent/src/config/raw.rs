@@ -20,10 +20,21 @@ pub(super) struct Config {
     pub(super) state_dir: Option<String>,
     pub(super) socket: Option<String>,
     pub(super) heartbeat_s: Option<u64>,
+    pub(super) log: Option<String>,
     #[serde(default)]
     pub(super) telemetry: Telemetry,
     #[serde(default)]
     pub(super) discovery: Discovery,
+    pub(super) migration: Option<Migration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Migration {
+    pub(super) listen: Option<String>,
+    pub(super) mirror: Option<String>,
+    pub(super) api_key_file: Option<String>,
+    pub(super) auth: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

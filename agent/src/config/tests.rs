@@ -46,6 +46,7 @@ fn the_shipped_file_says_what_the_defaults_are() {
     assert_eq!(config.socket, defaults.socket);
     assert_eq!(config.heartbeat, defaults.heartbeat);
     assert_eq!(config.sample, defaults.sample);
+    assert_eq!(config.log, defaults.log);
     assert_eq!(config.token_file, defaults.token_file);
     assert!(config.mdns && defaults.mdns);
     assert_eq!(
@@ -116,7 +117,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry, discovery\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, log, telemetry, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -152,7 +153,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, telemetry, discovery",
+             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, log, telemetry, discovery, migration",
         ),
         (
             minimal("heartbeat_s: soon\n"),
@@ -230,6 +231,29 @@ fn every_wrong_file_says_where_and_what_was_expected() {
              \"sha1:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
         ),
         (
+            minimal("migration: {listen: '0.0.0.0:8765', auth: none}\n"),
+            "migration.listen in /etc/lekiwi/agent.yml: expected an address of this machine such as \
+             127.0.0.1:8765, got \"0.0.0.0:8765\"",
+        ),
+        (
+            minimal("migration: {mirror: 'https://old', auth: none}\n"),
+            "migration.mirror in /etc/lekiwi/agent.yml: expected http://HOST:PORT with a name or IPv4 \
+             address, got \"https://old\"",
+        ),
+        (
+            minimal("migration: {listen: '127.0.0.1:8765'}\n"),
+            "migration.api_key_file in /etc/lekiwi/agent.yml: expected the file with the older system's \
+             key, or `auth: none`, got neither",
+        ),
+        (
+            minimal("migration: {auth: off}\n"),
+            "migration.auth in /etc/lekiwi/agent.yml: expected `none` and no api_key_file, got \"off\"",
+        ),
+        (
+            minimal("log: loud\n"),
+            "log in /etc/lekiwi/agent.yml: expected error, warn, info, debug or trace, got \"loud\"",
+        ),
+        (
             minimal("state_dir: state\n"),
             "state_dir in /etc/lekiwi/agent.yml: expected an absolute path, got \"state\"",
         ),
@@ -250,6 +274,45 @@ fn every_wrong_file_says_where_and_what_was_expected() {
     for (text, expected) in cases {
         assert_eq!(refused(&text, &[]), expected, "{text}");
     }
+}
+
+#[test]
+fn what_cannot_change_while_it_runs_is_named() {
+    let mut config = read(&minimal("robot_id: kiwi-01\n"), &[]).unwrap().config;
+    let more = "robot_id: kiwi-02\nheartbeat_s: 5\nlog: debug\nprofiles_dir: /srv\nsocket: /run/other\n\
+                telemetry: {sample_s: 9, metrics: {cpu_percent: {deadband: 7}}}\n";
+    let new = minimal(more).replace("relay.example", "other.example");
+    let new = read(&new, &[]).unwrap().config;
+    assert_eq!(
+        config.take(new),
+        ["robot_id", "relay.https", "relay.mqtt", "socket"]
+    );
+    assert_eq!(config.robot_id.as_str(), "kiwi-01");
+    assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
+    assert_eq!(config.socket, Path::new("/run/lekiwi/agent.sock"));
+    assert_eq!(
+        (config.heartbeat.as_secs(), config.sample.as_secs()),
+        (5, 9)
+    );
+    assert_eq!(config.log, log::LevelFilter::Debug);
+    assert_eq!(config.profiles_dir, Path::new("/srv"));
+    assert_eq!(config.metrics.of("cpu_percent").unwrap().deadband, 7.0);
+    let same = read(&minimal("robot_id: kiwi-01\n"), &[]).unwrap().config;
+    assert_eq!(config.take(same), Vec::<&str>::new());
+    assert_eq!(config.heartbeat.as_secs(), 30);
+}
+
+#[test]
+fn the_variable_comes_before_the_files_log_level() {
+    let level = |file: &str, variables: &[(&str, &str)]| {
+        read(&minimal(file), variables).unwrap().config.log
+    };
+    assert_eq!(level("", &[]), log::LevelFilter::Info);
+    assert_eq!(level("log: warn\n", &[]), log::LevelFilter::Warn);
+    let both = level("log: warn\n", &[("LEKIWI_LOG", "trace")]);
+    assert_eq!(both, log::LevelFilter::Trace);
+    let wrong = level("log: warn\n", &[("LEKIWI_LOG", "loud")]);
+    assert_eq!(wrong, log::LevelFilter::Warn);
 }
 
 #[test]

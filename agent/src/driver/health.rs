@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::Driver;
 use crate::clock;
 use crate::health::{Found, Monitor};
-use crate::ipc::{Question, Report};
 use crate::setup;
 
 /// The next result of a check, if any is watched. Cancel-safe.
@@ -64,26 +63,17 @@ impl Driver {
         }
     }
 
-    /// A local program asks, or reports.
-    pub(super) fn answer(&mut self, question: Question) {
-        match question {
-            Question::Status(answer) => drop(answer.send(self.status())),
-            Question::Event(Report { kind, data }, taken) => {
-                log::info!("{kind}: {data}");
-                let seq = self.event(&kind, data);
-                let _ = taken.send(seq);
-                // All that may be reported so far is of the setup, which has written down where it is.
-                let now = clock::now();
-                // A profile that was missing or wrong may have been put right.
-                if self.monitor.as_ref().is_none_or(Monitor::lacks_profile) {
-                    self.watch_profile();
-                }
-                if let Some(monitor) = &mut self.monitor {
-                    monitor.look_at_setup(now);
-                }
-                self.look_after_health(now);
-            }
+    /// Root's setup reported something, and has written down where it is.
+    pub(super) fn setup_reported(&mut self) {
+        let now = clock::now();
+        // A profile that was missing or wrong may have been put right.
+        if self.monitor.as_ref().is_none_or(Monitor::lacks_profile) {
+            self.watch_profile();
         }
+        if let Some(monitor) = &mut self.monitor {
+            monitor.look_at_setup(now);
+        }
+        self.look_after_health(now);
     }
 
     fn tell_health(&mut self) {
@@ -111,8 +101,8 @@ impl Driver {
             }
             None => {}
         }
-        if changed && self.is_online() {
-            self.publish_state();
+        if changed {
+            self.local.states.want();
         }
     }
 }

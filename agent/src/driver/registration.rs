@@ -34,6 +34,14 @@ impl Driver {
         }
     }
 
+    /// Tells the local network whether there is a certificate.
+    pub(super) fn say_registered(&mut self) {
+        let registered = self.not_after.is_some();
+        if let Some(discovery) = &mut self.discovery {
+            discovery.say_registered(registered);
+        }
+    }
+
     /// Writes the file, unless it says the same already: a unit watches it.
     fn keep_registration(&self, registration: &Registration) {
         let path = self.config.state_dir.join(FILE);

@@ -30,6 +30,7 @@ impl Driver {
                 durable: self.outbox.is_durable(),
                 trouble: self.outbox.trouble().map(str::to_owned),
             },
+            configuration: self.configuration.clone(),
         }
     }
 }

@@ -15,7 +15,9 @@ impl Driver {
     pub(super) fn sample(&mut self, now: Instant) {
         self.next_sample = now + self.config.sample;
         let debouncer = &mut self.debouncer;
-        let mut observe = |name, member: &str, value| debouncer.observe(now, name, member, value);
+        let mut observe = |name, member: &str, value| {
+            debouncer.observe(now, name, member, value);
+        };
         self.sampler.sample(now, &mut observe);
         let load = self.sampler.load_per_core();
         let is_used = self
@@ -30,27 +32,37 @@ impl Driver {
             log::warn!("{kind}: {data}");
             self.event(kind, data);
         }
+        self.look_at_clocks();
         self.outbox.look_after_samples(now, clock::wall());
+        if is_used || is_gone || is_counted || is_news {
+            self.local.states.want();
+        }
         if !self.is_online() {
             self.look_at_network();
             self.keep_telemetry(now);
-        } else if is_used || is_gone || is_counted || is_news {
-            self.publish_state();
         }
     }
 
-    /// The full picture: after each connect, when something but telemetry changed, and whenever somebody
-    /// asks for it. Telemetry goes on from there.
+    /// The full picture, for the relay when it can hear, and for local programs: after each connect, when
+    /// something but telemetry changed, and whenever somebody asks for it. Telemetry goes on from there.
     pub(super) fn publish_state(&mut self) {
+        let state = self.state();
+        self.tell_local(&state);
+        if self.is_online() && self.speech.state(self.link.as_ref(), state) {
+            self.debouncer.told(clock::now());
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
         let metrics = self.debouncer.newest();
         let resources = metrics.map(|(name, value)| (name.clone(), value)).collect();
         let mut deployment = self.machine.deployment();
         deployment.installed_packages = self.packages.known().cloned();
         let monitor = self.monitor.as_ref();
-        let state = State {
+        State {
             session: self.speech.session(),
             activity: self.lifecycle.activity(),
-            operating_mode: self.teleop.operating_mode(),
+            operating_mode: self.operating_mode(),
             teleoperation: self.teleop.state().clone(),
             network: self.network.clone(),
             deployment,
@@ -63,9 +75,6 @@ impl Driver {
             battery: self.sampler.battery(),
             throttling: self.sampler.throttling(),
             clock: Some(self.sampler.clock()),
-        };
-        if self.speech.state(self.link.as_ref(), state) {
-            self.debouncer.told(clock::now());
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use lekiwi_agent_core::lifecycle::Input;
-use lekiwi_agent_core::teleop::Event;
+use lekiwi_agent_core::teleop::{Event, Report};
 use lekiwi_protocol::message::{
-    Activity, OperatingMode, Operator, SourceKind, Teleoperation, kind,
+    Activity, OperatingMode, Operator, OperatorKind, SourceKind, Teleoperation, kind,
 };
 use lekiwi_protocol::{ProfileName, Timestamp};
 use serde_json::Value;
 
 use super::{Driver, chain};
 use crate::clock;
+use crate::ipc;
 use crate::profiles;
 use crate::setup;
 use crate::teleop::Watcher;
@@ -39,8 +40,8 @@ impl Teleop {
         &self.state
     }
 
-    /// Who is in charge.
-    pub(super) fn operating_mode(&self) -> OperatingMode {
+    /// Who is in charge, as far as is seen.
+    fn operating_mode(&self) -> OperatingMode {
         if self.state.active && !self.by_policy {
             OperatingMode::Manual
         } else {
@@ -107,7 +108,39 @@ impl Driver {
         }
     }
 
-    fn tell_teleoperation(&mut self, now: Instant, event: Option<Event>) {
+    /// As [`Self::watch_teleoperation`], also when the profile has the same name: its file may be another one.
+    pub(super) fn watch_teleoperation_anew(&mut self) {
+        self.teleop.profile = None;
+        self.watch_teleoperation();
+    }
+
+    /// A program says who drives. That counts for the state by itself; for events it is one more source of
+    /// commands and names, which the watcher weighs.
+    pub(super) fn operator(&mut self, now: Instant, operator: Option<ipc::Operator>) {
+        let id = operator.as_ref().map(|operator| operator.id.clone());
+        self.local.reported.set_operator(now, id);
+        if let (Some(watcher), Some(operator)) = (&mut self.teleop.watcher, operator) {
+            let report = Report {
+                operator: Operator {
+                    id: operator.id,
+                    kind: OperatorKind::User,
+                    source_kind: operator.source_kind,
+                },
+                address: operator.address,
+                commands: operator.commands,
+            };
+            watcher.report(now, &report);
+        }
+        self.tell_teleoperation(now, None);
+    }
+
+    /// Who is in charge: what a program says of it comes before what is detected.
+    pub(super) fn operating_mode(&self) -> OperatingMode {
+        let said = self.local.reported.mode;
+        said.unwrap_or_else(|| self.teleop.operating_mode())
+    }
+
+    pub(super) fn tell_teleoperation(&mut self, now: Instant, event: Option<Event>) {
         let (state, by_policy) = self.teleoperation(now);
         let changed = state != self.teleop.state || by_policy != self.teleop.by_policy;
         self.teleop.state = state;
@@ -126,25 +159,28 @@ impl Driver {
             // Another activity publishes the state by itself.
             (true, Activity::Idle) => self.input(Input::Activity(Activity::Teleoperated)),
             (false, Activity::Teleoperated) => self.input(Input::Activity(Activity::Idle)),
-            _ if changed && self.is_online() => self.publish_state(),
+            _ if changed => self.local.states.want(),
             _ => {}
         }
     }
 
     /// The state as it is now, and whether a policy drives.
     fn teleoperation(&self, now: Instant) -> (Teleoperation, bool) {
-        let Some(watcher) = &self.teleop.watcher else {
-            return (Teleoperation::default(), false);
-        };
-        let video_streams = watcher.streams();
-        let Some(driving) = watcher.driving() else {
+        let watcher = self.teleop.watcher.as_ref();
+        let video_streams = watcher.map(|w| w.streams()).unwrap_or_default();
+        let before = &self.teleop.state;
+        let Some(driving) = watcher.and_then(|watcher| watcher.driving()) else {
+            let operator_id = self.local.reported.operator().map(str::to_owned);
+            let started = || before.session_start.unwrap_or_else(clock::wall);
             let state = Teleoperation {
+                active: operator_id.is_some(),
+                session_start: operator_id.as_ref().map(|_| started()),
                 video_streams,
-                ..Teleoperation::default()
+                operator_id,
+                contention: false,
             };
             return (state, false);
         };
-        let before = &self.teleop.state;
         let state = Teleoperation {
             active: true,
             session_start: before.session_start.or_else(|| {

@@ -301,6 +301,19 @@ impl Client {
     }
 }
 
+/// Whether the relay at `address` answers, and shows the `expected` authority. Asks for nothing else.
+///
+/// # Errors
+/// What [`enrol`](super::enrol) would meet as well.
+pub async fn probe(
+    address: &Address,
+    expected: Fingerprint,
+    now: Timestamp,
+) -> Result<(), EnrolError> {
+    let client = Client::new(address.clone(), expected, now)?;
+    client.authority().await.map(|_| ())
+}
+
 fn refusal(path: &'static str, status: StatusCode, body: &[u8]) -> EnrolError {
     let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
         return EnrolError::BadAnswer {

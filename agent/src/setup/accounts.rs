@@ -4,7 +4,7 @@
 const PEOPLE: std::ops::Range<u32> = 1000..60_000;
 
 /// The agent's account and those of people, as far as they exist.
-pub(super) fn users_of_devices<'a>(passwd: &'a str, agent: &str) -> Vec<&'a str> {
+pub(crate) fn users_of_devices<'a>(passwd: &'a str, agent: &str) -> Vec<&'a str> {
     let account = |line: &'a str| {
         let mut fields = line.split(':');
         let name = fields.next()?;
@@ -15,7 +15,7 @@ pub(super) fn users_of_devices<'a>(passwd: &'a str, agent: &str) -> Vec<&'a str>
 }
 
 /// The members of a group; `None` when there is no such group.
-pub(super) fn members<'a>(group: &'a str, name: &str) -> Option<Vec<&'a str>> {
+pub(crate) fn members<'a>(group: &'a str, name: &str) -> Option<Vec<&'a str>> {
     group.lines().find_map(|line| {
         let mut fields = line.split(':');
         if fields.next()? != name {

@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use crate::support::{Authority, eventually, write_config};
 
 /// A child that ends with the test.
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
@@ -52,15 +52,15 @@ impl Drop for Process {
 /// Mosquitto with client certificates required, and a robot that is enrolled with its authority.
 pub(crate) struct Site {
     pub(crate) folder: tempfile::TempDir,
-    authority: Authority,
-    port: u16,
-    broker: Option<Process>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) port: u16,
+    pub(crate) broker: Option<Process>,
 }
 
 impl Site {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::new("fleet");
+        let authority = Arc::new(Authority::new("fleet"));
         let (certificate, key, _) = authority.server();
         let file = |name: &str| folder.path().join(name);
         fs::write(file("ca.crt"), authority.pem()).unwrap();
@@ -98,7 +98,7 @@ impl Site {
         site
     }
 
-    async fn start_broker(&mut self) {
+    pub(crate) async fn start_broker(&mut self) {
         let child = Command::new("/usr/sbin/mosquitto")
             .arg("-c")
             .arg(self.folder.path().join("mosquitto.conf"))
@@ -113,7 +113,7 @@ impl Site {
         .await;
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lekiwi-agent"));
         command
             .arg("--config")
@@ -138,9 +138,11 @@ impl Site {
         Process(self.command(arguments).stderr(log).spawn().unwrap())
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments)
             .env_remove("LEKIWI_LOG")
+            // Found also while the configuration is broken.
+            .env("LEKIWI_SOCKET", self.folder.path().join("agent.sock"))
             .output()
             .unwrap()
     }
@@ -198,7 +200,7 @@ impl Site {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
     }
 }
@@ -260,7 +262,7 @@ impl Ears {
         .await
     }
 
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.heard.lock().unwrap().clear();
     }
 

@@ -2,7 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod broker;
+mod doctor;
 mod enrolment;
 mod health;
+mod local;
+mod migration;
+mod reload;
+mod starved;
 mod support;
 mod teleop;

@@ -47,9 +47,10 @@ impl Authority {
         Fingerprint::of(self.0.der()).to_string()
     }
 
-    /// A server certificate for 127.0.0.1: PEM of certificate and key, and both as DER.
+    /// A server certificate for this machine: PEM of certificate and key, and both as DER.
     pub(crate) fn server(&self) -> (String, KeyPair, CertificateDer<'static>) {
-        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let params =
+            CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         (certificate.pem(), key, certificate.der().clone())

@@ -1,6 +1,6 @@
 //! The probes and what they lead to: simulated servo buses on pseudo-terminals, recorded trees of
 //! `/proc` and `/sys`, and the program itself.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod bus;
 mod trees;

@@ -119,6 +119,13 @@ pub mod kind {
     pub const OPERATOR_CHANGED: &str = "teleoperation.operator_changed";
     /// Somebody looks on, and does not drive: see [`super::TeleoperationEvent`]. By the robot.
     pub const OBSERVING: &str = "teleoperation.observing";
+    /// The robot's clock was set: `by_s` forward, or back when negative; `clock` says whether by the network.
+    /// Earlier events of this boot were stamped by the wrong one. By the robot.
+    pub const CLOCK_STEPPED: &str = "clock.stepped";
+    /// The machine slept: `for_s`. By the robot.
+    pub const RESUMED: &str = "robot.resumed";
+    /// An older system's agent on this robot said something new: mode, status, task. By the robot.
+    pub const LEGACY_CHANGED: &str = "legacy.changed";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
     /// Late telemetry was thinned out or grew too old: see [`super::Thinned`]. By the robot.

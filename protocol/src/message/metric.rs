@@ -5,7 +5,7 @@
 //! `net_rx_bytes_per_s.wlan0`. Configuration and profiles mean all members by `cpu_percent.*`.
 
 use crate::id::MetricName;
-use crate::limits::MAX_METRIC_NAME_BYTES;
+use crate::limits::{MAX_CUSTOM_METRICS, MAX_FAMILY, MAX_METRIC_NAME_BYTES};
 
 /// Busy share of all cores, 0 to 100. As a family: by core.
 pub const CPU_PERCENT: &str = "cpu_percent";
@@ -45,15 +45,21 @@ pub const WIFI_SIGNAL_DBM: &str = "wifi_signal_dbm";
 pub const BATTERY_PERCENT: &str = "battery_percent";
 /// Its voltage.
 pub const BATTERY_V: &str = "battery_v";
+/// Whether it is being charged, 1 or 0, as a local program reports.
+pub const BATTERY_CHARGING: &str = "battery_charging";
 /// Family: memory of a service.
 pub const SERVICE_MEMORY_BYTES: &str = "service_memory_bytes";
 /// Family: processor time of a service, in per cent of one core.
 pub const SERVICE_CPU_PERCENT: &str = "service_cpu_percent";
+/// Family: what local programs report by themselves.
+pub const CUSTOM: &str = "custom";
+/// Family: what an older system's agent on the robot says.
+pub const LEGACY: &str = "legacy";
 /// Seconds since boot.
 pub const UPTIME_S: &str = "uptime_s";
 
 /// What rules can be for: every metric, and `FAMILY.*` for every family.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 29] = [
     CPU_PERCENT,
     "cpu_percent.*",
     LOAD_1M,
@@ -77,8 +83,11 @@ pub const KEYS: [&str; 26] = [
     "wifi_signal_dbm.*",
     BATTERY_PERCENT,
     BATTERY_V,
+    BATTERY_CHARGING,
     "service_memory_bytes.*",
     "service_cpu_percent.*",
+    "custom.*",
+    "legacy.*",
     UPTIME_S,
 ];
 
@@ -93,6 +102,16 @@ pub fn key_of(name: &str) -> Option<&'static str> {
     };
     KEYS.into_iter()
         .find(|key| *key == name || family(key).is_some())
+}
+
+/// Most members of a family.
+#[must_use]
+pub fn most(family: &str) -> usize {
+    if family == CUSTOM {
+        MAX_CUSTOM_METRICS
+    } else {
+        MAX_FAMILY
+    }
 }
 
 /// The name of a metric, or of a family's member when `member` is not empty. What a name cannot have

@@ -56,13 +56,14 @@ pub enum OperatorKind {
 }
 
 /// Where commands come from. A rate of commands proves no person: policies run at 30 Hz too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
     /// A person.
     Human,
     /// Nobody said.
+    #[default]
     Unknown,
     /// A program that decides by itself.
     Policy,

@@ -1,0 +1,41 @@
+//! Which keys of the configuration can change while the agent runs. Pure.
+
+use super::Config;
+
+impl Config {
+    /// Takes what of `new` can change while the agent runs: rules of telemetry, heartbeat, log level and
+    /// the folder of profiles. Returns the other keys that `new` has otherwise; of those the old values stay.
+    #[must_use]
+    pub fn take(&mut self, new: Self) -> Vec<&'static str> {
+        let old = &*self;
+        let lasting = [
+            ("robot_id", old.robot_id != new.robot_id),
+            ("org", old.org != new.org),
+            ("profile", old.profile != new.profile),
+            ("hardware", old.hardware != new.hardware),
+            ("relay.https", old.relay.https != new.relay.https),
+            ("relay.mqtt", old.relay.mqtt != new.relay.mqtt),
+            (
+                "relay.ca_fingerprint",
+                old.relay.ca_fingerprint != new.relay.ca_fingerprint,
+            ),
+            ("enrolment.token_file", old.token_file != new.token_file),
+            (
+                "enrolment.remove_token",
+                old.remove_token != new.remove_token,
+            ),
+            ("state_dir", old.state_dir != new.state_dir),
+            ("socket", old.socket != new.socket),
+            ("discovery.mdns", old.mdns != new.mdns),
+            ("migration", old.migration != new.migration),
+        ];
+        self.heartbeat = new.heartbeat;
+        self.sample = new.sample;
+        self.metrics = new.metrics;
+        self.given = new.given;
+        self.log = new.log;
+        self.profiles_dir = new.profiles_dir;
+        let changed = lasting.into_iter().filter(|(_, is_other)| *is_other);
+        changed.map(|(key, _)| key).collect()
+    }
+}

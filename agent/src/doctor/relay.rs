@@ -1,0 +1,190 @@
+//! What the agent needs of the relay: names, ports, certificates, and a broker that takes it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lekiwi_protocol::Timestamp;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+use super::Finding;
+use crate::config::{Address, Config};
+use crate::driver::chain;
+use crate::identity::{self, Identity};
+use crate::ipc::Status;
+
+/// Longest wait for each step.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) async fn examine(
+    config: &Config,
+    identity: Option<Identity>,
+    now: Timestamp,
+    status: Option<&Status>,
+    findings: &mut Vec<Finding>,
+) {
+    let relay = &config.relay;
+    let hosts = [&relay.https, &relay.mqtt];
+    // Usually both are one host.
+    let hosts = &hosts[..1 + usize::from(relay.https.host != relay.mqtt.host)];
+    for address in hosts {
+        findings.push(resolve(address).await);
+    }
+    findings.push(
+        match identity::probe(&relay.https, relay.ca_fingerprint, now).await {
+            Ok(()) => Finding::ok(
+                "enrolment",
+                format!("{} answers, with the pinned authority", relay.https),
+            ),
+            Err(error) => Finding::failed(
+                "enrolment",
+                chain(&error),
+                &error.hint().unwrap_or_default(),
+            ),
+        },
+    );
+    findings.extend(broker(config, identity, now, status).await);
+}
+
+async fn resolve(address: &Address) -> Finding {
+    const CHECK: &str = "name";
+    let host = &address.host;
+    let found = async {
+        let mut found = lookup_host((host.as_str(), address.port)).await?;
+        found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    match within(found).await {
+        Ok(found) => Finding::ok(CHECK, format!("{host} is {}", found.ip())),
+        Err(error) => Finding::failed(
+            CHECK,
+            format!("expected an address of {host}: {error}"),
+            "is there a network, and a name server? `resolvectl status`",
+        ),
+    }
+}
+
+/// While an agent runs, it says itself how it stands: a second client of its name would throw it out.
+async fn broker(
+    config: &Config,
+    identity: Option<Identity>,
+    now: Timestamp,
+    status: Option<&Status>,
+) -> Option<Finding> {
+    const CHECK: &str = "broker";
+    let address = &config.relay.mqtt;
+    if let Some(status) = status {
+        let is_online = status.online_since.is_some();
+        return is_online.then(|| Finding::ok(CHECK, format!("{address} has the agent's session")));
+    }
+    let at = address.to_string();
+    let tcp = TcpStream::connect((address.host.as_str(), address.port));
+    let tcp = match within(tcp).await {
+        Ok(tcp) => tcp,
+        Err(error) => {
+            return Some(Finding::failed(
+                CHECK,
+                format!("expected a connection to {at}: {error}"),
+                "is the relay running, relay.mqtt right, and the port let through?",
+            ));
+        }
+    };
+    let Some(identity) = identity else {
+        let text = format!("{at} is there; without an identity nobody gets further");
+        return Some(Finding::unknown(CHECK, text, ""));
+    };
+    let shown = async {
+        let tls = identity.tls(now).map_err(io::Error::other)?;
+        let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+        let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+        ask(&mut stream, config.robot_id.as_str()).await
+    };
+    Some(match within(shown).await {
+        Ok(0) => Finding::ok(CHECK, format!("{at} takes this robot")),
+        Ok(code) => {
+            let (reason, hint) = refusal(code);
+            let text = format!("{at} refuses this robot: {reason} (code {code:#04x})");
+            Finding::failed(CHECK, text, hint)
+        }
+        Err(error) => Finding::failed(
+            CHECK,
+            format!("expected a session with {at}: {error}"),
+            "its certificate and this robot's must be of the same authority, and valid now",
+        ),
+    })
+}
+
+/// MQTT 5: CONNECT without a will, the reason code of CONNACK, DISCONNECT.
+async fn ask(
+    stream: &mut tokio_rustls::client::TlsStream<TcpStream>,
+    client_id: &str,
+) -> io::Result<u8> {
+    // Protocol name and version, clean start, 10 s of keep-alive, no properties.
+    const HEADER: [u8; 11] = *b"\x00\x04MQTT\x05\x02\x00\x0a\x00";
+    // A robot's id has 63 bytes at most: one byte says each length.
+    let length = client_id.len() as u8;
+    let mut packet = vec![0x10, HEADER.len() as u8 + 2 + length];
+    packet.extend_from_slice(&HEADER);
+    packet.extend_from_slice(&[0, length]);
+    packet.extend_from_slice(client_id.as_bytes());
+    stream.write_all(&packet).await?;
+    stream.flush().await?;
+    // Type, length, flags, reason.
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await?;
+    if answer[0] != 0x20 {
+        let other = format!("expected CONNACK, got {:#04x}", answer[0]);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, other));
+    }
+    // It says itself that it refuses, and need not be told goodbye.
+    let _ = stream.write_all(b"\xe0\x00").await;
+    let _ = stream.shutdown().await;
+    Ok(answer[3])
+}
+
+fn refusal(code: u8) -> (&'static str, &'static str) {
+    match code {
+        0x84 => ("it does not speak MQTT 5", "the relay does: is it one?"),
+        0x85 => ("not this client id", "relay.mqtt must be a Lekiwi relay"),
+        0x86 | 0x87 | 0x8a => (
+            "not allowed",
+            "the robot may be rejected, or its certificate replaced: `lekiwi robots`",
+        ),
+        0x88 | 0x89 => ("busy or not available", "try again in a minute"),
+        0x97 | 0x9f => ("too many at a time", "try again in a minute"),
+        _ => ("for another reason", "look at the relay's log"),
+    }
+}
+
+async fn within<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| {
+        let late = format!("no answer within {} s", PATIENCE.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, late))
+    };
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_why() {
+        let reason = |code| refusal(code).0;
+        assert_eq!(
+            [0x84, 0x85, 0x87, 0x89, 0x9f, 0x80].map(reason),
+            [
+                "it does not speak MQTT 5",
+                "not this client id",
+                "not allowed",
+                "busy or not available",
+                "too many at a time",
+                "for another reason",
+            ]
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! Reading the configuration again while the agent runs. What cannot change then is named, and counts from
+//! the next start; a file that is wrong changes nothing.
+
+use lekiwi_protocol::ProfileName;
+use sd_notify::NotifyState;
+use serde_json::json;
+
+use super::service::notify;
+use super::{Driver, chain};
+use crate::config::{ConfigError, Loaded};
+use crate::{clock, journal, profiles};
+
+/// Reads the configuration; called again for each reload.
+pub type Reader = Box<dyn Fn() -> Result<Loaded, ConfigError>>;
+
+impl Driver {
+    /// Takes what of the file is new. Answers as the socket does.
+    pub(super) fn reload(&mut self) -> Result<String, String> {
+        notify(&[NotifyState::Reloading]);
+        let result = self.take_configuration();
+        notify(&[NotifyState::Ready]);
+        match &result {
+            Ok(_) => log::info!("the configuration was read again"),
+            Err(reason) => {
+                log::error!("the configuration stays as it was: {reason}");
+                self.configuration.refused = Some(reason.clone());
+            }
+        }
+        result
+    }
+
+    fn take_configuration(&mut self) -> Result<String, String> {
+        let Loaded {
+            config: mut new,
+            warnings,
+        } = (self.reader)().map_err(|error| {
+            let hint = error.hint();
+            let hint = hint.map_or(String::new(), |hint| format!(" (hint: {hint})"));
+            format!("{}{hint}", chain(&error))
+        })?;
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        let profile = ProfileName::new(self.speech.profile()).ok();
+        let profile =
+            profile.filter(|name| profiles::exists(&new.profiles_dir, "/".as_ref(), name.as_str()));
+        if let Some(name) = profile {
+            // A profile that is wrong is refused with the file: it would be half taken otherwise.
+            let profile = profiles::load(&new.profiles_dir, "/".as_ref(), &name);
+            let profile = profile.map_err(|error| chain(&error))?;
+            new.adopt(&profile).map_err(|error| chain(&error))?;
+        }
+        let has_other_profiles = new.profiles_dir != self.config.profiles_dir;
+        let waiting = self.config.take(new);
+        for key in &waiting {
+            log::warn!("{key} is another one in the file, which counts from the next start");
+        }
+        journal::set_level(self.config.log);
+        self.debouncer.replace_rules(self.config.metrics.clone());
+        let now = clock::now();
+        self.next_heartbeat = self.next_heartbeat.min(now + self.config.heartbeat);
+        self.next_sample = self.next_sample.min(now + self.config.sample);
+        if has_other_profiles {
+            self.monitor = None;
+            self.watch_profile();
+            self.watch_teleoperation_anew();
+        }
+        let answer = json!({ "reloaded": true, "waiting": &waiting }).to_string();
+        self.configuration.since = clock::wall();
+        self.configuration.refused = None;
+        self.configuration.waiting = waiting.into_iter().map(str::to_owned).collect();
+        Ok(answer)
+    }
+}

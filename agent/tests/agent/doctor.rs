@@ -1,0 +1,262 @@
+//! `lekiwi-agent doctor` on a robot that is well, and on broken ones: the exact lines.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::broker::{Process, Site, register, status};
+use crate::support::{Est, eventually, write_config};
+
+const PROFILE: &str = "version: 1\nname: lekiwi\ntitle: A robot\n";
+
+/// Puts a file below the folder that is the machine.
+fn put(site: &Site, path: &str, text: &str) {
+    let path = site.folder.path().join("root").join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A robot on a machine that is well.
+async fn robot() -> Site {
+    let site = Site::start().await;
+    put(&site, "usr/share/lekiwi/profiles/lekiwi.yml", PROFILE);
+    put(&site, "run/systemd/timesync/synchronized", "");
+    site
+}
+
+/// Exit code, and the lines without the sum and those of `space`, which differ by machine.
+fn doctor(site: &Site) -> (i32, String) {
+    let root = site.folder.path().join("root").display().to_string();
+    let output = site.run(&["--root", &root, "doctor"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), lasting(site, &text))
+}
+
+/// What is the same on every machine.
+fn lasting(site: &Site, text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let sum = lines.pop().unwrap();
+    assert!(sum.ends_with(" unknown"), "{sum}");
+    lines.retain(|line| !line.contains(" space "));
+    let at = site.folder.path().display().to_string();
+    let text = lines.join("\n").replace(&at, "AT");
+    text.replace(&site.port.to_string(), "PORT")
+}
+
+/// The one line of a check, and its hint.
+fn line(site: &Site, check: &str) -> String {
+    let (_, text) = doctor(site);
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !line[8..].starts_with(check))
+        .peekable();
+    let first = lines.next().unwrap_or_default();
+    match lines.next().filter(|line| line.starts_with(' ')) {
+        Some(hint) => format!("{first}\n{hint}"),
+        None => first.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_robot_that_is_well_passes_and_an_agent_that_does_not_run_is_said() {
+    let site = robot().await;
+    let est = Est::start(&site.authority, site.authority.clone(), []).await;
+    write_config(
+        site.folder.path(),
+        "kiwi-01",
+        est.port,
+        site.port,
+        &site.authority.fingerprint(),
+    );
+    // Not waited for: the enrolment's server is in this process.
+    let root = site.folder.path().join("root").display().to_string();
+    let said = site.folder.path().join("said");
+    let mut command = site.command(&["--root", &root, "doctor"]);
+    let command = command
+        .stdout(fs::File::create(&said).unwrap())
+        .stderr(Stdio::null());
+    let mut process = Process(command.spawn().unwrap());
+    let code = process.ended().await.code();
+    let text = lasting(&site, &fs::read_to_string(said).unwrap());
+    let text = text.replace(&est.port.to_string(), "EST");
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        text,
+        "ok      configuration right, for kiwi-01\n\
+         ok      state folder  writable at AT/state\n\
+         ok      clock         set by the network\n\
+         ok      identity      kiwi-01, signed by the relay's authority, until 4096-01-01T00:00:00.000Z\n\
+         ok      token         none is left over\n\
+         failed  agent         expected a running agent at AT/agent.sock: No such file or directory (os error 2)\n                      \
+         (hint: `systemctl start lekiwi-agent`; why it ended: `journalctl -u lekiwi-agent`)\n\
+         ok      outbox        empty, nothing was kept yet\n\
+         ok      name          127.0.0.1 is 127.0.0.1\n\
+         ok      enrolment     127.0.0.1:EST answers, with the pinned authority\n\
+         ok      broker        127.0.0.1:PORT takes this robot\n\
+         warning profile       lekiwi, not registered by the relay yet\n                      \
+         (hint: is it waiting for somebody? `lekiwi approve kiwi-01`)"
+    );
+}
+
+#[tokio::test]
+async fn a_running_agent_is_asked_and_left_alone() {
+    let site = robot().await;
+    let ears = site.listen();
+    let _agent = site.agent();
+    let session = ears.connection(&site, "ONLINE").await.body["payload"]["session"].clone();
+    register(
+        &ears,
+        serde_json::json!({ "status": "registered", "profile": "lekiwi" }),
+    );
+    let file = site.folder.path().join("state/registered.json");
+    eventually("the registration is on disk", || file.exists()).await;
+    let agent = line(&site, "agent");
+    assert!(
+        agent.starts_with("ok      agent         0.1.0 runs, Connected since "),
+        "{agent}"
+    );
+    assert_eq!(
+        line(&site, "broker"),
+        "ok      broker        127.0.0.1:PORT has the agent's session"
+    );
+    assert_eq!(
+        line(&site, "profile"),
+        "ok      profile       lekiwi, as the relay has registered it"
+    );
+    let outbox = line(&site, "outbox");
+    assert!(outbox.ends_with(" events wait"), "{outbox}");
+    let root = site.folder.path().join("root").display().to_string();
+    let output = site.run(&["--root", &root, "doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Nobody listens at the enrolment's port.
+    assert_eq!(report["healthy"], false);
+    let checks = report["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check["verdict"] == "failed")
+        .map(|check| check["check"].as_str().unwrap())
+        .collect();
+    assert_eq!(failed, ["enrolment"]);
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: one check failed\n"
+    );
+    assert_eq!(status(&site).unwrap()["session"], session);
+}
+
+#[tokio::test]
+async fn each_broken_part_has_its_line_and_its_hint() {
+    let mut site = robot().await;
+    let state = site.folder.path().join("state");
+
+    let key = state.join("key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(
+        line(&site, "identity"),
+        "failed  identity      expected mode 0600 of AT/state/key.pem, got 0644\n                      \
+         (hint: `chmod 600 AT/state/key.pem`; others may have read it: enrol the robot anew)"
+    );
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    fs::write(site.folder.path().join("token"), "lkt_x").unwrap();
+    assert_eq!(
+        line(&site, "token"),
+        "warning token         AT/token is there, and the robot is enrolled\n                      \
+         (hint: the agent removes it once it is connected; if it is: `rm` it)"
+    );
+    fs::remove_file(site.folder.path().join("token")).unwrap();
+
+    fs::write(state.join("agent.db"), "garbage, and no database at all").unwrap();
+    assert_eq!(
+        line(&site, "outbox"),
+        "failed  outbox        expected an intact database at AT/state/agent.db: file is not a database\n                      \
+         (hint: the agent sets it aside when it starts, and says so to the relay)"
+    );
+    assert_eq!(
+        line(&site, "broker"),
+        "ok      broker        127.0.0.1:PORT takes this robot"
+    );
+    site.broker = None;
+    assert_eq!(
+        line(&site, "broker"),
+        "failed  broker        expected a connection to 127.0.0.1:PORT: Connection refused (os error 111)\n                      \
+         (hint: is the relay running, relay.mqtt right, and the port let through?)"
+    );
+    assert_eq!(
+        line(&site, "enrolment"),
+        "failed  enrolment     expected a relay at 127.0.0.1:1: Connection refused (os error 111)\n                      \
+         (hint: is the relay running, and relay.https right?)"
+    );
+
+    put(
+        &site,
+        "sys/devices/platform/soc/soc:firmware/get_throttled",
+        "50005\n",
+    );
+    assert_eq!(
+        line(&site, "power"),
+        "failed  power         under-voltage, throttled now\n                      \
+         (hint: a stronger power supply and a shorter cable, or more air)"
+    );
+
+    let profile = format!("{PROFILE}groups: [dialout]\nservices: [host.service]\n");
+    put(&site, "usr/share/lekiwi/profiles/lekiwi.yml", &profile);
+    put(&site, "etc/passwd", "pi:x:1000:1000::/home/pi:/bin/sh\n");
+    put(&site, "etc/group", "dialout:x:20:\n");
+    assert_eq!(
+        line(&site, "profile"),
+        "warning profile       lekiwi, not registered by the relay yet\n                      \
+         (hint: is it waiting for somebody? `lekiwi approve kiwi-01`)"
+    );
+    assert_eq!(
+        line(&site, "groups"),
+        "warning groups        pi is not a member of dialout, and cannot use the robot's devices\n                      \
+         (hint: root's setup adds everybody; by hand: `usermod -aG dialout pi`)"
+    );
+    let profile = format!("{PROFILE}services: [host.service]\n");
+    put(&site, "usr/share/lekiwi/profiles/lekiwi.yml", &profile);
+    fs::write(
+        state.join("registered.json"),
+        r#"{"status":"registered","profile":"lekiwi"}"#,
+    )
+    .unwrap();
+    assert_eq!(
+        line(&site, "service"),
+        "failed  service       host.service: expected host.service to be active, but it is not running\n                      \
+         (hint: `systemctl status host.service`)"
+    );
+    fs::remove_file(
+        site.folder
+            .path()
+            .join("root/usr/share/lekiwi/profiles/lekiwi.yml"),
+    )
+    .unwrap();
+    assert_eq!(
+        line(&site, "profile"),
+        "failed  profile       expected a readable file at AT/root/usr/share/lekiwi/profiles/lekiwi.yml: \
+         No such file or directory (os error 2)\n                      \
+         (hint: profiles come with the package, or lie in /etc/lekiwi/profiles)"
+    );
+
+    fs::remove_file(state.join("cert.pem")).unwrap();
+    assert_eq!(
+        line(&site, "identity"),
+        "failed  identity      expected AT/state/cert.pem of an enrolled robot\n                      \
+         (hint: write a token of `lekiwi token create` into AT/token)"
+    );
+    fs::remove_dir_all(&state).unwrap();
+    assert_eq!(
+        line(&site, "state folder"),
+        "failed  state folder  expected a writable folder at AT/state: No such file or directory (os error 2)\n                      \
+         (hint: `systemd-tmpfiles --create` makes it as the package says)"
+    );
+    fs::write(site.folder.path().join("agent.yml"), "version: 2\n").unwrap();
+    let (code, text) = doctor(&site);
+    assert_eq!(code, 1);
+    assert!(
+        text.starts_with("failed  configuration version in AT/agent.yml: expected 1, got 2\n"),
+        "{text}"
+    );
+}
