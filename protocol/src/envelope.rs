@@ -53,6 +53,10 @@ pub enum MessageType {
     Ack,
     /// [`crate::message::Registration`]
     Registration,
+    /// [`crate::message::Command`]
+    Command,
+    /// [`crate::message::CommandStatus`]
+    Response,
 }
 
 impl MessageType {
@@ -66,8 +70,8 @@ impl MessageType {
             FromRobot::Heartbeat => Self::Heartbeat,
             FromRobot::Telemetry => Self::Telemetry,
             FromRobot::Events => Self::Events,
+            FromRobot::Command(_) => Self::Response,
             FromRobot::Backlog
-            | FromRobot::Command(_)
             | FromRobot::Reported
             | FromRobot::Request(..)
             | FromRobot::ControlAck => return None,
@@ -80,12 +84,8 @@ impl MessageType {
         match to {
             ToRobot::Ack => Some(Self::Ack),
             ToRobot::Registration => Some(Self::Registration),
-            ToRobot::Command(..)
-            | ToRobot::Control
-            | ToRobot::Estop
-            | ToRobot::Desired
-            | ToRobot::Response(_)
-            | ToRobot::Signal => None,
+            ToRobot::Command(..) | ToRobot::Estop => Some(Self::Command),
+            ToRobot::Control | ToRobot::Desired | ToRobot::Response(_) | ToRobot::Signal => None,
         }
     }
 
@@ -101,6 +101,8 @@ impl MessageType {
             Self::Events => "events",
             Self::Ack => "ack",
             Self::Registration => "registration",
+            Self::Command => "command",
+            Self::Response => "response",
         }
     }
 }

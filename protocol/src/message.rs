@@ -2,6 +2,7 @@
 //! `protocol/schemas/` for consumers in other languages.
 
 mod ack;
+pub mod command;
 mod connection;
 mod event;
 mod factsheet;
@@ -11,6 +12,7 @@ mod state;
 mod telemetry;
 
 pub use ack::{Ack, SeqRange, ranges};
+pub use command::{Arguments, Command, CommandState, CommandStatus, Op};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};

@@ -23,6 +23,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("events", of::<Envelope<message::EventBatch>>()),
         ("ack", of::<Envelope<message::Ack>>()),
         ("registration", of::<Envelope<message::Registration>>()),
+        ("command", of::<Envelope<message::Command>>()),
+        ("response", of::<Envelope<message::CommandStatus>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
     ]

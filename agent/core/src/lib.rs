@@ -2,6 +2,7 @@
 //! randomness and numbers are arguments; outputs are values that `lekiwi-agent`'s driver carries out.
 //!
 //! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
+//! * [`command`]: what the relay tells the robot to do, at most once and to an end.
 //! * [`setup`]: the installation of the robot's own software, step by step.
 //! * [`health`]: whether that software works.
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
@@ -9,6 +10,7 @@
 //! * [`hardware`]: which profile fits what the probes found, and why.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
+pub mod command;
 pub mod debounce;
 pub mod feetech;
 pub mod hardware;
