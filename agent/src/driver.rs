@@ -1,12 +1,14 @@
 //! The running agent: one `select!` over link, timer, enrolment, local questions and signals; each arm
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
+mod commands;
 mod health;
 mod registration;
 mod report;
 mod speech;
 mod start;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{Cursor, Window};
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
 use lekiwi_protocol::message::{
-    Ack, EventBatch, Network, Registration, State, Teleoperation, kind,
+    Ack, CommandStatus, EventBatch, Network, Registration, State, Teleoperation, kind,
 };
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
@@ -24,10 +26,13 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::clock::{self, Floor};
+use crate::commands::{Commands, Place};
 use crate::config::Config;
 use crate::discovery::Discovery;
+use crate::estop::Estop;
 use crate::hardware;
 use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
@@ -73,24 +78,34 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    commands: Commands,
+    estop: Estop,
+    /// How far the last emergency stops are.
+    stops: VecDeque<(Uuid, CommandStatus)>,
     root: PathBuf,
     done: bool,
 }
 
 /// Runs until a signal asks to stop. Services and root's setup are looked for below `root`, which is `/`
-/// outside of tests; `_lock` shows that the state folder is ours.
+/// outside of tests; `_lock` shows that the state folder is ours. `kill_at` is for tests of commands.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
-pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    root: &Path,
+    kill_at: Option<u32>,
+    _lock: &Lock,
+) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
-    let socket = ipc::serve(&config.socket, questions)
+    let (estop, mut stops) = Estop::new(config.robot_id.clone());
+    let socket = ipc::serve(&config.socket, questions, estop.clone())
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config, root);
+    let mut driver = Driver::new(config, root, estop, kill_at);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
@@ -99,12 +114,16 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
             Some(question) = asked.recv() => driver.answer(question),
             found = next_found(&mut driver.monitor) => driver.looked(found),
+            ended = driver.commands.next() => driver.command_ended(ended),
+            Some(report) = stops.recv() => driver.stopped(report),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
             () = wake => driver.timers(),
         }
         driver.carry_out();
         driver.say_registered();
+        // The link reads on, however much waits here: an emergency stop may be behind it.
+        tokio::task::yield_now().await;
     }
     if let Some(discovery) = driver.discovery.take() {
         discovery.leave().await;
@@ -135,7 +154,7 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(mut config: Config, root: &Path) -> Self {
+    fn new(mut config: Config, root: &Path, estop: Estop, kill_at: Option<u32>) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -200,6 +219,17 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            commands: Commands::open(
+                Place {
+                    state_dir: config.state_dir.clone(),
+                    profiles_dir: config.profiles_dir.clone(),
+                    root: root.to_owned(),
+                    boot_id,
+                },
+                kill_at,
+            ),
+            estop,
+            stops: VecDeque::new(),
             root: root.to_owned(),
             done: false,
             config,
@@ -224,6 +254,7 @@ impl Driver {
         notify(&[NotifyState::Ready]);
         self.look_at_network();
         self.watch_profile();
+        self.carry_out_commands();
         self.carry_out();
     }
 
@@ -250,6 +281,7 @@ impl Driver {
                 let was_up = self.online_since.take().is_some();
                 self.complain(&chain(&error));
                 self.link = None;
+                self.commands.link_down();
                 self.window.link_down();
                 // Rejected, and wanted back: somebody put a token there.
                 self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
@@ -305,6 +337,7 @@ impl Driver {
             TopicPath::To(_, ToRobot::Ack) => {
                 match Envelope::<Ack>::parse(MessageType::Ack, robot, payload) {
                     Ok(ack) => {
+                        self.heard_relay(ack.timestamp);
                         let count = self.outbox.acknowledge(&ack.payload);
                         self.window.acknowledged(clock::now(), count);
                         self.send_events();
@@ -314,10 +347,14 @@ impl Driver {
             }
             TopicPath::To(_, ToRobot::Registration) => {
                 match Envelope::<Registration>::parse(MessageType::Registration, robot, payload) {
-                    Ok(registration) => self.registration(&registration.payload),
+                    Ok(registration) => {
+                        self.heard_relay(registration.timestamp);
+                        self.registration(&registration.payload);
+                    }
                     Err(error) => log::warn!("registration refused: {}", chain(&error)),
                 }
             }
+            TopicPath::To(_, ToRobot::Command(op, id)) => self.command(&op, &id, payload),
             _ => log::debug!("{topic} is of no use to this version"),
         }
     }
@@ -354,6 +391,7 @@ impl Driver {
             self.look_at_setup(now);
         }
         self.look_after_health(now);
+        self.look_after_commands(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -401,6 +439,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.commands.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
@@ -493,6 +532,7 @@ impl Driver {
             tls,
             will,
             inbox: self.speech.inbox(),
+            estop: (self.estop.clone(), self.speech.estop_topic()),
         }));
     }
 

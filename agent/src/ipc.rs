@@ -5,6 +5,9 @@
 //! * `{"event":{"type":"setup.progress","data":{…}}}` puts an event into the outbox and is answered with
 //!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens. Only root and the
 //!   agent's own user may, and only types of [`EVENT_FAMILIES`].
+//! * `{"subscribe":["control"]}` is answered with `{"subscribed":["control"]}`, and then with a line for each
+//!   emergency stop, `{"control":{"estop":{"id":…,"by":…}}}`, at once, for as long as the caller keeps both ends
+//!   open. Eight at a time; one that does not read is left.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,10 +20,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::estop::Estop;
+
 const CALLERS: usize = 8;
+const SUBSCRIBERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_LINE_BYTES: u64 = 8192;
 /// Longest type of an event.
@@ -29,8 +35,7 @@ const MAX_KIND_BYTES: usize = 64;
 pub const EVENT_FAMILIES: [&str; 1] = ["setup."];
 
 /// The answer to anything else.
-const EXPECTED: &str =
-    r#"expected {"query":"status"} or {"event":{"type":…,"data":…}} in at most 8192 bytes"#;
+const EXPECTED: &str = r#"expected {"query":"status"}, {"event":{"type":…,"data":…}} or {"subscribe":["control"]} in at most 8192 bytes"#;
 
 /// What a caller may ask for.
 #[derive(Debug, Deserialize)]
@@ -38,6 +43,15 @@ const EXPECTED: &str =
 enum Request {
     Query(Query),
     Event(Report),
+    Subscribe([Feed; 1]),
+}
+
+/// What local programs are told as it happens.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Feed {
+    /// Emergency stops.
+    Control,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,7 +164,8 @@ pub enum Question {
     Event(Report, oneshot::Sender<u64>),
 }
 
-/// Listens at `path` until the returned task is dropped; questions go to `driver`. A socket file that a
+/// Listens at `path` until the returned task is dropped; questions go to `driver`, subscribers hear of
+/// `estop`. A socket file that a
 /// crash left behind is replaced: the caller holds the lock of the state folder.
 ///
 /// # Errors
@@ -158,6 +173,7 @@ pub enum Question {
 pub fn serve(
     path: &Path,
     driver: mpsc::Sender<Question>,
+    estop: Estop,
 ) -> Result<tokio::task::JoinHandle<()>, IpcError> {
     let listen = || {
         match std::fs::remove_file(path) {
@@ -173,17 +189,26 @@ pub fn serve(
         source,
     })?;
     let callers = Arc::new(Semaphore::new(CALLERS));
+    let subscribers = Arc::new(Semaphore::new(SUBSCRIBERS));
     Ok(tokio::spawn(async move {
         loop {
             let Ok(permit) = callers.clone().acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let driver = driver.clone();
+                Ok((mut stream, _)) => {
+                    let (driver, estop) = (driver.clone(), estop.clone());
+                    let subscribers = subscribers.clone();
                     tokio::spawn(async move {
-                        let _ = tokio::time::timeout(PATIENCE, answer(stream, driver)).await;
+                        let answered = answer(&mut stream, driver, &estop);
+                        let answered = tokio::time::timeout(PATIENCE, answered).await;
                         drop(permit);
+                        // A subscriber takes no caller's place.
+                        if let Ok(Ok(Some(lines))) = answered
+                            && let Ok(_place) = subscribers.try_acquire()
+                        {
+                            follow(stream, lines).await;
+                        }
                     });
                 }
                 // Out of descriptors: others may give some back.
@@ -193,15 +218,28 @@ pub fn serve(
     }))
 }
 
-async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::Result<()> {
+/// What a subscriber is told from now on, after the answer.
+type Lines = broadcast::Receiver<Arc<str>>;
+
+async fn answer(
+    stream: &mut UnixStream,
+    driver: mpsc::Sender<Question>,
+    estop: &Estop,
+) -> io::Result<Option<Lines>> {
     let caller = stream.peer_cred()?.uid();
     let mut line = String::new();
-    BufReader::new((&mut stream).take(MAX_LINE_BYTES))
+    BufReader::new((&mut *stream).take(MAX_LINE_BYTES))
         .read_line(&mut line)
         .await?;
-    let answer = respond(&line, caller, &driver).await?;
+    let request = serde_json::from_str(&line).ok();
+    // Before the answer: what happens after it is not missed.
+    let lines = matches!(request, Some(Request::Subscribe(_))).then(|| estop.listen());
+    let answer = respond(request, caller, &driver).await?;
     let answer = answer.unwrap_or_else(|error| json!({ "error": error }).to_string());
     stream.write_all(format!("{answer}\n").as_bytes()).await?;
+    if lines.is_some() {
+        return Ok(lines);
+    }
     // What is left unread when a socket closes takes the answer with it.
     let mut rest = [0; 1024];
     for _ in 0..16 {
@@ -209,24 +247,49 @@ async fn answer(mut stream: UnixStream, driver: mpsc::Sender<Question>) -> io::R
             break;
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Tells a subscriber what happens, until it goes or is too slow.
+async fn follow(mut stream: UnixStream, mut lines: Lines) {
+    let (mut reader, mut writer) = stream.split();
+    let mut unread = [0; 64];
+    loop {
+        tokio::select! {
+            line = lines.recv() => {
+                let Ok(line) = line else { return };
+                let text = format!("{line}\n");
+                let written = tokio::time::timeout(PATIENCE, writer.write_all(text.as_bytes()));
+                if !matches!(written.await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            // What it says is of no interest; that it goes is.
+            read = reader.read(&mut unread) => {
+                if !matches!(read, Ok(1..)) {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// The answer, or what is wrong with the request. A driver that stops gives none: the caller asks again.
 async fn respond(
-    line: &str,
+    request: Option<Request>,
     caller: u32,
     driver: &mpsc::Sender<Question>,
 ) -> io::Result<Result<String, String>> {
     let stopping = || io::Error::from(io::ErrorKind::ConnectionAborted);
-    let answer = match serde_json::from_str(line) {
-        Ok(Request::Query(Query::Status)) => {
+    let answer = match request {
+        Some(Request::Query(Query::Status)) => {
             let (question, status) = oneshot::channel();
             let asked = driver.send(Question::Status(question)).await;
             asked.map_err(|_| stopping())?;
             serde_json::to_string(&status.await.map_err(|_| stopping())?)
         }
-        Ok(Request::Event(report)) => {
+        Some(Request::Subscribe(feeds)) => serde_json::to_string(&json!({ "subscribed": feeds })),
+        Some(Request::Event(report)) => {
             if let Err(refusal) = check(&report, caller, nix::unistd::geteuid().as_raw()) {
                 return Ok(Err(refusal));
             }
@@ -236,7 +299,7 @@ async fn respond(
             let seq = taken.await.map_err(|_| stopping())?;
             serde_json::to_string(&Taken { seq })
         }
-        Err(_) => return Ok(Err(EXPECTED.to_owned())),
+        None => return Ok(Err(EXPECTED.to_owned())),
     };
     Ok(answer.map_err(|error| error.to_string()))
 }

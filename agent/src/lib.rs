@@ -6,9 +6,11 @@
 //! presence with it.
 
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod discovery;
 pub mod driver;
+pub mod estop;
 pub mod exit;
 pub mod hardware;
 pub mod health;
@@ -19,6 +21,7 @@ pub mod link;
 pub mod machine;
 pub mod outbox;
 pub mod profiles;
+mod program;
 pub mod scrub;
 pub mod setup;
 mod storage;

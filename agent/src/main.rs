@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lekiwi_agent::clock::{self, Floor};
+use lekiwi_agent::commands::{Place, privileged};
 use lekiwi_agent::config::{self, Config, Environment};
 use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
@@ -56,7 +57,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Enrol if necessary, connect, and stay connected until a signal
-    Run,
+    Run {
+        /// For tests: end by SIGKILL at this place of the commands' journal
+        #[arg(long, value_name = "N", hide = true)]
+        kill_at: Option<u32>,
+    },
     /// Get a certificate from the relay with the one-time token, and exit
     Enrol {
         /// Give up after so many seconds without an answer
@@ -83,6 +88,9 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Do what the agent has no rights for, when it asks: restart a service of the profile, or the machine; what
+    /// root's service runs
+    Privileged,
     /// Look at the hardware, and explain which profile fits
     Hardware {
         /// As one line of JSON
@@ -158,10 +166,10 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         .build()
         .map_err(|error| failed(ExitCode::Failure, &error))?;
     match &arguments.command {
-        Command::Run => {
+        Command::Run { kill_at } => {
             let lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
             runtime
-                .block_on(driver::run(config, &arguments.root, &lock))
+                .block_on(driver::run(config, &arguments.root, *kill_at, &lock))
                 .map_err(|error| start_failure(&error))
         }
         Command::Enrol { within } => {
@@ -196,6 +204,17 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
                 runtime.block_on(setup::run(&config, &options))
             };
             result.map_err(|error| setup_failure(&error))
+        }
+        Command::Privileged => {
+            let place = Place {
+                state_dir: config.state_dir,
+                profiles_dir: config.profiles_dir,
+                root: arguments.root.clone(),
+                boot_id: Machine::default().boot_id().unwrap_or_default(),
+            };
+            runtime
+                .block_on(privileged::run(&place))
+                .map_err(|error| failed(ExitCode::Failure, &error))
         }
         Command::Hardware { json, detect } => look(&config, *json, *detect),
     }

@@ -1,9 +1,11 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State, Telemetry,
+    CommandStatus, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification,
+    State, Telemetry,
 };
-use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
+use lekiwi_protocol::topic::Name;
+use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root, ToRobot};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -37,7 +39,9 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: vec!["events".to_owned(), "telemetry".to_owned()],
+                capabilities: ["commands", "events", "telemetry"]
+                    .map(str::to_owned)
+                    .to_vec(),
                 boot_id,
             },
             session: Uuid::nil(),
@@ -57,6 +61,13 @@ impl Speech {
         self.root.robot_inbox(&self.robot_id)
     }
 
+    /// Where emergency stops come.
+    pub(super) fn estop_topic(&self) -> String {
+        self.root
+            .to_robot(&self.robot_id, ToRobot::Estop)
+            .to_string()
+    }
+
     /// A new session: topic and payload of its will.
     pub(super) fn begin_session(&mut self) -> (String, Vec<u8>) {
         self.session = Uuid::new_v4();
@@ -71,10 +82,20 @@ impl Speech {
     /// Birth and factsheet.
     pub(super) fn birth(&mut self, link: &Link) -> bool {
         let birth = self.connection(ConnectionState::Online);
-        let (connection, factsheet) = (FromRobot::Connection, FromRobot::Factsheet);
-        let sheet = self.factsheet.clone();
+        let connection = FromRobot::Connection;
         self.say(Some(link), connection, MessageType::Connection, birth)
-            && self.say(Some(link), factsheet, MessageType::Factsheet, sheet)
+            && self.factsheet(Some(link))
+    }
+
+    pub(super) fn factsheet(&mut self, link: Option<&Link>) -> bool {
+        let sheet = self.factsheet.clone();
+        self.say(link, FromRobot::Factsheet, MessageType::Factsheet, sheet)
+    }
+
+    /// How far the command `id` is.
+    pub(super) fn command(&mut self, link: Option<&Link>, id: Name, status: CommandStatus) -> bool {
+        let topic = FromRobot::Command(id);
+        self.say(link, topic, MessageType::Response, status)
     }
 
     /// OFFLINE, then the end of the connection.
@@ -136,7 +157,7 @@ impl Speech {
         };
         let delivery = match from {
             FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
-            FromRobot::Events => Delivery::Acknowledged,
+            FromRobot::Events | FromRobot::Command(_) => Delivery::Acknowledged,
             _ => Delivery::Once,
         };
         let (topic, payload) = self.wrap(from, message_type, payload);

@@ -22,8 +22,12 @@ use crate::support::{Authority, eventually, write_config};
 pub(crate) struct Process(Child);
 
 impl Process {
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn try_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().unwrap()
     }
 
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
@@ -194,7 +198,7 @@ impl Site {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
     }
 }
@@ -256,7 +260,15 @@ impl Ears {
         .await
     }
 
-    fn forget(&self) {
+    /// Says something to the robot, as the relay would.
+    pub(crate) fn publish(&self, to: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("fleet/v1/default/robots/kiwi-01/to/{to}");
+        self.client
+            .try_publish(topic, QoS::AtMostOnce, false, payload.into())
+            .unwrap();
+    }
+
+    pub(crate) fn forget(&self) {
         self.heard.lock().unwrap().clear();
     }
 

@@ -171,11 +171,11 @@ async fn only_root_and_the_agent_report_events() {
         ),
         (
             r#"{"event":{"type":"setup.done","when":1}}"#,
-            r#"{"error":"expected {\"query\":\"status\"} or {\"event\":{\"type\":…,\"data\":…}} in at most 8192 bytes"}"#,
+            r#"{"error":"expected {\"query\":\"status\"}, {\"event\":{\"type\":…,\"data\":…}} or {\"subscribe\":[\"control\"]} in at most 8192 bytes"}"#,
         ),
         (
             r#"{"query":"stop"}"#,
-            r#"{"error":"expected {\"query\":\"status\"} or {\"event\":{\"type\":…,\"data\":…}} in at most 8192 bytes"}"#,
+            r#"{"error":"expected {\"query\":\"status\"}, {\"event\":{\"type\":…,\"data\":…}} or {\"subscribe\":[\"control\"]} in at most 8192 bytes"}"#,
         ),
     ] {
         assert_eq!(ask_as(own, &socket, line), answer);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod broker;
+mod commands;
 mod enrolment;
 mod health;
 mod support;
