@@ -2,6 +2,7 @@
 //! hands an input to a pure core, then the cores' outputs are carried out. Nothing is decided here.
 
 mod clocks;
+mod commands;
 mod health;
 mod local;
 mod migration;
@@ -15,6 +16,7 @@ mod start;
 mod telemetry;
 mod teleop;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,7 @@ use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
 use lekiwi_agent_core::time::Watch;
-use lekiwi_protocol::message::{Ack, Network, Registration, kind};
+use lekiwi_protocol::message::{Ack, CommandStatus, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
 use sd_notify::NotifyState;
@@ -31,10 +33,13 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::clock::{self, Floor};
+use crate::commands::{Commands, Place};
 use crate::config::Config;
 use crate::discovery::Discovery;
+use crate::estop::Estop;
 use crate::hardware;
 use crate::health::Monitor;
 use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
@@ -97,12 +102,17 @@ struct Driver {
     reader: Reader,
     configuration: ConfigurationStatus,
     clocks: Watch,
+    commands: Commands,
+    estop: Estop,
+    /// How far the last emergency stops are.
+    stops: VecDeque<(Uuid, CommandStatus)>,
     root: PathBuf,
     done: bool,
 }
 
 /// Runs until a signal asks to stop. Sensors, services and root's setup are looked for below `root`, which
-/// is `/` outside of tests; `_lock` shows that the state folder is ours; `reader` reads the configuration again.
+/// is `/` outside of tests; `_lock` shows that the state folder is ours; `reader` reads the configuration again;
+/// `kill_at` is for tests of commands.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
@@ -111,17 +121,19 @@ pub async fn run(
     root: &Path,
     _lock: &Lock,
     reader: Reader,
+    kill_at: Option<u32>,
 ) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let (questions, mut asked) = mpsc::channel(8);
     let local = Local::new(&config, &questions);
+    let (estop, mut stops) = Estop::new(config.robot_id.clone(), local.bus.clone());
     let socket = ipc::serve(&config.socket, questions, local.bus.clone())
         .inspect_err(|error| log::warn!("`lekiwi-agent status` will not work: {}", chain(error)))
         .ok();
     let socket_path = config.socket.clone();
-    let mut driver = Driver::new(config, root, local, reader);
+    let mut driver = Driver::new(config, root, local, reader, estop, kill_at);
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
@@ -130,6 +142,8 @@ pub async fn run(
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
             Some(question) = asked.recv() => driver.answer(question),
             found = next_found(&mut driver.monitor) => driver.looked(found),
+            ended = driver.commands.next() => driver.command_ended(ended),
+            Some(report) = stops.recv() => driver.stopped(report),
             _ = terminate.recv() => driver.stop("SIGTERM"),
             _ = interrupt.recv() => driver.stop("SIGINT"),
             // Its result is in the log and the status.
@@ -138,6 +152,8 @@ pub async fn run(
         }
         driver.carry_out();
         driver.say_registered();
+        // The link reads on, however much waits here: an emergency stop may be behind it.
+        tokio::task::yield_now().await;
     }
     if let Some(discovery) = driver.discovery.take() {
         discovery.leave().await;
@@ -169,7 +185,14 @@ async fn enrolment_result(
 }
 
 impl Driver {
-    fn new(mut config: Config, root: &Path, local: Local, reader: Reader) -> Self {
+    fn new(
+        mut config: Config,
+        root: &Path,
+        local: Local,
+        reader: Reader,
+        estop: Estop,
+        kill_at: Option<u32>,
+    ) -> Self {
         let now = clock::now();
         let machine = Machine::default();
         let mut floor = Floor::load(config.state_dir.join("clock"));
@@ -245,6 +268,17 @@ impl Driver {
                 ..ConfigurationStatus::default()
             },
             clocks: Watch::default(),
+            commands: Commands::open(
+                Place {
+                    state_dir: config.state_dir.clone(),
+                    profiles_dir: config.profiles_dir.clone(),
+                    root: root.to_owned(),
+                    boot_id,
+                },
+                kill_at,
+            ),
+            estop,
+            stops: VecDeque::new(),
             root: root.to_owned(),
             done: false,
             config,
@@ -270,6 +304,7 @@ impl Driver {
         self.look_at_network();
         self.watch_profile();
         self.watch_teleoperation();
+        self.carry_out_commands();
         self.carry_out();
     }
 
@@ -302,6 +337,7 @@ impl Driver {
                 let was_up = self.online_since.take().is_some();
                 self.complain(&chain(&error));
                 self.link = None;
+                self.commands.link_down();
                 self.window.link_down();
                 self.drain.link_down();
                 // Rejected, and wanted back: somebody put a token there.
@@ -358,6 +394,7 @@ impl Driver {
             TopicPath::To(_, ToRobot::Ack) => {
                 match Envelope::<Ack>::parse(MessageType::Ack, robot, payload) {
                     Ok(ack) => {
+                        self.heard_relay(ack.timestamp);
                         let count = self.outbox.acknowledge(&ack.payload);
                         self.window.acknowledged(clock::now(), count);
                         self.backlog_acknowledged(&ack.payload);
@@ -368,10 +405,14 @@ impl Driver {
             }
             TopicPath::To(_, ToRobot::Registration) => {
                 match Envelope::<Registration>::parse(MessageType::Registration, robot, payload) {
-                    Ok(registration) => self.registration(&registration.payload),
+                    Ok(registration) => {
+                        self.heard_relay(registration.timestamp);
+                        self.registration(&registration.payload);
+                    }
                     Err(error) => log::warn!("registration refused: {}", chain(&error)),
                 }
             }
+            TopicPath::To(_, ToRobot::Command(op, id)) => self.command(&op, &id, payload),
             _ => log::debug!("{topic} is of no use to this version"),
         }
     }
@@ -402,6 +443,7 @@ impl Driver {
         }
         self.look_after_health(now);
         self.look_at_teleoperation(now);
+        self.look_after_commands(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -437,6 +479,7 @@ impl Driver {
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
             self.drain.poll_timeout().filter(|_| online),
+            self.commands.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
             self.local.poll_timeout(self.next_sample),
@@ -527,6 +570,7 @@ impl Driver {
             tls,
             will,
             inbox: self.speech.inbox(),
+            estop: (self.estop.clone(), self.speech.estop_topic()),
         }));
     }
 

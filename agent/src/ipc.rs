@@ -4,7 +4,7 @@
 //! * `{"query":"status"}` is answered with [`Status`].
 //! * `{"subscribe":["state","control"]}` is answered with the same, and from then on there is a line
 //!   `{"state":{…}}` now and whenever something but telemetry changed, and one for whatever the robot is
-//!   told to do at once. Who does not read them is dropped.
+//!   told to do at once: `{"control":{"estop":{"id":…,"by":…}}}`. Who does not read them is dropped.
 //! * `{"battery":{"percent":80,"volts":11.8,"charging":false}}`, `{"mode":"MANUAL"}`,
 //!   `{"operator":{"id":"alice"}}`, `{"operator":null}` and `{"metric":{"name":"custom.gripper_n","value":3}}`
 //!   are answered with `{"ok":true}`. A metric that is not reported again for 15 minutes is forgotten.
@@ -32,7 +32,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-pub use bus::{Bus, Line, Topic};
+pub use bus::{Bus, Line, Subscription, Topic};
 pub use request::{Battery, CUSTOM, Metric, Operator, Query, Reload, Report, Request};
 pub use server::serve;
 

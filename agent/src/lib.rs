@@ -5,10 +5,12 @@
 //! panic ends the agent, which systemd starts again (`docs/decisions/0008-the-agent-aborts.md`).
 
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod discovery;
 pub mod doctor;
 pub mod driver;
+pub mod estop;
 pub mod exit;
 pub mod hardware;
 pub mod health;
@@ -21,6 +23,7 @@ mod memory;
 pub mod migration;
 pub mod outbox;
 pub mod profiles;
+mod program;
 pub mod scrub;
 pub mod setup;
 mod storage;

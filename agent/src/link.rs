@@ -2,8 +2,8 @@
 //! a task polls it, and tells the driver what happened. Nothing reconnects here: the lifecycle decides.
 //!
 //! Invariants: publishing never waits (a full queue is told, not waited for); at most [`IN_FLIGHT`]
-//! QoS 1 messages are unanswered; after [`Link::leave`] the goodbye is on the wire before the socket
-//! closes.
+//! QoS 1 messages are unanswered; an emergency stop waits for nothing that the driver has not done yet;
+//! after [`Link::leave`] the goodbye is on the wire before the socket closes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::Address;
+use crate::estop::Estop;
 
 /// Unanswered QoS 1 messages. Small: the library keeps a slot for each.
 const IN_FLIGHT: u16 = 16;
-/// Messages between the driver and the socket.
+/// Messages from the driver to the socket.
 const QUEUE: usize = 32;
+/// Messages from the socket to the driver. Enough for all that a relay sends at once, so that an emergency
+/// stop behind it is read at once as well.
+const INBOX: usize = 128;
 /// Room for topic and properties around the largest payload.
 const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES as u32 + 4096;
 /// Longest time until TCP, TLS and MQTT agree.
@@ -84,6 +88,8 @@ pub struct Opening {
     pub will: (String, Vec<u8>),
     /// The one subscription.
     pub inbox: String,
+    /// What begins emergency stops, and their topic.
+    pub estop: (Estop, String),
 }
 
 /// The connection.
@@ -110,6 +116,7 @@ impl Link {
             tls,
             will,
             inbox,
+            estop,
         } = opening;
         let mut options = MqttOptions::new(client_id, &address.host, address.port);
         let (will_topic, will_payload) = will;
@@ -129,8 +136,8 @@ impl Link {
                 None,
             ));
         let (client, event_loop) = AsyncClient::new(options, QUEUE);
-        let (sender, events) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(poll(event_loop, address, sender));
+        let (sender, events) = mpsc::channel(INBOX);
+        let task = tokio::spawn(poll(event_loop, address, sender, estop));
         Self {
             client,
             inbox,
@@ -182,10 +189,20 @@ pub enum Delivery {
     Retained,
 }
 
-async fn poll(mut event_loop: EventLoop, address: Address, events: mpsc::Sender<LinkEvent>) {
+async fn poll(
+    mut event_loop: EventLoop,
+    address: Address,
+    events: mpsc::Sender<LinkEvent>,
+    (estop, estop_topic): (Estop, String),
+) {
     loop {
         let event = match event_loop.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => LinkEvent::Up,
+            // Ahead of all that waits for the driver.
+            Ok(Event::Incoming(Packet::Publish(publish))) if publish.topic == estop_topic => {
+                estop.begin(&publish.payload);
+                continue;
+            }
             Ok(Event::Incoming(Packet::Publish(publish))) => LinkEvent::Message {
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                 payload: publish.payload.to_vec(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lekiwi_agent::clock::{self, Floor};
+use lekiwi_agent::commands::{Place, privileged};
 use lekiwi_agent::config::{self, Config, ConfigError, Environment};
 use lekiwi_agent::doctor;
 use lekiwi_agent::driver::{self, StartError, chain};
@@ -69,7 +70,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Enrol if necessary, connect, and stay connected until a signal
-    Run,
+    Run {
+        /// For tests: end by SIGKILL at this place of the commands' journal
+        #[arg(long, value_name = "N", hide = true)]
+        kill_at: Option<u32>,
+    },
     /// Get a certificate from the relay with the one-time token, and exit
     Enrol {
         /// Give up after so many seconds without an answer
@@ -133,6 +138,9 @@ enum Command {
         #[arg(long, value_name = "NAME|FILE")]
         profile: Option<String>,
     },
+    /// Do what the agent has no rights for, when it asks: restart a service of the profile, or the machine; what
+    /// root's service runs
+    Privileged,
     /// Look at the hardware, and explain which profile fits
     Hardware {
         /// As one line of JSON
@@ -235,13 +243,19 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
     let config = loaded.config;
     journal::set_level(config.log);
     match &arguments.command {
-        Command::Run => {
+        Command::Run { kill_at } => {
             let lock = driver::lock(&config).map_err(|error| start_failure(&error))?;
             // The thread for what blocks, made while it can be: a machine that is out of processes makes none
             // later, and the runtime would not survive that.
             runtime.spawn_blocking(|| ());
             runtime
-                .block_on(driver::run(config, &arguments.root, &lock, Box::new(read)))
+                .block_on(driver::run(
+                    config,
+                    &arguments.root,
+                    &lock,
+                    Box::new(read),
+                    *kill_at,
+                ))
                 .map_err(|error| start_failure(&error))
         }
         Command::Enrol { within } => {
@@ -268,6 +282,17 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         Command::Teleop { watch, json, .. } => {
             let profile = watch::configured(&config, &arguments.root)?;
             runtime.block_on(watch::run(&profile, &arguments.root, *watch, *json))
+        }
+        Command::Privileged => {
+            let place = Place {
+                state_dir: config.state_dir,
+                profiles_dir: config.profiles_dir,
+                root: arguments.root.clone(),
+                boot_id: Machine::default().boot_id().unwrap_or_default(),
+            };
+            runtime
+                .block_on(privileged::run(&place))
+                .map_err(|error| failed(ExitCode::Failure, &error))
         }
         Command::Hardware { json, detect } => look(&config, *json, *detect),
         Command::Status { .. }

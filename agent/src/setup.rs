@@ -6,7 +6,6 @@
 //! step where it was; a step that fails is tried again until it works, and each attempt's reason is told.
 
 pub(crate) mod accounts;
-mod program;
 mod python;
 mod record;
 mod steps;
@@ -30,7 +29,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::driver::chain;
 use crate::profiles::{self, LoadError};
-use program::{ProgramError, Stop};
+use crate::program::{ProgramError, Stop};
 pub use record::Record;
 use steps::{StepError, Workshop};
 use telling::Telling;

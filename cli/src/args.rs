@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::discovery::network::Network;
+use lekiwi_protocol::limits::MAX_COMMAND_LIFETIME;
+use lekiwi_protocol::message::Op;
 use lekiwi_protocol::{ConsumerName, RobotId};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::trust::Fingerprint;
@@ -53,6 +56,29 @@ pub(crate) enum Command {
 
 It comes back only by a token of its own: lekiwi token create --robot kiwi-01")]
     Reject(OneRobot),
+    /// Tell a robot to do something
+    #[command(
+        name = "command",
+        after_help = "Examples:
+  lekiwi command kiwi-01 ping --wait
+  lekiwi command kiwi-01 restart_service unit=lekiwi-host.service --wait
+  lekiwi command kiwi-01 run_action action=wave times=3 --expires 1h
+  lekiwi command kiwi-01 reboot
+
+Operations: ping, full_state, restart_service (unit), reboot, shutdown, run_action (action, and the action's own).
+A value is a number, true, false, or a text; '\"3\"' is a text."
+    )]
+    Send(SendCommand),
+    /// List the newest commands of a robot
+    #[command(after_help = "Example:\n  lekiwi commands kiwi-01 --limit 5")]
+    Commands(Commands),
+    /// Stop a robot at once, or all of them
+    #[command(
+        after_help = "Examples:\n  lekiwi estop kiwi-01\n  lekiwi estop --all --yes
+
+The stop action of the robot's profile begins, and programs on the robot that subscribed to control are told."
+    )]
+    Estop(Estop),
     /// Show the newest events of a robot
     #[command(after_help = "Example:\n  lekiwi events kiwi-01 --limit 20")]
     Events(Events),
@@ -118,6 +144,51 @@ pub(crate) struct Approve {
     /// Take it as this hardware profile, whatever it says
     #[arg(long)]
     pub(crate) profile: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendCommand {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// What to do
+    pub(crate) op: Op,
+    /// With what
+    #[arg(value_name = "KEY=VALUE", value_parser = argument)]
+    pub(crate) arguments: Vec<(String, Value)>,
+    /// Wait for its end, and fail where it does; Ctrl-C stops the waiting only
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Within which time the robot must have accepted it, such as 10s or 1h; the relay's default is 60s
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    pub(crate) expires: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Commands {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub(crate) limit: u16,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Estop {
+    /// The robot
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) id: Option<RobotId>,
+    /// Every robot that is connected
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not ask before all are stopped
+    #[arg(long, requires = "all")]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) output: Json,
 }
@@ -207,6 +278,25 @@ pub(crate) enum Consumer {
     },
 }
 
+/// A number, `true`, `false` or a text in quotes is what JSON says it is; everything else is a text.
+fn argument(text: &str) -> Result<(String, Value), String> {
+    let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+        return Err("expected KEY=VALUE, such as unit=lekiwi-host.service".into());
+    };
+    let value = match serde_json::from_str(value) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::String(_))) => value,
+        _ => value.into(),
+    };
+    Ok((key.to_owned(), value))
+}
+
+fn expiry(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.as_secs() > 0 && time <= MAX_COMMAND_LIFETIME => Ok(time),
+        _ => Err("expected a time from 1s to 7d, such as 10s or 1h".into()),
+    }
+}
+
 fn lifetime(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(lifetime) if lifetime.as_secs() > 0 => Ok(lifetime),
@@ -231,6 +321,22 @@ mod tests {
     #[test]
     fn the_definition_holds() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_what_they_look_like() {
+        let value = |text: &str| argument(text).map(|(_, value)| value.to_string());
+        for (text, expected) in [
+            ("times=3", "3"),
+            ("on=true", "true"),
+            ("text=\"3\"", "\"3\""),
+            ("unit=a.service", "\"a.service\""),
+            ("to=a=b", "\"a=b\""),
+            ("empty=", "\"\""),
+            ("list=[1]", "\"[1]\""),
+        ] {
+            assert_eq!(value(text), Ok(expected.to_owned()), "{text}");
+        }
     }
 
     #[test]
@@ -268,6 +374,32 @@ mod tests {
             &expect![
                 "error: invalid value '192.168.1.7/24' for '--scan <NETWORK>': expected a network's first address, which is 192.168.1.0/24, got 192.168.1.7"
             ],
+        );
+        check(
+            "lekiwi command kiwi-01 fly",
+            &expect![
+                "error: invalid value 'fly' for '<OP>': expected an operation such as ping or restart_service, got \"fly\""
+            ],
+        );
+        check(
+            "lekiwi command kiwi-01 ping now",
+            &expect![
+                "error: invalid value 'now' for '[KEY=VALUE]...': expected KEY=VALUE, such as unit=lekiwi-host.service"
+            ],
+        );
+        check(
+            "lekiwi command kiwi-01 ping --expires 8d",
+            &expect![
+                "error: invalid value '8d' for '--expires <TIME>': expected a time from 1s to 7d, such as 10s or 1h"
+            ],
+        );
+        check(
+            "lekiwi estop kiwi-01 --all",
+            &expect!["error: the argument '[ID]' cannot be used with '--all'"],
+        );
+        check(
+            "lekiwi estop",
+            &expect!["error: the following required arguments were not provided:"],
         );
         check(
             "lekiwi consumer create Bad --out /x",

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
-    Approval, ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView,
-    Session, TokenCreated, TokenList, TokenRequest,
+    Approval, CommandList, CommandRequest, CommandView, ConsumerCreated, ConsumerRequest,
+    EventPage, Login, Problem, RobotList, RobotView, Session, TokenCreated, TokenList,
+    TokenRequest,
 };
 use lekiwi_protocol::pinned::Verifier;
 use reqwest::{Method, Response, StatusCode, Url};
@@ -171,6 +172,38 @@ impl Relay {
     pub(crate) async fn reject(&self, id: &RobotId) -> Result<RobotView, Failure> {
         let path = format!("/api/v1/robots/{id}/reject");
         self.json(Method::POST, &path, None::<&()>, "a robot").await
+    }
+
+    pub(crate) async fn command(
+        &self,
+        id: &RobotId,
+        request: &CommandRequest,
+    ) -> Result<CommandView, Failure> {
+        let path = format!("/api/v1/robots/{id}/commands");
+        self.json(Method::POST, &path, Some(request), "a command")
+            .await
+    }
+
+    pub(crate) async fn command_of(
+        &self,
+        id: &RobotId,
+        command: Uuid,
+    ) -> Result<CommandView, Failure> {
+        let path = format!("/api/v1/robots/{id}/commands/{command}");
+        self.json(Method::GET, &path, None::<&()>, "a command")
+            .await
+    }
+
+    pub(crate) async fn commands(&self, id: &RobotId, limit: u16) -> Result<CommandList, Failure> {
+        let path = format!("/api/v1/robots/{id}/commands?limit={limit}");
+        self.json(Method::GET, &path, None::<&()>, "a list of commands")
+            .await
+    }
+
+    pub(crate) async fn estop(&self, id: &RobotId) -> Result<CommandView, Failure> {
+        let path = format!("/api/v1/robots/{id}/estop");
+        self.json(Method::POST, &path, None::<&()>, "a command")
+            .await
     }
 
     pub(crate) async fn events(&self, id: &RobotId, limit: u16) -> Result<EventPage, Failure> {

@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use lekiwi_discovery::scan::ScanError;
+use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::Problem;
+use lekiwi_protocol::message::Op;
 
 use crate::exit::Exit;
 use crate::trust::{Fingerprint, FingerprintError};
@@ -49,6 +51,16 @@ pub(crate) enum Failure {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{op} of {robot} failed: {reason}")]
+    Command {
+        op: Op,
+        robot: RobotId,
+        reason: String,
+    },
+    #[error("expected every robot to stop, but {0} did not say that it has")]
+    NotStopped(usize),
+    #[error("expected somebody who can be asked, or --yes")]
+    Unconfirmed,
     #[error("the password could not be read")]
     Password(#[source] io::Error),
     #[error("expected a password, got an empty line")]
@@ -137,6 +149,10 @@ impl Failure {
             },
             Self::Answer { .. } => "is this the address of a Lekiwi relay?".into(),
             Self::Body { .. } => "the relay may be of another version than this program".into(),
+            Self::NotStopped(_) => {
+                "the relay goes on trying for a minute: `lekiwi commands ID` shows it".into()
+            }
+            Self::Unconfirmed => "add `--yes` to stop all robots without a question".into(),
             Self::Password(_) => {
                 "name a file with `--password-file`, or `-` for standard input".into()
             }

@@ -46,8 +46,9 @@ fn run(arguments: Arguments, environment: &Environment, ui: &mut Ui) -> Result<(
         .map_err(Failure::Runtime)?;
     runtime.block_on(async {
         tokio::select! {
+            biased;
             outcome = commands::run(arguments.command, environment, ui) => outcome,
-            // Nothing needs cleaning up: files are written whole or not at all.
+            // Second: a command that waits says what goes on. Nothing needs cleaning up: files are written whole or not at all.
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     })

@@ -142,6 +142,26 @@ fn fleet(line: &str) -> (u16, &'static str, &'static str) {
             JSON,
             r#"{"events":[{"position":1,"aggregate_type":"robot","aggregate_id":"kiwi-01","source":"relay","stream":"67e55044-10b1-426f-9247-bb680e5fe0c8","seq":1,"type":"robot.connected","timestamp":"2026-11-21T04:00:00.000Z","data":{},"metadata":{}}]}"#,
         ),
+        "POST /api/v1/robots/kiwi-01/commands" => (
+            202,
+            JSON,
+            r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","robot_id":"kiwi-01","op":"restart_service","arguments":{"unit":"a.service"},"by":"admin","issued_at":"2026-11-21T04:00:00.000Z","expires_at":"2026-11-21T04:00:30.000Z","state":"pending","updated_at":"2026-11-21T04:00:00.000Z"}"#,
+        ),
+        "GET /api/v1/robots/kiwi-01/commands/67e55044-10b1-426f-9247-bb680e5fe0c8" => (
+            200,
+            JSON,
+            r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","robot_id":"kiwi-01","op":"restart_service","arguments":{"unit":"a.service"},"by":"admin","issued_at":"2026-11-21T04:00:00.000Z","expires_at":"2026-11-21T04:00:30.000Z","state":"failed","reason":"it broke","updated_at":"2026-11-21T04:00:02.000Z"}"#,
+        ),
+        "GET /api/v1/robots/kiwi-01/commands?limit=50" => (
+            200,
+            JSON,
+            r#"{"commands":[{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","robot_id":"kiwi-01","op":"ping","by":"admin","issued_at":"2026-11-21T04:00:00.000Z","expires_at":"2026-11-21T04:00:30.000Z","state":"successful","result":{"version":"1.2.3","uptime_s":7},"updated_at":"2026-11-21T04:00:02.000Z"}]}"#,
+        ),
+        "POST /api/v1/robots/kiwi-01/estop" => (
+            202,
+            JSON,
+            r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c9","robot_id":"kiwi-01","op":"estop","by":"admin","issued_at":"2026-11-21T04:00:00.000Z","expires_at":"2026-11-21T04:01:00.000Z","state":"successful","result":{"listeners":1},"updated_at":"2026-11-21T04:00:02.000Z"}"#,
+        ),
         "POST /api/v1/tokens" => (
             200,
             JSON,
@@ -278,6 +298,51 @@ fn a_day_of_an_operator() {
         &lekiwi(home, &["reject", "kiwi-01"], ""),
         0,
         "kiwi-01 is rejected: rejected by admin\n",
+        "",
+    );
+    let command = [
+        "command",
+        "kiwi-01",
+        "restart_service",
+        "unit=a.service",
+        "--expires",
+        "30s",
+    ];
+    check(
+        &lekiwi(home, &command, ""),
+        0,
+        "67e55044-10b1-426f-9247-bb680e5fe0c8  kiwi-01 restart_service  pending\n",
+        "",
+    );
+    let last = relay.requests().pop().unwrap();
+    assert!(
+        last.ends_with(
+            r#"{"op":"restart_service","arguments":{"unit":"a.service"},"expires_in_s":30}"#
+        ),
+        "{last}"
+    );
+    check(
+        &lekiwi(home, &[&command[..], &["--wait"]].concat(), ""),
+        1,
+        "67e55044-10b1-426f-9247-bb680e5fe0c8  kiwi-01 restart_service  failed  it broke\n",
+        "restart_service is sent to kiwi-01\nerror: restart_service of kiwi-01 failed: it broke\n",
+    );
+    check(
+        &lekiwi(home, &["commands", "kiwi-01"], ""),
+        0,
+        "ID                                    ISSUED                    BY     COMMAND  STATE       OUTCOME\n67e55044-10b1-426f-9247-bb680e5fe0c8  2026-11-21T04:00:00.000Z  admin  ping     successful  uptime_s=7 version=1.2.3\n",
+        "",
+    );
+    check(
+        &lekiwi(home, &["estop", "--all"], ""),
+        1,
+        "",
+        "error: expected somebody who can be asked, or --yes\n  (hint: add `--yes` to stop all robots without a question)\n",
+    );
+    check(
+        &lekiwi(home, &["estop", "--all", "--yes"], ""),
+        0,
+        "67e55044-10b1-426f-9247-bb680e5fe0c9  kiwi-01 estop  successful  listeners=1\n",
         "",
     );
     check(

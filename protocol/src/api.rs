@@ -1,6 +1,7 @@
 //! Bodies of the relay's HTTP interface, shared by the relay and its clients. Routes and their
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
+mod commands;
 mod discovered;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::message::{
     OperatingMode, RegistrationStatus, RobotHealth, Service, Teleoperation, Throttling, TimeSync,
 };
 use crate::timestamp::Timestamp;
+pub use commands::{CommandList, CommandRequest, CommandView};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 
 /// `GET /api/v1/robots`.

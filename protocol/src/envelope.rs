@@ -55,6 +55,10 @@ pub enum MessageType {
     Ack,
     /// [`crate::message::Registration`]
     Registration,
+    /// [`crate::message::Command`]
+    Command,
+    /// [`crate::message::CommandStatus`]
+    Response,
 }
 
 impl MessageType {
@@ -69,8 +73,8 @@ impl MessageType {
             FromRobot::Telemetry => Self::Telemetry,
             FromRobot::Events => Self::Events,
             FromRobot::Backlog => Self::Backlog,
-            FromRobot::Command(_)
-            | FromRobot::Reported
+            FromRobot::Command(_) => Self::Response,
+            FromRobot::Reported
             | FromRobot::Request(..)
             | FromRobot::ControlAck => return None,
         })
@@ -82,12 +86,8 @@ impl MessageType {
         match to {
             ToRobot::Ack => Some(Self::Ack),
             ToRobot::Registration => Some(Self::Registration),
-            ToRobot::Command(..)
-            | ToRobot::Control
-            | ToRobot::Estop
-            | ToRobot::Desired
-            | ToRobot::Response(_)
-            | ToRobot::Signal => None,
+            ToRobot::Command(..) | ToRobot::Estop => Some(Self::Command),
+            ToRobot::Control | ToRobot::Desired | ToRobot::Response(_) | ToRobot::Signal => None,
         }
     }
 
@@ -104,6 +104,8 @@ impl MessageType {
             Self::Backlog => "backlog",
             Self::Ack => "ack",
             Self::Registration => "registration",
+            Self::Command => "command",
+            Self::Response => "response",
         }
     }
 }

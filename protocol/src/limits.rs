@@ -37,6 +37,22 @@ pub const MAX_CUSTOM_METRICS: usize = 32;
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Most keys that one enrolment token lets in: a large batch of a factory line.
 pub const MAX_TOKEN_USES: u32 = 10_000;
+/// Life of a command when nobody says one.
+pub const COMMAND_LIFETIME: Duration = Duration::from_secs(60);
+/// Longest life of a command: a robot that is away for a week is told anew.
+pub const MAX_COMMAND_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Most commands of one robot that have not ended.
+pub const MAX_OPEN_COMMANDS: usize = 32;
+/// Most arguments of one command.
+pub const MAX_ARGUMENTS: usize = 32;
+/// Most bytes of a command's arguments, as JSON.
+pub const MAX_ARGUMENT_BYTES: usize = 4096;
+/// Most bytes of what a successful command brought, as JSON.
+pub const MAX_RESULT_BYTES: usize = 2048;
+/// Most bytes of the reason of a failed command.
+pub const MAX_REASON_BYTES: usize = 1024;
+/// Longest time that an action of a profile may take.
+pub const MAX_ACTION_TIME: Duration = Duration::from_secs(3600);
 /// Life of a robot's certificate (H9).
 pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Most ports that a profile's teleoperation may have: the kernel's filter for them stays small.

@@ -3,6 +3,7 @@
 
 mod ack;
 mod backlog;
+pub mod command;
 mod connection;
 mod event;
 mod factsheet;
@@ -17,6 +18,7 @@ mod teleoperation;
 
 pub use ack::{Ack, SeqRange, ranges};
 pub use backlog::{Backlog, BacklogError, LateSample, Thinned};
+pub use command::{Arguments, Command, CommandState, CommandStatus, Op};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};

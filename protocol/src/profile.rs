@@ -4,6 +4,7 @@
 //!
 //! Invariant: what [`Profile::parse`] returns has passed every rule of [`Profile::check`].
 
+mod action;
 mod check;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 
 pub use crate::id::ProfileName;
 use crate::message::metric;
+pub use action::{Action, ActionError, Argument, ArgumentKind, StopAction};
 
 /// The one version of the file that there is.
 pub const VERSION: u32 = 1;
@@ -58,6 +60,11 @@ pub struct Profile {
     /// What teleoperation of this type looks like from outside.
     #[serde(default)]
     pub teleop: Teleop,
+    /// What a robot of this type can be told to do.
+    #[serde(default)]
+    pub actions: Vec<Action>,
+    /// What an emergency stop begins.
+    pub stop: Option<StopAction>,
     /// Defaults for what `agent.yml` does not say.
     #[serde(default)]
     pub agent: AgentDefaults,

@@ -24,6 +24,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("backlog", of::<Envelope<message::Backlog>>()),
         ("ack", of::<Envelope<message::Ack>>()),
         ("registration", of::<Envelope<message::Registration>>()),
+        ("command", of::<Envelope<message::Command>>()),
+        ("response", of::<Envelope<message::CommandStatus>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
         ("service_changed", of::<message::ServiceChanged>()),

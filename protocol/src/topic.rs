@@ -226,6 +226,13 @@ impl Name {
     }
 }
 
+impl From<uuid::Uuid> for Name {
+    fn from(id: uuid::Uuid) -> Self {
+        // Hex digits and hyphens are allowed in a level.
+        Self(id.to_string().into())
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use lekiwi_protocol::profile::{PortRole, Probe, Profile, ProfileError};
+use lekiwi_protocol::message::Arguments;
+use lekiwi_protocol::profile::{Action, PortRole, Probe, Profile, ProfileError};
+use serde_json::{Value, json};
 
 fn shipped() -> Vec<(String, Profile)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/profiles");
@@ -96,6 +98,17 @@ checks:
   - {name: socket, unix: /run/a}
 teleop:
   ports: [{port: 5555, role: control, what: commands}]
+actions:
+  - name: wave
+    what: waves
+    run: [/usr/bin/wave, "--times={times}", "{side}", "{to}", "{speed}", "{}"]
+    arguments:
+      times: {type: integer, min: 1, max: 5}
+      side: {type: enum, one_of: [left, right]}
+      to: {type: string, max_length: 8}
+      speed: {type: number, min: 0}
+    timeout_s: 60
+stop: {run: [/usr/bin/stop, now]}
 agent:
   metrics: {cpu_percent: {deadband: 5}}
 "#;
@@ -122,7 +135,7 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "groups: [dialout]",
             "zzz: []",
             "unknown key \"zzz\" at robot.yml:8:1, expected one of version, name, title, recognise, labels, groups, \
-             device_rules, software, services, processes, checks, teleop, agent",
+             device_rules, software, services, processes, checks, teleop, actions, stop, agent",
         ),
         (
             "version: 1",
@@ -297,6 +310,62 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "checks[1].timeout_s in robot.yml: expected 1 to 4 seconds, got 5",
         ),
         (
+            "name: wave",
+            "name: Wave",
+            "actions[0].name in robot.yml: expected a name of a-z, 0-9 and '_', got \"Wave\"",
+        ),
+        (
+            "what: waves",
+            "what: ''",
+            "actions[0].what in robot.yml: expected what it does, for people, got none",
+        ),
+        (
+            "run: [/usr/bin/wave",
+            "run: [wave",
+            "actions[0].run[0] in robot.yml: expected an absolute path without .., got \"wave\"",
+        ),
+        (
+            "{side}",
+            "{sides}",
+            "actions[0].run[2] in robot.yml: expected the name of an argument in braces, got {sides}",
+        ),
+        (
+            "times: {type: integer, min: 1, max: 5}",
+            "times: {type: integer, min: 6, max: 5}",
+            "actions[0].arguments.times.max in robot.yml: expected at least 6, got 5",
+        ),
+        (
+            "one_of: [left, right]",
+            "one_of: []",
+            "actions[0].arguments.side.one_of in robot.yml: expected the texts that it may be, got none",
+        ),
+        (
+            "max_length: 8",
+            "min: 8",
+            "actions[0].arguments.to.min in robot.yml: expected none with this type, got one",
+        ),
+        (
+            "      times:",
+            "      action: {type: number}\n      times:",
+            "actions[0].arguments.action in robot.yml: expected a name of a-z, 0-9 and '_' other than action, \
+             got \"action\"",
+        ),
+        (
+            "timeout_s: 60",
+            "timeout_s: 3601",
+            "actions[0].timeout_s in robot.yml: expected 1 to 3600, got 3601",
+        ),
+        (
+            "stop: {run",
+            "  - {name: wave, what: again, run: [/bin/true]}\nstop: {run",
+            "actions[1].name in robot.yml: expected each name once, got \"wave\" again",
+        ),
+        (
+            "[/usr/bin/stop, now]",
+            "[]",
+            "stop.run in robot.yml: expected a program and its arguments, got none",
+        ),
+        (
             "port: 5555, role",
             "port: 0, role",
             "teleop.ports[0].port in robot.yml: expected each port once, from 1, got 0",
@@ -336,4 +405,85 @@ fn values_of_another_type_have_a_line() {
         let message = refused(&RIGHT.replacen(right, wrong, 1));
         assert!(message.contains(place), "{wrong}: {message}");
     }
+}
+
+fn chosen(arguments: Value) -> Result<Vec<String>, String> {
+    let profile = Profile::parse(RIGHT, "robot.yml").expect("a right profile");
+    let arguments: Arguments = serde_json::from_value(arguments).expect("arguments");
+    Action::choose(&profile.actions, &arguments)
+        .map(|(_, line)| line)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_action_is_run_with_words_of_its_own_shape() {
+    assert_eq!(
+        chosen(
+            json!({ "action": "wave", "times": 3, "side": "left", "to": "{speed}", "speed": 0.5 })
+        ),
+        Ok(
+            ["/usr/bin/wave", "--times=3", "left", "{speed}", "0.5", "{}"]
+                .map(str::to_owned)
+                .to_vec()
+        ),
+        "a value is not looked at again"
+    );
+    let right = json!({ "action": "wave", "times": 3, "side": "left", "to": "a b", "speed": 2 });
+    let with = |name: &str, value: Value| {
+        let mut arguments = right.clone();
+        arguments[name] = value;
+        chosen(arguments)
+    };
+    let text = "expected to to be a text of 1 to 8 characters that does not begin with '-', got";
+    for (name, value, expected) in [
+        (
+            "action",
+            json!("fly"),
+            "expected one of this robot's actions (wave), got \"fly\"".to_owned(),
+        ),
+        (
+            "times",
+            json!(6),
+            "expected times to be a whole number from 1 to 5, got 6".to_owned(),
+        ),
+        (
+            "times",
+            json!(1.5),
+            "expected times to be a whole number from 1 to 5, got 1.5".to_owned(),
+        ),
+        (
+            "times",
+            json!("3"),
+            "expected times to be a whole number from 1 to 5, got \"3\"".to_owned(),
+        ),
+        (
+            "speed",
+            json!(-1),
+            "expected speed to be a number from 0, got -1".to_owned(),
+        ),
+        (
+            "side",
+            json!("up"),
+            "expected side to be one of left, right, got \"up\"".to_owned(),
+        ),
+        ("to", json!("-rf"), format!("{text} \"-rf\"")),
+        ("to", json!("a\nb"), format!("{text} \"a\\nb\"")),
+        ("to", json!("123456789"), format!("{text} \"123456789\"")),
+        ("to", json!(""), format!("{text} \"\"")),
+        (
+            "force",
+            json!(true),
+            "expected no argument \"force\" of the action wave".to_owned(),
+        ),
+    ] {
+        assert_eq!(with(name, value), Err(expected));
+    }
+    assert_eq!(
+        chosen(json!({ "action": "wave", "times": 3, "to": "x", "speed": 1 })),
+        Err("expected side to be one of left, right, got none".to_owned())
+    );
+    assert_eq!(
+        Action::choose(&[], &Arguments::new()).map_err(|error| error.to_string()),
+        Err("expected one of this robot's actions (it has none), got \"\"".to_owned())
+    );
 }

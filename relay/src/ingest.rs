@@ -13,6 +13,7 @@
 
 mod backlog;
 mod check;
+mod commands;
 mod decision;
 mod folded;
 
@@ -22,16 +23,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::limits::MAX_METRICS;
-use lekiwi_protocol::message::{Ack, EventBatch, Registration, RelayBirth, State, Telemetry};
+use lekiwi_protocol::message::{
+    Ack, CommandStatus, ConnectionState, EventBatch, Registration, RelayBirth, State, Telemetry,
+};
 use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
-use lekiwi_relay_core::{Fleet, Input as Heard, Output, Policy};
+use lekiwi_relay_core::commands::Commands;
+use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::check::{Refusal, check_events, envelope};
+pub(crate) use self::commands::send;
 pub use self::decision::{DecideError, Decision};
 use self::decision::{Desk, Request};
 use self::folded::{acknowledgements, folded};
@@ -39,7 +44,7 @@ use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::{Collector, Live};
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, NewSample, Refused, Snapshot};
+use crate::store::records::{Commit, NewEvent, NewSample, OWN_SOURCE, Refused, Snapshot};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
@@ -53,9 +58,6 @@ const EXPIRE_MS: u64 = 3_600_000;
 const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
 const KEPT_PAYLOAD: usize = 512;
-
-/// Start of the source of events that a relay makes. No robot's id has a colon.
-const OWN_SOURCE: &str = "relay:";
 
 /// The source of the events that `relay` makes itself.
 #[must_use]
@@ -117,6 +119,8 @@ pub struct Ingest {
     fleet: Arc<RwLock<Fleet>>,
     live: Collector,
     desk: Desk,
+    /// What robots are told to do.
+    commands: Commands,
     metrics: Arc<Metrics>,
     /// The relay's own name in the log.
     source: Arc<str>,
@@ -168,6 +172,7 @@ impl Ingest {
             }
         }
         fleet.begin();
+        let commands = commands::restore(&store).await?;
         let fleet = Arc::new(RwLock::new(fleet));
         let live = Live::new(&metrics);
         let (decisions, desk) = Desk::new();
@@ -184,6 +189,7 @@ impl Ingest {
             fleet,
             live: Collector::new(live),
             desk,
+            commands,
             metrics,
             stream: Uuid::new_v4(),
             seq: 0,
@@ -301,7 +307,13 @@ impl Ingest {
                         robot,
                         sequence,
                         payload,
-                    } => self.live.message(now, robot, sequence, &payload),
+                    } => {
+                        if let LivePayload::Connection(connection) = &payload {
+                            let online = connection.state == ConnectionState::Online;
+                            self.commands.connection(now, &robot, online);
+                        }
+                        self.live.message(now, robot, sequence, &payload);
+                    }
                     Output::Event { robot, kind, data } => {
                         self.own_event(now, &robot, kind, &data);
                     }
@@ -329,6 +341,7 @@ impl Ingest {
                 self.tell(broker, &robot, registration).await;
             }
         }
+        self.look_after_commands(broker, now).await;
     }
 
     /// Puts an event of the relay's own on its way into the log; its number.
@@ -404,8 +417,13 @@ impl Ingest {
                 self.robot_backlog(robot, envelope, received_ms)?;
                 Heard::Heard(robot.clone())
             }
+            MessageType::Response => {
+                let envelope: Envelope<CommandStatus> = envelope(expected, robot, payload)?;
+                self.answered(robot, from, envelope.payload, received_ms)?;
+                Heard::Heard(robot.clone())
+            }
             // A robot has no topic of this type.
-            MessageType::Ack | MessageType::Registration => {
+            MessageType::Ack | MessageType::Registration | MessageType::Command => {
                 return Err((
                     "unsupported",
                     format!("expected a message of a robot, got {expected}"),
@@ -473,6 +491,7 @@ impl Ingest {
             if let Some(robot) = &robot {
                 self.live.event(robot.clone(), stored);
             }
+            self.requested(robot.as_ref(), stored);
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;
@@ -483,26 +502,15 @@ impl Ingest {
     }
 
     async fn acknowledge(&self, broker: &Broker, robot: &RobotId, payload: Ack) {
-        let json = Self::to(robot, MessageType::Ack, payload).to_json();
+        let json = to(robot, MessageType::Ack, payload).to_json();
         let topic = self.settings.root.to_robot(robot, ToRobot::Ack);
         broker.publish(&topic, json, false).await;
     }
 
     async fn tell(&self, broker: &Broker, robot: &RobotId, payload: Registration) {
-        let json = Self::to(robot, MessageType::Registration, payload).to_json();
+        let json = to(robot, MessageType::Registration, payload).to_json();
         let topic = self.settings.root.to_robot(robot, ToRobot::Registration);
         broker.publish(&topic, json, false).await;
-    }
-
-    fn to<P>(robot: &RobotId, message_type: MessageType, payload: P) -> Envelope<P> {
-        Envelope {
-            message_type,
-            robot_id: robot.clone(),
-            timestamp: Timestamp::from_ms(clock::now_ms()),
-            sequence: 0,
-            clock: Clock::Synced,
-            payload,
-        }
     }
 
     /// What is due by the clock: staleness, history, snapshots, old history.
@@ -575,5 +583,17 @@ impl Ingest {
             back.truncate(MAX_OWN_EVENTS);
         }
         self.batch.events = back;
+    }
+}
+
+/// A message to a robot, of now.
+fn to<P>(robot: &RobotId, message_type: MessageType, payload: P) -> Envelope<P> {
+    Envelope {
+        message_type,
+        robot_id: robot.clone(),
+        timestamp: Timestamp::from_ms(clock::now_ms()),
+        sequence: 0,
+        clock: Clock::Synced,
+        payload,
     }
 }

@@ -24,6 +24,13 @@ pub struct RefusalLabels {
     pub reason: &'static str,
 }
 
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EndLabels {
+    /// `successful`, `failed`, `expired`, `lost`.
+    pub end: &'static str,
+}
+
 /// What was shed under overload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
@@ -51,6 +58,8 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that failed and are tried again.
     pub commit_failures: Counter,
+    /// Commands that ended, by how.
+    pub commands: Family<EndLabels, Counter>,
     /// Robots whose link is up.
     pub robots_online: Gauge,
     /// Robots that the relay knows.
@@ -77,6 +86,7 @@ impl Default for Metrics {
             samples_committed: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             commit_failures: Counter::default(),
+            commands: Family::default(),
             robots_online: Gauge::default(),
             robots_known: Gauge::default(),
             connections: Gauge::default(),
@@ -125,6 +135,11 @@ impl Default for Metrics {
                 "commit_failures",
                 "Commits that failed and are tried again",
                 this.commit_failures.clone(),
+            );
+            r.register(
+                "commands_ended",
+                "Commands of robots that came to an end",
+                this.commands.clone(),
             );
             r.register(
                 "robots_online",

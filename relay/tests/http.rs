@@ -81,6 +81,7 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
         let path = route
             .path
             .replace("{id}", "kiwi-01")
+            .replace("{cmd}", "00000000-0000-0000-0000-000000000000")
             .replace("{*path}", "index.js");
         for credential in [None, Some(dead), Some(cookie)] {
             let mut options = vec!["-X", route.method.as_str()];
@@ -177,6 +178,53 @@ fn errors_are_problems_with_a_detail() {
         (
             "/api/v1/robots/kiwi-09/telemetry?metric=cpu_percent",
             &[],
+            404,
+            "robot-unknown",
+            "there is no robot kiwi-09",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/commands",
+            &["-H", json, "-d", r#"{"op":"ping"}"#],
+            404,
+            "robot-unknown",
+            "there is no robot kiwi-09",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/commands",
+            &["-H", json, "-d", r#"{"op":"estop"}"#],
+            422,
+            "invalid-body",
+            "expected an operation that may wait, got estop",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/commands",
+            &["-H", json, "-d", r#"{"op":"ping","expires_in_s":0}"#],
+            422,
+            "invalid-body",
+            "expected expires_in_s to be 1 to 604800, got 0",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/commands",
+            &[
+                "-H",
+                json,
+                "-d",
+                r#"{"op":"reboot","arguments":{"now":true}}"#,
+            ],
+            422,
+            "invalid-body",
+            "expected no argument \"now\" of reboot",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/commands/1",
+            &[],
+            404,
+            "command-unknown",
+            "expected a command's id, a uuid, got \"1\"",
+        ),
+        (
+            "/api/v1/robots/kiwi-09/estop",
+            &["-X", "POST"],
             404,
             "robot-unknown",
             "there is no robot kiwi-09",

@@ -2,6 +2,7 @@
 //! randomness and numbers are arguments; outputs are values that `lekiwi-agent`'s driver carries out.
 //!
 //! * [`lifecycle`]: the link to the relay and what the robot does, two machines side by side.
+//! * [`command`]: what the relay tells the robot to do, at most once and to an end.
 //! * [`setup`]: the installation of the robot's own software, step by step.
 //! * [`health`]: whether that software works.
 //! * [`services`]: what is told of each service, and when one changes too often to tell.
@@ -19,6 +20,7 @@
 
 pub mod backlog;
 pub mod catalogue;
+pub mod command;
 pub mod debounce;
 pub mod feetech;
 pub mod hardware;

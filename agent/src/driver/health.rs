@@ -34,6 +34,7 @@ impl Driver {
             return;
         }
         self.monitor = Monitor::open(&self.config.profiles_dir, &self.root, &name, clock::now());
+        self.learn_stop();
         self.look_after_health(clock::now());
     }
 

@@ -145,7 +145,7 @@ impl Driver {
 
     /// Tells subscribers on the socket.
     pub(super) fn tell_local(&self, state: &State) {
-        if self.local.bus.is_heard()
+        if self.local.bus.is_heard(Topic::State)
             && let Some(line) = self.state_line(state)
         {
             self.local.bus.publish(Topic::State, line);

@@ -61,6 +61,8 @@ impl Driver {
         self.next_heartbeat = self.next_heartbeat.min(now + self.config.heartbeat);
         self.next_sample = self.next_sample.min(now + self.config.sample);
         if has_other_profiles {
+            let folder = self.config.profiles_dir.clone();
+            self.commands.set_profiles_dir(folder);
             self.monitor = None;
             self.watch_profile();
             self.watch_teleoperation_anew();

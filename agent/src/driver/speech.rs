@@ -1,10 +1,11 @@
 //! What the robot says, wrapped and addressed: one function a message. Knows session and sequence.
 
 use lekiwi_protocol::message::{
-    Backlog, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat, Identification, State,
-    Telemetry,
+    Backlog, CommandStatus, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat,
+    Identification, State, Telemetry,
 };
-use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root};
+use lekiwi_protocol::topic::Name;
+use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root, ToRobot};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -38,9 +39,9 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: ["backlog", "events", "services", "telemetry"]
+                capabilities: ["backlog", "commands", "events", "services", "telemetry"]
                     .map(str::to_owned)
-                    .into(),
+                    .to_vec(),
                 boot_id,
             },
             session: Uuid::nil(),
@@ -81,6 +82,13 @@ impl Speech {
         self.root.robot_inbox(&self.robot_id)
     }
 
+    /// Where emergency stops come.
+    pub(super) fn estop_topic(&self) -> String {
+        self.root
+            .to_robot(&self.robot_id, ToRobot::Estop)
+            .to_string()
+    }
+
     /// A new session: topic and payload of its will.
     pub(super) fn begin_session(&mut self) -> (String, Vec<u8>) {
         self.session = Uuid::new_v4();
@@ -101,8 +109,14 @@ impl Speech {
     }
 
     pub(super) fn factsheet(&mut self, link: Option<&Link>) -> bool {
-        let (factsheet, sheet) = (FromRobot::Factsheet, self.factsheet.clone());
-        self.say(link, factsheet, MessageType::Factsheet, sheet)
+        let sheet = self.factsheet.clone();
+        self.say(link, FromRobot::Factsheet, MessageType::Factsheet, sheet)
+    }
+
+    /// How far the command `id` is.
+    pub(super) fn command(&mut self, link: Option<&Link>, id: Name, status: CommandStatus) -> bool {
+        let topic = FromRobot::Command(id);
+        self.say(link, topic, MessageType::Response, status)
     }
 
     /// OFFLINE, then the end of the connection.
@@ -168,7 +182,9 @@ impl Speech {
         };
         let delivery = match from {
             FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
-            FromRobot::Events | FromRobot::Backlog => Delivery::Acknowledged,
+            FromRobot::Events | FromRobot::Backlog | FromRobot::Command(_) => {
+                Delivery::Acknowledged
+            }
             _ => Delivery::Once,
         };
         let (topic, payload) = self.wrap(from, message_type, payload);

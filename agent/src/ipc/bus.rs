@@ -1,5 +1,5 @@
-//! What subscribers on the socket are told. The driver publishes, every caller that subscribed gets the
-//! line; nobody waits for anybody.
+//! What subscribers on the socket are told. The driver publishes states, emergency stops are published where
+//! they are read from the relay; every caller that subscribed gets the line; nobody waits for anybody.
 
 use std::sync::Arc;
 
@@ -35,57 +35,81 @@ impl Topic {
 
 /// Carries lines to all subscribers. Clones are the same bus.
 #[derive(Debug, Clone)]
-pub struct Bus(broadcast::Sender<(Topic, Line)>);
+pub struct Bus {
+    state: broadcast::Sender<Line>,
+    control: broadcast::Sender<Line>,
+}
 
 impl Default for Bus {
     fn default() -> Self {
-        Self(broadcast::Sender::new(BACKLOG))
+        Self {
+            state: broadcast::Sender::new(BACKLOG),
+            control: broadcast::Sender::new(BACKLOG),
+        }
     }
 }
 
 impl Bus {
-    /// Tells all subscribers of `topic`. Never waits. Says how many callers subscribed to anything.
-    pub fn publish(&self, topic: Topic, line: impl Into<Line>) -> usize {
-        self.0.send((topic, line.into())).unwrap_or(0)
-    }
-
-    /// Whether anybody subscribed to anything; if not, no line need be made.
-    #[must_use]
-    pub fn is_heard(&self) -> bool {
-        self.0.receiver_count() > 0
-    }
-
-    pub(super) fn subscribe(&self, topics: Vec<Topic>) -> Subscription {
-        Subscription {
-            receiver: self.0.subscribe(),
-            topics,
+    fn topic(&self, topic: Topic) -> &broadcast::Sender<Line> {
+        match topic {
+            Topic::State => &self.state,
+            Topic::Control => &self.control,
         }
+    }
+
+    /// Tells all subscribers of `topic`. Never waits. Says how many there are.
+    pub fn publish(&self, topic: Topic, line: impl Into<Line>) -> usize {
+        self.topic(topic).send(line.into()).unwrap_or(0)
+    }
+
+    /// Whether anybody subscribed to `topic`; if not, no line need be made.
+    #[must_use]
+    pub fn is_heard(&self, topic: Topic) -> bool {
+        self.topic(topic).receiver_count() > 0
+    }
+
+    /// Hears these topics from now on.
+    #[must_use]
+    pub fn subscribe(&self, topics: &[Topic]) -> Subscription {
+        let mut subscription = Subscription::default();
+        subscription.add(self, topics);
+        subscription
     }
 }
 
 /// One caller's ears.
-pub(super) struct Subscription {
-    receiver: broadcast::Receiver<(Topic, Line)>,
-    topics: Vec<Topic>,
+#[derive(Debug, Default)]
+pub struct Subscription {
+    state: Option<broadcast::Receiver<Line>>,
+    control: Option<broadcast::Receiver<Line>>,
 }
 
 impl Subscription {
-    /// The next line; `None` when the caller has fallen behind, or the agent ends. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Line> {
-        loop {
-            match self.receiver.recv().await {
-                Ok((topic, line)) if self.topics.contains(&topic) => return Some(line),
-                Ok(_) => {}
-                Err(_) => return None,
-            }
+    /// The next line, control first; `None` when the caller has fallen behind, or the agent ends.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Line> {
+        tokio::select! {
+            biased;
+            line = next(&mut self.control) => line,
+            line = next(&mut self.state) => line,
         }
     }
 
-    pub(super) fn add(&mut self, topics: &[Topic]) {
+    /// Hears these as well.
+    pub(super) fn add(&mut self, bus: &Bus, topics: &[Topic]) {
         for topic in topics {
-            if !self.topics.contains(topic) {
-                self.topics.push(*topic);
-            }
+            let ear = match topic {
+                Topic::State => &mut self.state,
+                Topic::Control => &mut self.control,
+            };
+            ear.get_or_insert_with(|| bus.topic(*topic).subscribe());
         }
+    }
+}
+
+async fn next(ear: &mut Option<broadcast::Receiver<Line>>) -> Option<Line> {
+    match ear {
+        Some(ear) => ear.recv().await.ok(),
+        None => std::future::pending().await,
     }
 }

@@ -189,8 +189,8 @@ impl Door {
         if let Request::Subscribe(topics) = &request {
             // Before the driver is asked for the state: no change is missed.
             match subscription {
-                Some(subscription) => subscription.add(topics),
-                None => *subscription = Some(self.bus.subscribe(topics.clone())),
+                Some(subscription) => subscription.add(&self.bus, topics),
+                None => *subscription = Some(self.bus.subscribe(topics)),
             }
         }
         let stopping = || io::Error::from(io::ErrorKind::ConnectionAborted);

@@ -13,8 +13,8 @@ use std::process::Command;
 
 use lekiwi_protocol::profile::{Overlay, Python};
 
-use super::program::ProgramError;
 use super::steps::{CARD, StepError, Workshop, file, with_ending};
+use crate::program::ProgramError;
 use crate::storage::write_atomically;
 
 /// Does the whole step.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use lekiwi_agent_core::setup::Action;
 use lekiwi_protocol::profile::Unit;
 
-use super::program::{Limits, ProgramError, Stop, run};
 use super::{accounts, python};
+use crate::program::{Limits, ProgramError, Stop, run};
 use crate::storage::write_atomically;
 
 /// Packages, wheels and overlays that a line without internet puts on the card.

@@ -8,10 +8,10 @@ use lekiwi_agent_core::setup::Saying;
 use lekiwi_protocol::message::kind;
 use serde_json::json;
 
-use super::program::Stop;
 use crate::clock;
 use crate::driver::chain;
 use crate::ipc::{self, Report};
+use crate::program::Stop;
 
 /// Most reports that wait; the oldest progress goes first.
 const MOST: usize = 64;

@@ -30,6 +30,10 @@ impl Process {
         self.signal(Signal::SIGTERM);
     }
 
+    pub(crate) fn try_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         let mut status = None;
         let child = &mut self.0;
@@ -260,6 +264,14 @@ impl Ears {
             payload["state"] == state
         })
         .await
+    }
+
+    /// Says something to the robot, as the relay would.
+    pub(crate) fn publish(&self, to: &str, payload: impl Into<Vec<u8>>) {
+        let topic = format!("fleet/v1/default/robots/kiwi-01/to/{to}");
+        self.client
+            .try_publish(topic, QoS::AtMostOnce, false, payload.into())
+            .unwrap();
     }
 
     pub(crate) fn forget(&self) {

@@ -3,6 +3,7 @@
 
 mod broker;
 mod doctor;
+mod commands;
 mod enrolment;
 mod health;
 mod local;

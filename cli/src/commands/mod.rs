@@ -1,5 +1,6 @@
 //! What each command does: ask the relay, show the answer.
 
+mod command;
 mod consumer;
 mod discover;
 mod session;
@@ -61,6 +62,11 @@ pub(crate) async fn run(
                 ui.line(show::standing(&robot))
             }
         }
+        Command::Send(arguments) => command::send(&Relay::of(environment)?, arguments, ui).await,
+        Command::Commands(arguments) => {
+            command::list(&Relay::of(environment)?, &arguments, ui).await
+        }
+        Command::Estop(arguments) => command::estop(Relay::of(environment)?, arguments, ui).await,
         Command::Events(Events { id, limit, output }) => {
             let page = Relay::of(environment)?.events(&id, limit).await?;
             if output.json {

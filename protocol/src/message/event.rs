@@ -126,6 +126,20 @@ pub mod kind {
     pub const RESUMED: &str = "robot.resumed";
     /// An older system's agent on this robot said something new: mode, status, task. By the robot.
     pub const LEGACY_CHANGED: &str = "legacy.changed";
+    /// Somebody asked for something: the data is the [`super::Command`]. By the relay.
+    pub const COMMAND_REQUESTED: &str = "command.requested";
+    /// The robot has it on its disk: `id`, `op`. By the relay.
+    pub const COMMAND_ACCEPTED: &str = "command.accepted";
+    /// It has begun: `id`, `op`. By the relay.
+    pub const COMMAND_RUNNING: &str = "command.running";
+    /// It is done: `id`, `op`, `result`. By the relay.
+    pub const COMMAND_SUCCESSFUL: &str = "command.successful";
+    /// It is not done, or it is not known whether it is: `id`, `op`, `reason`. By the relay.
+    pub const COMMAND_FAILED: &str = "command.failed";
+    /// An emergency stop came: `id`, `by`, `listeners` that were told, `action` that began. By the robot.
+    pub const ESTOP_RECEIVED: &str = "estop.received";
+    /// The stop action has ended: `id`, and `reason` where it did not end well. By the robot.
+    pub const ESTOP_DONE: &str = "estop.done";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
     /// Late telemetry was thinned out or grew too old: see [`super::Thinned`]. By the robot.

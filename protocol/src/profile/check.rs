@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::limits::MAX_TELEOP_PORTS;
 
 use super::{
-    Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise, Unit,
+    Action, Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise, Unit,
     VERSION,
 };
 
@@ -13,9 +13,12 @@ use super::{
 const SERVO_IDS: std::ops::RangeInclusive<u8> = 1..=253;
 
 /// What is wrong with a value: the rest of its key's path, and the reason.
-type Complaint = (String, String);
+pub(super) type Complaint = (String, String);
 
-fn complain<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, Complaint> {
+pub(super) fn complain<T>(
+    key: impl Into<String>,
+    reason: impl Into<String>,
+) -> Result<T, Complaint> {
     Err((key.into(), reason.into()))
 }
 
@@ -73,6 +76,19 @@ impl Profile {
                 "teleop.ports",
                 format!("expected at most {MAX_TELEOP_PORTS} ports, got {ports}"),
             );
+        }
+        each("actions", &self.actions, Action::rules)?;
+        let mut names = BTreeSet::new();
+        for (index, action) in self.actions.iter().enumerate() {
+            if !names.insert(&action.name) {
+                return complain(
+                    format!("actions[{index}].name"),
+                    format!("expected each name once, got {:?} again", action.name),
+                );
+            }
+        }
+        if let Some(stop) = &self.stop {
+            stop.rules().map_err(below("stop"))?;
         }
         let mut ports = BTreeSet::new();
         for (index, port) in self.teleop.ports.iter().enumerate() {
@@ -355,14 +371,14 @@ fn each<T>(
 }
 
 /// Puts `key` before the path of a complaint.
-fn below(key: &str) -> impl Fn(Complaint) -> Complaint {
+pub(super) fn below(key: &str) -> impl Fn(Complaint) -> Complaint {
     move |(rest, reason)| match rest.as_str() {
         "" => (key.to_owned(), reason),
         rest => (format!("{key}.{rest}"), reason),
     }
 }
 
-fn absolute(key: &str, path: &str) -> Result<(), Complaint> {
+pub(super) fn absolute(key: &str, path: &str) -> Result<(), Complaint> {
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     let rest = path.strip_prefix('/');
     if rest.is_some_and(|rest| rest.split('/').all(plain)) {

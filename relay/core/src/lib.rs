@@ -2,7 +2,9 @@
 //! runtime, no clock; `relay/src/ingest.rs` feeds it and carries its outputs out.
 //!
 //! * [`fleet::Fleet`] is the picture of all robots, with the rules of presence.
+//! * [`commands::Commands`] is the queue of what robots are told to do.
 
+pub mod commands;
 pub mod fleet;
 mod robot;
 

@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use lekiwi_protocol::{RobotId, Timestamp};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::problem::{Failure, Kind};
 
@@ -122,7 +123,7 @@ pub struct Robot(pub RobotId);
 impl<S: Send + Sync> FromRequestParts<S> for Robot {
     type Rejection = Failure;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let text = path_id(parts, state).await;
+        let text = path_level(parts, state, "id").await;
         RobotId::new(&text)
             .map(Self)
             .map_err(|error| Failure::new(Kind::RobotUnknown, error.to_string()))
@@ -136,11 +137,28 @@ pub struct Id(pub String);
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Failure;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        Ok(Self(path_id(parts, state).await))
+        Ok(Self(path_level(parts, state, "id").await))
     }
 }
 
-async fn path_id<S: Send + Sync>(parts: &mut Parts, state: &S) -> String {
+/// The `{cmd}` of a command's route.
+#[derive(Debug)]
+pub struct Cmd(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Cmd {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = path_level(parts, state, "cmd").await;
+        text.parse().map(Self).map_err(|_| {
+            Failure::new(
+                Kind::CommandUnknown,
+                format!("expected a command's id, a uuid, got {}", cut(&text)),
+            )
+        })
+    }
+}
+
+async fn path_level<S: Send + Sync>(parts: &mut Parts, state: &S, level: &str) -> String {
     // Broken percent-encoding is refused here and ends as an unknown id.
     RawPathParams::from_request_parts(parts, state)
         .await
@@ -148,7 +166,7 @@ async fn path_id<S: Send + Sync>(parts: &mut Parts, state: &S) -> String {
         .and_then(|params| {
             params
                 .iter()
-                .find(|(name, _)| *name == "id")
+                .find(|(name, _)| *name == level)
                 .map(|(_, value)| value.to_owned())
         })
         .unwrap_or_default()

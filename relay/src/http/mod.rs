@@ -7,6 +7,7 @@
 //! The rest is a module of handlers per subject. Handlers never wait for the store's writer to read.
 
 pub mod auth;
+mod commands;
 mod consumers;
 mod dashboard;
 mod discovered;

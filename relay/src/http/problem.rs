@@ -62,6 +62,14 @@ kinds! {
     RobotUnknown = "robot-unknown", NOT_FOUND, "Unknown robot";
     /// The robot was rejected, and cannot be approved.
     RobotRejected = "robot-rejected", CONFLICT, "Robot was rejected";
+    /// The robot does not take part, so that it takes no commands.
+    RobotNotRegistered = "robot-not-registered", CONFLICT, "Robot is not registered";
+    /// The robot's agent knows no commands.
+    CommandsUnsupported = "commands-unsupported", CONFLICT, "Robot takes no commands";
+    /// Too many commands of the robot have not ended.
+    TooManyCommands = "too-many-commands", CONFLICT, "Too many commands";
+    /// No such command.
+    CommandUnknown = "command-unknown", NOT_FOUND, "Unknown command";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// The route exists, the method does not.

@@ -6,8 +6,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::App;
 use super::{
-    consumers, dashboard, discovered, est, events, health, live, login, openapi, refused, robots,
-    session, telemetry, tokens,
+    commands, consumers, dashboard, discovered, est, events, health, live, login, openapi, refused,
+    robots, session, telemetry, tokens,
 };
 
 /// Who may use a route.
@@ -73,6 +73,10 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/api/v1/robots/{id}/telemetry",     Read,   || get(telemetry::of_robot)),
     route(Method::POST,   "/api/v1/robots/{id}/approve",       Admin,  || post(robots::approve)),
     route(Method::POST,   "/api/v1/robots/{id}/reject",        Admin,  || post(robots::reject)),
+    route(Method::GET,    "/api/v1/robots/{id}/commands",      Read,   || get(commands::list)),
+    route(Method::POST,   "/api/v1/robots/{id}/commands",      Admin,  || post(commands::create)),
+    route(Method::GET,    "/api/v1/robots/{id}/commands/{cmd}", Read,  || get(commands::one)),
+    route(Method::POST,   "/api/v1/robots/{id}/estop",         Admin,  || post(commands::estop)),
     route(Method::GET,    "/api/v1/stream",                    Read,   || get(live::stream)),
     route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
 

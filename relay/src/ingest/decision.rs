@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use lekiwi_protocol::api::{Claim, RobotView};
-use lekiwi_protocol::message::kind;
+use lekiwi_protocol::message::{Command, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUEUE: usize = 64;
 
 /// What a person decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// The robot takes part, under this profile where one is named.
     Approve {
@@ -28,6 +28,8 @@ pub enum Decision {
     },
     /// The robot is turned away.
     Reject,
+    /// The robot is told to do something.
+    Command(Command),
 }
 
 /// Why a decision did not come into effect.
@@ -123,6 +125,8 @@ impl Ingest {
                 let data = serde_json::json!({ "by": by, "profile": profile, "seen": seen });
                 (kind::APPROVED, data)
             }
+            // String keys and JSON values always become JSON.
+            Decision::Command(command) => (kind::COMMAND_REQUESTED, serde_json::json!(command)),
             Decision::Reject => (kind::REJECTED, serde_json::json!({ "by": by })),
         };
         let now = Timestamp::from_ms(clock::now_ms());

@@ -7,8 +7,7 @@ use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::{Enrolment, Input as Heard};
 use serde::Deserialize;
 
-use super::OWN_SOURCE;
-use crate::store::records::{Commit, StoredEvent};
+use crate::store::records::{Commit, OWN_SOURCE, StoredEvent};
 
 /// What the relay's own events about robots say; each kind has some of it.
 #[derive(Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@
 //! Invariants: an event is reported in a [`Commit`] only when it is on disk; (source, stream, seq) is
 //! in the log at most once; the queue is bounded in bytes, and what does not fit is handed back.
 
+mod commands;
 mod identity;
 mod reader;
 pub mod records;

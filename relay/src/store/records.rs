@@ -8,6 +8,9 @@ use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::SeqRange;
 use uuid::Uuid;
 
+/// Start of the source of events that a relay makes. No robot's id has a colon.
+pub const OWN_SOURCE: &str = "relay:";
+
 /// An event on its way into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {

@@ -13,6 +13,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
+use super::commands::project;
 use super::records::{
     Ack, Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot, StoredEvent,
 };
@@ -426,8 +427,10 @@ fn insert_events(
             event.metadata,
         ])?;
         if new == 1 {
+            let position = connection.last_insert_rowid() as u64;
+            project(connection, event)?;
             commit.events.push(StoredEvent {
-                position: connection.last_insert_rowid() as u64,
+                position,
                 event: event.clone(),
             });
         }

@@ -131,6 +131,8 @@ pub(super) const AGENT: Program = Program {
         "lekiwi-scrub.path",
         "lekiwi-setup.service",
         "lekiwi-setup.path",
+        "lekiwi-privileged.service",
+        "lekiwi-privileged.path",
     ],
     is_service: true,
     has_image: true,

@@ -1,5 +1,6 @@
-//! Runs one external program at a time: with its output kept for the reason of a failure, and limits on
-//! its whole time and on its silence. Its own process group goes with it when it is stopped.
+//! Runs external programs: with the end of their output kept, and limits on their whole time and on their
+//! silence. A program's process group goes with it when it is stopped or given up. Used by the setup and
+//! by commands.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why a program did not do what it should.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProgramError {
+pub(crate) enum ProgramError {
     /// It cannot be started.
     #[error("expected the program {name}")]
     Start {
@@ -54,25 +55,24 @@ pub(super) enum ProgramError {
         /// The end of its output, after a colon.
         tail: String,
     },
-    /// The setup was asked to stop.
+    /// This process was asked to stop.
     #[error("stopped by a signal")]
     Stopped,
 }
 
 /// How long a program may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// In all.
-    pub(super) total: Duration,
+    pub(crate) total: Duration,
     /// Without saying anything.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
 }
 
 /// SIGTERM and SIGINT, from when it is made.
 #[derive(Debug)]
-pub(super) struct Stop {
-    terminate: Signals,
-    interrupt: Signals,
+pub(crate) struct Stop {
+    signals: Option<(Signals, Signals)>,
     asked: bool,
 }
 
@@ -81,27 +81,41 @@ impl Stop {
     ///
     /// # Errors
     /// When signals cannot be caught.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            signals: Some((
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            )),
             asked: false,
         })
     }
 
-    /// Returns once one came. Cancel-safe.
-    pub(super) async fn asked(&mut self) {
-        if !self.asked {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-            self.asked = true;
+    /// Asked by nobody: whoever waits gives up by dropping what it waits for.
+    pub(crate) fn never() -> Self {
+        Self {
+            signals: None,
+            asked: false,
         }
     }
 
+    /// Returns once one came. Cancel-safe.
+    pub(crate) async fn asked(&mut self) {
+        if self.asked {
+            return;
+        }
+        let Some((terminate, interrupt)) = &mut self.signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        self.asked = true;
+    }
+
     /// Sleeps; says whether it was cut short by a signal.
-    pub(super) async fn during(&mut self, pause: Duration) -> bool {
+    pub(crate) async fn during(&mut self, pause: Duration) -> bool {
         tokio::time::timeout(pause, self.asked()).await.is_ok()
     }
 }
@@ -119,6 +133,14 @@ impl Tail {
 
     /// The last lines in one, after a colon; nothing when there was no output.
     fn text(&self) -> String {
+        match self.lines() {
+            lines if lines.is_empty() => lines,
+            lines => format!(": {lines}"),
+        }
+    }
+
+    /// The last lines in one.
+    fn lines(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
         let clean = |line: &str| {
             // A progress bar draws over itself: what stands is what was drawn last.
@@ -135,12 +157,7 @@ impl Tail {
             .map(clean)
             .filter(|line| !line.is_empty())
             .collect();
-        let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        if last.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", last.join(" / "))
-        }
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join(" / ")
     }
 }
 
@@ -148,62 +165,131 @@ impl Tail {
 ///
 /// # Errors
 /// When it cannot be started, fails, takes too long, or `stop` was asked for meanwhile.
-pub(super) async fn run(
+pub(crate) async fn run(
     command: Command,
     limits: Limits,
     stop: &mut Stop,
 ) -> Result<(), ProgramError> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let line = line_of(&command);
-    log::info!("{line}");
-    let start = |source| ProgramError::Start {
-        name: name.clone(),
-        source,
-    };
-    // Before the program starts, so that its end is not missed.
-    let mut ended = signal(SignalKind::child()).map_err(start)?;
-    let (mut child, mut output) = spawn(command).map_err(start)?;
-    let mut tail = Tail::default();
-    let mut open = true;
-    let mut chunk = [0; 4096];
-    let deadline = clock::now() + limits.total;
-    let mut quiet = clock::now() + limits.silence;
-    loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            // A daemon that it left behind may keep the pipe open: what is there is all that is read, asked
-            // of the system itself, since the runtime may not have heard of it yet.
-            while let Ok(count @ 1..) = nix::unistd::read(&output, &mut chunk) {
-                tail.push(&chunk[..count]);
-            }
-            if status.success() {
-                return Ok(());
-            }
-            let tail = tail.text();
-            return Err(ProgramError::Failed { line, status, tail });
+    Running::start(command)?.end(limits, stop).await.map(drop)
+}
+
+/// A program that runs; it ends, with all that it started, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    line: String,
+    child: Child,
+    output: Receiver,
+    ended: Signals,
+    is_over: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            signal_group(&self.child, Signal::SIGKILL);
+            let _ = self.child.wait();
         }
-        tokio::select! {
-            read = output.read(&mut chunk), if open => match read {
-                Ok(count @ 1..) => {
+    }
+}
+
+impl Running {
+    /// Starts `command` at once.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(command: Command) -> Result<Self, ProgramError> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let line = line_of(&command);
+        log::info!("{line}");
+        let failed = |source| ProgramError::Start {
+            name: name.clone(),
+            source,
+        };
+        // Before the program starts, so that its end is not missed.
+        let ended = signal(SignalKind::child()).map_err(failed)?;
+        let (child, output) = spawn(command).map_err(failed)?;
+        Ok(Self {
+            line,
+            child,
+            output,
+            ended,
+            is_over: false,
+        })
+    }
+
+    /// Waits for its end; the end of its output, in one line.
+    ///
+    /// # Errors
+    /// When it fails, takes too long, or `stop` was asked for meanwhile.
+    pub(crate) async fn end(
+        mut self,
+        limits: Limits,
+        stop: &mut Stop,
+    ) -> Result<String, ProgramError> {
+        let line = self.line.clone();
+        let mut tail = Tail::default();
+        let mut open = true;
+        let mut chunk = [0; 4096];
+        let deadline = clock::now() + limits.total;
+        let mut quiet = clock::now() + limits.silence;
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                self.is_over = true;
+                // A daemon that it left behind may keep the pipe open: what is there is all that is read, asked
+                // of the system itself, since the runtime may not have heard of it yet.
+                while let Ok(count @ 1..) = nix::unistd::read(&self.output, &mut chunk) {
                     tail.push(&chunk[..count]);
-                    quiet = clock::now() + limits.silence;
                 }
-                _ => open = false,
-            },
-            _ = ended.recv() => {}
-            () = stop.asked() => {
-                end(&mut child).await;
-                return Err(ProgramError::Stopped);
+                if status.success() {
+                    return Ok(tail.lines());
+                }
+                let tail = tail.text();
+                return Err(ProgramError::Failed { line, status, tail });
             }
-            () = tokio::time::sleep_until(deadline.min(quiet).into()) => {
-                end(&mut child).await;
-                let limit = if deadline <= quiet {
-                    format!("within {} s", limits.total.as_secs())
-                } else {
-                    format!("or to say something within {} s", limits.silence.as_secs())
-                };
-                return Err(ProgramError::Late { line, limit, tail: tail.text() });
+            tokio::select! {
+                read = self.output.read(&mut chunk), if open => match read {
+                    Ok(count @ 1..) => {
+                        tail.push(&chunk[..count]);
+                        quiet = clock::now() + limits.silence;
+                    }
+                    _ => open = false,
+                },
+                _ = self.ended.recv() => {}
+                () = stop.asked() => {
+                    self.stop().await;
+                    return Err(ProgramError::Stopped);
+                }
+                () = tokio::time::sleep_until(deadline.min(quiet).into()) => {
+                    self.stop().await;
+                    let limit = if deadline <= quiet {
+                        format!("within {} s", limits.total.as_secs())
+                    } else {
+                        format!("or to say something within {} s", limits.silence.as_secs())
+                    };
+                    return Err(ProgramError::Late { line, limit, tail: tail.text() });
+                }
             }
         }
+    }
+
+    /// Ends the program and what it started.
+    async fn stop(&mut self) {
+        signal_group(&self.child, Signal::SIGTERM);
+        let patience = clock::now() + LAST_WORDS;
+        while clock::now() < patience {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                self.is_over = true;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // What is left goes with the drop.
+    }
+}
+
+fn signal_group(child: &Child, signal: Signal) {
+    if let Ok(id) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(id), signal);
     }
 }
 
@@ -217,23 +303,6 @@ fn spawn(mut command: Command) -> io::Result<(Child, Receiver)> {
     let output = Receiver::from_owned_fd(OwnedFd::from(reader))?;
     // Our copies of the writing end go with the command, after this.
     Ok((command.spawn()?, output))
-}
-
-/// Ends the program and what it started.
-async fn end(child: &mut Child) {
-    let Ok(id) = i32::try_from(child.id()) else {
-        return;
-    };
-    let _ = killpg(Pid::from_raw(id), Signal::SIGTERM);
-    let patience = clock::now() + LAST_WORDS;
-    while clock::now() < patience {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-    let _ = child.wait();
 }
 
 fn line_of(command: &Command) -> String {
