@@ -7,12 +7,16 @@
 //! * [`debounce`]: when a metric is worth a message, and when it is an alert.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
+//! * [`endpoints`]: which of several ways to the relay is taken.
+//! * [`settle`]: when a burst of changes is over.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 
 pub mod debounce;
+pub mod endpoints;
 pub mod feetech;
 pub mod hardware;
 pub mod health;
 pub mod lifecycle;
 pub mod outbox;
+pub mod settle;
 pub mod setup;
