@@ -6,6 +6,7 @@ mod registration;
 mod report;
 mod speech;
 mod start;
+mod uplink;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,9 +31,9 @@ use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::hardware;
 use crate::health::Monitor;
-use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
+use crate::identity::{EnrolError, Enrolled, Enrolment, enrol};
 use crate::ipc;
-use crate::link::{Link, LinkEvent, Opening};
+use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::outbox::{Limit, Outbox};
 use crate::telemetry::Sampler;
@@ -40,6 +41,7 @@ use health::next_found;
 use report::describe;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
+use uplink::Uplink;
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
@@ -56,6 +58,7 @@ struct Driver {
     outbox: Outbox,
     speech: Speech,
     discovery: Option<Discovery>,
+    uplink: Uplink,
     link: Option<Link>,
     /// The relay refuses the certificate, and there is a token for another one.
     is_revoked: bool,
@@ -96,6 +99,7 @@ pub async fn run(config: Config, root: &Path, _lock: &Lock) -> Result<(), StartE
         let wake = tokio::time::sleep_until(driver.next_wake().into());
         tokio::select! {
             event = next_event(&mut driver.link) => driver.link_event(event),
+            notice = driver.uplink.next() => driver.notice(notice),
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
             Some(question) = asked.recv() => driver.answer(question),
             found = next_found(&mut driver.monitor) => driver.looked(found),
@@ -185,6 +189,7 @@ impl Driver {
             sampler: Sampler::default(),
             network: machine.network(),
             window: Window::new(),
+            uplink: Uplink::new(&config.relay),
             link: None,
             is_revoked: false,
             enrolling: None,
@@ -219,7 +224,7 @@ impl Driver {
         log::info!(
             "lekiwi-agent {version} of robot {} starts, relay {}",
             self.config.robot_id,
-            self.config.relay.mqtt
+            self.uplink.address()
         );
         notify(&[NotifyState::Ready]);
         self.look_at_network();
@@ -230,36 +235,6 @@ impl Driver {
     fn input(&mut self, input: Input) {
         let mut random = || getrandom::u64().unwrap_or(u64::MAX / 2);
         self.lifecycle.handle(clock::now(), input, &mut random);
-    }
-
-    fn link_event(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Up => {
-                // The certificate is a good one: no token is needed any more.
-                remove_token(&self.enrolment);
-                self.online_since = Some(clock::wall());
-                self.last_error = None;
-                self.input(Input::Connected);
-            }
-            LinkEvent::Message { topic, payload } => self.message(&topic, &payload),
-            LinkEvent::Left => {
-                self.link = None;
-                self.input(Input::GoodbyeSaid);
-            }
-            LinkEvent::Down(error) => {
-                let was_up = self.online_since.take().is_some();
-                self.complain(&chain(&error));
-                self.link = None;
-                self.window.link_down();
-                // Rejected, and wanted back: somebody put a token there.
-                self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
-                self.input(match was_up {
-                    true => Input::Lost,
-                    false if self.is_revoked => Input::NotEnrolled,
-                    false => Input::Refused,
-                });
-            }
-        }
     }
 
     fn enrolled(&mut self, result: Option<Result<Enrolled, EnrolError>>) {
@@ -354,6 +329,7 @@ impl Driver {
             self.look_at_setup(now);
         }
         self.look_after_health(now);
+        self.look_after_uplink(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -378,19 +354,12 @@ impl Driver {
         for (name, value) in self.sampler.sample(now) {
             self.debouncer.observe(now, name, value);
         }
+        self.look_for_network();
         while let Some(alert) = self.debouncer.poll_alert() {
             let (kind, data) = describe(&alert);
             log::warn!("{kind}: {data}");
             self.event(kind, data);
         }
-        if !self.is_online() {
-            self.look_at_network();
-        }
-    }
-
-    fn look_at_network(&mut self) {
-        let up = self.config.relay.mqtt.is_loopback() || machine::has_network();
-        self.input(Input::Network(up));
     }
 
     fn next_wake(&self) -> Instant {
@@ -401,6 +370,7 @@ impl Driver {
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
             self.window.poll_timeout(),
+            self.uplink.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.debouncer.poll_timeout().filter(|_| online),
             Some(self.next_heartbeat).filter(|_| online),
@@ -460,40 +430,6 @@ impl Driver {
         if let Some(discovery) = &mut self.discovery {
             discovery.say_registered(registered);
         }
-    }
-
-    fn connect(&mut self) {
-        let now = self.floor.certificate_time();
-        let Config {
-            robot_id, relay, ..
-        } = &self.config;
-        let identity = self
-            .enrolment
-            .store
-            .load(robot_id, relay.ca_fingerprint, now);
-        let tls = match identity
-            .as_ref()
-            .map(|identity: &Identity| identity.tls(now))
-        {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                self.complain(&chain(&error));
-                return self.input(Input::NotEnrolled);
-            }
-            Err(error) => {
-                self.complain(&chain(error));
-                self.not_after = None;
-                return self.input(Input::NotEnrolled);
-            }
-        };
-        let will = self.speech.begin_session();
-        self.link = Some(Link::open(Opening {
-            client_id: self.config.robot_id.to_string(),
-            address: self.config.relay.mqtt.clone(),
-            tls,
-            will,
-            inbox: self.speech.inbox(),
-        }));
     }
 
     fn announce(&mut self) {

@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod discovery;
 pub mod driver;
 pub mod exit;

@@ -49,13 +49,8 @@ fn the_shipped_file_says_what_the_defaults_are() {
         (config.profile, config.profiles_dir, config.hardware),
         (defaults.profile, defaults.profiles_dir, defaults.hardware)
     );
-    assert_eq!(
-        config.relay.mqtt,
-        Address {
-            host: "relay.example".to_owned(),
-            port: 8883
-        }
-    );
+    assert_eq!(config.relay.endpoints, defaults.relay.endpoints);
+    assert_eq!(config.relay.fail_back, defaults.relay.fail_back);
 }
 
 #[test]
@@ -66,7 +61,58 @@ fn the_host_name_is_the_default_id() {
         (config.org.as_str(), &config.profile),
         ("default", &ProfileChoice::Auto)
     );
-    assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
+    assert_eq!(
+        ways(&config),
+        ["relay.example:8883 0", "relay.example:8443 last resort"]
+    );
+    assert_eq!(config.relay.proxy, None);
+}
+
+fn ways(config: &Config) -> Vec<String> {
+    let way = |endpoint: &Endpoint| match endpoint.rank.last_resort {
+        true => format!("{} last resort", endpoint.mqtt),
+        false => format!("{} {}", endpoint.mqtt, endpoint.rank.preference),
+    };
+    config.relay.endpoints.iter().map(way).collect()
+}
+
+fn relay(more: &str) -> String {
+    minimal("").replace("\n  ca_", &format!("\n  {more}\n  ca_"))
+}
+
+#[test]
+fn ways_to_the_relay_are_listed_or_one_and_end_with_https() {
+    let several = "endpoints: [{mqtt: 'mqtts://a', preference: 2}, {mqtt: 'mqtts://b:443'}]";
+    let cases = [
+        (
+            "mqtt: mqtts://a:1",
+            &["a:1 0", "relay.example:8443 last resort"][..],
+        ),
+        (
+            several,
+            &["a:8883 2", "b:443 0", "relay.example:8443 last resort"],
+        ),
+        ("mqtt: mqtts://a\n  last_resort: false", &["a:8883 0"]),
+        (
+            "mqtt: mqtts://relay.example:8443",
+            &["relay.example:8443 0"],
+        ),
+    ];
+    for (more, expected) in cases {
+        assert_eq!(ways(&read(&relay(more), &[]).unwrap().config), expected);
+    }
+    let variables = [
+        ("LEKIWI_RELAY_PROXY", "http://proxy.example:8080"),
+        ("LEKIWI_RELAY_LAST_RESORT", "false"),
+        ("LEKIWI_RELAY_FAIL_BACK_S", "60"),
+    ];
+    let config = read(&minimal(""), &variables).unwrap().config;
+    assert_eq!(ways(&config), ["relay.example:8883 0"]);
+    assert_eq!(config.relay.fail_back, Duration::from_secs(60));
+    assert_eq!(
+        config.relay.proxy.map(|proxy| proxy.to_string()).as_deref(),
+        Some("proxy.example:8080")
+    );
 }
 
 #[test]
@@ -200,6 +246,36 @@ fn every_wrong_file_says_where_and_what_was_expected() {
             minimal("").replace("sha256:", "sha1:"),
             "relay.ca_fingerprint in /etc/lekiwi/agent.yml: expected sha256: and 64 hex digits, got \
              \"sha1:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+        ),
+        (
+            relay("mqtt: mqtts://a\n  endpoints: [{mqtt: 'mqtts://b'}]"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected either relay.mqtt or relay.endpoints, got both",
+        ),
+        (
+            relay("endpoints: []"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected 1 to 8, got 0",
+        ),
+        (
+            relay("endpoints: [{mqtt: 'mqtts://b'}, {mqtt: 'mqtts://b:8883', preference: 1}]"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected each address once, got b:8883 again",
+        ),
+        (
+            relay("endpoints: [{preference: 1}]"),
+            "relay.endpoints.mqtt in /etc/lekiwi/agent.yml: expected mqtts://HOST:PORT with a name or IPv4 \
+             address, got \"\"",
+        ),
+        (
+            relay("endpoints: [{mqtt: 'mqtts://b', weight: 1}]"),
+            "unknown key \"weight\" at /etc/lekiwi/agent.yml:4:35, expected one of mqtt, preference",
+        ),
+        (
+            relay("proxy: socks://a"),
+            "relay.proxy in /etc/lekiwi/agent.yml: expected http://HOST:PORT with a name or IPv4 address, got \
+             \"socks://a\"",
+        ),
+        (
+            relay("fail_back_s: 1"),
+            "relay.fail_back_s in /etc/lekiwi/agent.yml: expected 5 to 86400 seconds, got 1",
         ),
         (
             minimal("state_dir: state\n"),
