@@ -184,6 +184,9 @@ impl Wire {
         out: &mut BytesMut,
     ) -> Result<Option<Heard>, SessionError> {
         loop {
+            if let Some(goodbye) = short_goodbye(came) {
+                return Err(goodbye);
+            }
             let packet = match Packet::read(came, Some(MAX_PACKET_BYTES)) {
                 Ok(packet) => packet,
                 Err(mqttbytes::Error::InsufficientBytes(_)) => return Ok(None),
@@ -314,6 +317,16 @@ impl Wire {
             }
         }
     }
+}
+
+/// A DISCONNECT without properties, whose length need not be said: the codec knows the long form only.
+fn short_goodbye(came: &[u8]) -> Option<SessionError> {
+    let reason = match came {
+        [0xE0, 0, ..] => Ok(DisconnectReasonCode::NormalDisconnection),
+        [0xE0, 1, reason, ..] => DisconnectReasonCode::try_from(*reason),
+        _ => return None,
+    };
+    Some(reason.map_or_else(SessionError::Malformed, SessionError::Dismissed))
 }
 
 #[cfg(test)]
