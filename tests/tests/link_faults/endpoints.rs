@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use lekiwi_agent::ipc::Status;
 use lekiwi_tests::harness::{Fault, FaultyProxy, Relay, program, target};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -108,6 +109,10 @@ async fn mqtt_comes_by_the_port_of_https_when_nothing_else_works() -> Result<()>
     Ok(())
 }
 
+fn said(status: &Status) -> &str {
+    status.last_error.as_deref().unwrap_or_default()
+}
+
 /// Somebody else's TLS server; counts what it is told.
 async fn imposter() -> Result<(String, Arc<AtomicU64>)> {
     let key = KeyPair::generate()?;
@@ -166,17 +171,17 @@ async fn another_certificate_is_refused_with_its_reason_and_told_nothing() -> Re
     mqtt.cut();
     let reason = format!(
         "expected a lasting connection to the broker at {}: expected a certificate of the pinned authority \
-         for 127.0.0.1: invalid peer certificate: UnknownIssuer",
+         for 127.0.0.1: invalid peer certificate: ",
         mqtt.address()
     );
     site.until("refusing", RECOVERY, |status| {
-        status.last_error.as_ref() == Some(&reason)
+        said(status).starts_with(&reason)
     })
     .await?;
     // By the last resort as well.
     let reason = reason.replace(&mqtt.address().to_string(), &theirs);
     site.until("refusing", Duration::from_secs(60), |status| {
-        status.last_error.as_ref() == Some(&reason)
+        said(status).starts_with(&reason)
     })
     .await?;
     ensure!(
