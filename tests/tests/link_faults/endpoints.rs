@@ -200,6 +200,7 @@ async fn a_session_that_is_resumed_saves_bytes() -> Result<()> {
     let relay = Relay::start()?;
     let proxy = FaultyProxy::start(relay.mqtt()).await?;
     let mut site = Site::behind(relay, &[&proxy], "last_resort: false").await?;
+    site.quiet().await?;
     let mut full = Vec::new();
     let mut resumed = Vec::new();
     for _ in 0..5 {
@@ -239,6 +240,8 @@ async fn connection_bytes(
         site.agent.restart()?;
     }
     site.connected(before, RECOVERY).await?;
+    // Birth, factsheet and state follow at once.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(proxy.bytes() - bytes)
 }
 

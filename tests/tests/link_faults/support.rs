@@ -124,17 +124,21 @@ impl Site {
         }
     }
 
-    /// Ends the stream of events, and compares the relay's log with what the robot numbered: every event
-    /// once, and in order. How many there were.
-    pub(crate) async fn nothing_lost(mut self) -> Result<u64> {
+    /// Ends the stream of events, and waits until all are acknowledged.
+    pub(crate) async fn quiet(&mut self) -> Result<Status> {
         self.reporter.abort();
         // What it asked last may still be under way inside the agent.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let status = self
-            .until("with an empty outbox", Duration::from_secs(120), |status| {
-                status.outbox.pending == 0
-            })
-            .await?;
+        self.until("with an empty outbox", Duration::from_secs(120), |status| {
+            status.outbox.pending == 0
+        })
+        .await
+    }
+
+    /// Ends the stream of events, and compares the relay's log with what the robot numbered: every event
+    /// once, and in order. How many there were.
+    pub(crate) async fn nothing_lost(mut self) -> Result<u64> {
+        let status = self.quiet().await?;
         let last = status.outbox.last_seq;
         let events = self.admin.events(&"kiwi-01".parse()?).await?;
         let own = events.iter().filter(|event| event.source == "kiwi-01");
