@@ -239,11 +239,10 @@ async fn tunnel(stream: &mut TcpStream, proxy: &Address, to: &Address) -> Result
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::Instant;
-
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::clock;
 
     fn address(host: &str, port: u16) -> Address {
         Address {
@@ -284,7 +283,7 @@ mod tests {
     async fn a_silent_address_costs_a_head_start() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let good = listener.local_addr().unwrap();
-        let started = Instant::now();
+        let started = clock::now();
         let stream = race(vec!["192.0.2.1:9".parse().unwrap(), good])
             .await
             .unwrap();
