@@ -180,11 +180,18 @@ impl Endpoints {
             self.look_at = Some(now + BUSY);
             return None;
         }
+        let rank = self.all[self.last?].rank;
+        let better = self.all.iter().filter(|one| one.rank < rank);
+        let first_failed = better.filter_map(|one| one.failed_at).min();
+        let order = self.order_of_better(now, rank);
+        let Some(index) = order.into_iter().next() else {
+            // All are open: the first to be half-open is looked at as soon as it is.
+            self.look_at = first_failed.map(|at| at + OPEN_FOR);
+            return None;
+        };
         self.look_at = Some(now + self.pause);
         self.pause = (self.pause * 2).min(MAX_PAUSE).max(self.fail_back);
-        let rank = self.all[self.last?].rank;
-        let order = self.order_of_better(now, rank);
-        order.into_iter().next()
+        Some(index)
     }
 
     /// When [`Self::handle_timeout`] may have something.

@@ -16,6 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use super::RECOVERY;
 use super::support::{Site, print, seconds};
 
+/// A circuit that opened, and everything after it.
+const OPEN: Duration = Duration::from_secs(120);
+
 /// Two ways to one relay.
 async fn two_ways(more: &str) -> Result<(FaultyProxy, FaultyProxy, Site)> {
     let relay = Relay::start()?;
@@ -44,14 +47,14 @@ async fn a_robot_falls_over_to_the_next_endpoint_and_back_to_the_better_one() ->
     better.cut();
     let over = by(&mut site, &worse, RECOVERY).await?;
     better.set(Fault::None);
-    let back = by(&mut site, &better, RECOVERY).await?;
+    let back = by(&mut site, &better, OPEN).await?;
 
     // A black hole is no refusal: it takes the patience of TLS or TCP.
     better.set(Fault::Silence);
-    let hole = by(&mut site, &worse, Duration::from_secs(60)).await?;
+    let hole = by(&mut site, &worse, OPEN).await?;
     better.set(Fault::None);
     better.cut();
-    by(&mut site, &better, Duration::from_secs(60)).await?;
+    by(&mut site, &better, OPEN).await?;
 
     // One that takes everybody and drops them soon does not win for ever.
     let flapping = async {
@@ -61,7 +64,7 @@ async fn a_robot_falls_over_to_the_next_endpoint_and_back_to_the_better_one() ->
         }
     };
     let stays = async {
-        let flaps = by(&mut site, &worse, Duration::from_secs(90)).await?;
+        let flaps = by(&mut site, &worse, OPEN).await?;
         let session = site.session().await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         ensure!(site.session().await == session, "expected it to stay there");
@@ -104,7 +107,7 @@ async fn mqtt_comes_by_the_port_of_https_when_nothing_else_works() -> Result<()>
         "expected it by {https}, got {status:?}"
     );
     mqtt.set(Fault::None);
-    by(&mut site, &mqtt, RECOVERY).await?;
+    by(&mut site, &mqtt, OPEN).await?;
     site.nothing_lost().await?;
     Ok(())
 }

@@ -124,6 +124,19 @@ fn a_better_endpoint_is_looked_at_while_idle_and_more_seldom_in_vain() {
     assert_eq!(endpoints.poll_timeout(), Some(at(1002)), "it had lasted");
 }
 
+#[test]
+fn an_open_better_endpoint_is_looked_at_as_soon_as_it_is_half_open() {
+    let start = Instant::now();
+    let at = |s| seconds(start, s);
+    let mut endpoints = Endpoints::new([rank(1), rank(2)], Duration::from_secs(5));
+    (0..5).for_each(|_| endpoints.failed(start, 0));
+    endpoints.connected(at(1), 1, MS(5));
+    assert_eq!(endpoints.handle_timeout(at(6), true), None);
+    assert_eq!(endpoints.poll_timeout(), Some(at(60)));
+    assert_eq!(endpoints.handle_timeout(at(60), true), Some(0));
+    assert_eq!(endpoints.poll_timeout(), Some(at(65)));
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Round,

@@ -277,20 +277,13 @@ fn messages_come_whole_and_what_is_no_mqtt_is_said() {
     }
 
     let mut story = Story::begin(None);
-    story
-        .came
-        .extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    story.came.extend_from_slice(&[0, 0]);
     let now = story.at(2);
-    let error = story
-        .wire
-        .next(now, &mut story.came, &mut story.out)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            SessionError::Malformed(_) | SessionError::Unexpected(_)
-        ),
-        "{error}"
+    let (came, out) = (&mut story.came, &mut story.out);
+    let error = story.wire.next(now, came, out).unwrap_err();
+    assert_eq!(
+        crate::driver::chain(&error),
+        "expected MQTT 5 from the broker: Invalid packet type = 0"
     );
 }
 
