@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use lekiwi_protocol::yaml::{self, YamlError};
 
-pub use checked::{Address, Config, HardwareConfig, MigrationConfig, ProfileChoice, Relay};
+pub use checked::{
+    Address, Config, Endpoint, HardwareConfig, MigrationConfig, ProfileChoice, Relay,
+};
 pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.

@@ -15,6 +15,7 @@ mod speech;
 mod start;
 mod telemetry;
 mod teleop;
+mod uplink;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -42,9 +43,9 @@ use crate::discovery::Discovery;
 use crate::estop::Estop;
 use crate::hardware;
 use crate::health::Monitor;
-use crate::identity::{EnrolError, Enrolled, Enrolment, Identity, enrol, remove_token};
+use crate::identity::{EnrolError, Enrolled, Enrolment, enrol};
 use crate::ipc::{self, ConfigurationStatus};
-use crate::link::{Link, LinkEvent, Opening};
+use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::memory;
 use crate::outbox::Outbox;
@@ -58,11 +59,10 @@ use service::notify;
 use speech::Speech;
 pub use start::{Lock, StartError, enrolment, lock};
 use teleop::Teleop;
+use uplink::Uplink;
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
-/// How long after a connect everything that it took has been done.
-const SETTLED: Duration = Duration::from_secs(15);
 
 struct Driver {
     config: Config,
@@ -78,6 +78,7 @@ struct Driver {
     outbox: Outbox,
     speech: Speech,
     discovery: Option<Discovery>,
+    uplink: Uplink,
     link: Option<Link>,
     /// The relay refuses the certificate, and there is a token for another one.
     is_revoked: bool,
@@ -139,6 +140,7 @@ pub async fn run(
         let wake = tokio::time::sleep_until(driver.next_wake().into());
         tokio::select! {
             event = next_event(&mut driver.link) => driver.link_event(event),
+            notice = driver.uplink.next() => driver.notice(notice),
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
             Some(question) = asked.recv() => driver.answer(question),
             found = next_found(&mut driver.monitor) => driver.looked(found),
@@ -244,6 +246,7 @@ impl Driver {
             network: machine.network(),
             window: Window::new(MAX_EVENTS_ON_THE_WAY, EVENT_PATIENCE),
             drain: Drain::default(),
+            uplink: Uplink::new(&config.relay),
             link: None,
             is_revoked: false,
             enrolling: None,
@@ -298,7 +301,7 @@ impl Driver {
         log::info!(
             "lekiwi-agent {version} of robot {} starts, relay {}",
             self.config.robot_id,
-            self.config.relay.mqtt
+            self.uplink.address()
         );
         notify(&[NotifyState::Ready]);
         self.look_at_network();
@@ -316,39 +319,6 @@ impl Driver {
         }
         let mut random = || getrandom::u64().unwrap_or(u64::MAX / 2);
         self.lifecycle.handle(clock::now(), input, &mut random);
-    }
-
-    fn link_event(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Up => {
-                // The certificate is a good one: no token is needed any more.
-                remove_token(&self.enrolment);
-                self.online_since = Some(clock::wall());
-                self.next_release = Some(clock::now() + SETTLED);
-                self.last_error = None;
-                self.input(Input::Connected);
-            }
-            LinkEvent::Message { topic, payload } => self.message(&topic, &payload),
-            LinkEvent::Left => {
-                self.link = None;
-                self.input(Input::GoodbyeSaid);
-            }
-            LinkEvent::Down(error) => {
-                let was_up = self.online_since.take().is_some();
-                self.complain(&chain(&error));
-                self.link = None;
-                self.commands.link_down();
-                self.window.link_down();
-                self.drain.link_down();
-                // Rejected, and wanted back: somebody put a token there.
-                self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
-                self.input(match was_up {
-                    true => Input::Lost,
-                    false if self.is_revoked => Input::NotEnrolled,
-                    false => Input::Refused,
-                });
-            }
-        }
     }
 
     fn enrolled(&mut self, result: Option<Result<Enrolled, EnrolError>>) {
@@ -444,6 +414,7 @@ impl Driver {
         self.look_after_health(now);
         self.look_at_teleoperation(now);
         self.look_after_commands(now);
+        self.look_after_uplink(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -464,11 +435,6 @@ impl Driver {
         }
     }
 
-    fn look_at_network(&mut self) {
-        let up = self.config.relay.mqtt.is_loopback() || machine::has_network();
-        self.input(Input::Network(up));
-    }
-
     fn next_wake(&self) -> Instant {
         let online = self.is_online();
         [
@@ -480,6 +446,7 @@ impl Driver {
             self.window.poll_timeout(),
             self.drain.poll_timeout().filter(|_| online),
             self.commands.poll_timeout(),
+            self.uplink.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
             self.local.poll_timeout(self.next_sample),
@@ -537,41 +504,6 @@ impl Driver {
             self.phase = phase;
             self.tell_local(&self.state());
         }
-    }
-
-    fn connect(&mut self) {
-        let now = self.floor.certificate_time();
-        let Config {
-            robot_id, relay, ..
-        } = &self.config;
-        let identity = self
-            .enrolment
-            .store
-            .load(robot_id, relay.ca_fingerprint, now);
-        let tls = match identity
-            .as_ref()
-            .map(|identity: &Identity| identity.tls(now))
-        {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                self.complain(&chain(&error));
-                return self.input(Input::NotEnrolled);
-            }
-            Err(error) => {
-                self.complain(&chain(error));
-                self.not_after = None;
-                return self.input(Input::NotEnrolled);
-            }
-        };
-        let will = self.speech.begin_session();
-        self.link = Some(Link::open(Opening {
-            client_id: self.config.robot_id.to_string(),
-            address: self.config.relay.mqtt.clone(),
-            tls,
-            will,
-            inbox: self.speech.inbox(),
-            estop: (self.estop.clone(), self.speech.estop_topic()),
-        }));
     }
 
     fn announce(&mut self) {

@@ -8,6 +8,7 @@
 mod certificate;
 mod enrolment;
 mod est;
+mod tls;
 
 use std::fs;
 use std::io;
@@ -17,17 +18,16 @@ use std::sync::Arc;
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
 use rcgen::KeyPair;
-use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolled, Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};
+pub use tls::BrokerTls;
 
-use crate::clock;
 use crate::storage::write_atomically;
 
 /// Why there is no identity.
@@ -86,41 +86,9 @@ pub struct Identity {
     pub not_before: Timestamp,
 }
 
-impl Identity {
-    /// TLS towards the broker: this certificate shown, that authority trusted, `now` as the time.
-    ///
-    /// # Errors
-    /// When the TLS library does not take key or certificates.
-    pub fn tls(&self, now: Timestamp) -> Result<ClientConfig, rustls::Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.authority.clone())?;
-        let key = PrivateKeyDer::Pkcs8(self.key.clone_key());
-        tls_builder(now)?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(self.chain.clone(), key)
-    }
-}
-
 /// The one crypto provider of this program.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// A connection lives for seconds to days, its handshake for seconds: one reading of the time will do.
-#[derive(Debug)]
-struct FixedTime(UnixTime);
-
-impl rustls::time_provider::TimeProvider for FixedTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(self.0)
-    }
-}
-
-fn tls_builder(
-    now: Timestamp,
-) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, rustls::Error> {
-    let time = Arc::new(FixedTime(clock::unix_time(now)));
-    ClientConfig::builder_with_details(provider(), time).with_safe_default_protocol_versions()
 }
 
 /// The files.

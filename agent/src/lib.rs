@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod dial;
 pub mod discovery;
 pub mod doctor;
 pub mod driver;

@@ -1,44 +1,56 @@
-//! One MQTT 5 connection over mutual TLS. Made by the driver for each attempt, with a will of its own;
-//! a task polls it, and tells the driver what happened. Nothing reconnects here: the lifecycle decides.
+//! One MQTT 5 connection over mutual TLS. Made by the driver for each attempt, with a will of its own and
+//! the endpoints to try, one after the other; a task of its own has the socket, and tells the driver what
+//! happened. Nothing reconnects here: the lifecycle decides.
 //!
-//! Invariants: publishing never waits (a full queue is told, not waited for); at most [`IN_FLIGHT`]
-//! QoS 1 messages are unanswered; an emergency stop waits for nothing that the driver has not done yet;
-//! after [`Link::leave`] the goodbye is on the wire before the socket closes.
+//! Invariants: publishing never waits (a full queue is told, not waited for); a dead connection is noticed
+//! within 25 s (see [`wire`]); an emergency stop waits for nothing that the driver has not done yet; after [`Link::leave`] the goodbye is on the wire before the socket closes.
 
+mod wire;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lekiwi_protocol::limits::{KEEP_ALIVE, MAX_PAYLOAD_BYTES};
+use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
-use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill};
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use crate::clock;
 use crate::config::Address;
+use crate::dial::{DialError, Dialer};
 use crate::estop::Estop;
+pub use wire::SessionError;
+use wire::{Heard, Request, Wire};
 
-/// Unanswered QoS 1 messages. Small: the library keeps a slot for each.
-const IN_FLIGHT: u16 = 16;
 /// Messages from the driver to the socket.
 const QUEUE: usize = 32;
 /// Messages from the socket to the driver. Enough for all that a relay sends at once, so that an emergency
 /// stop behind it is read at once as well.
 const INBOX: usize = 128;
-/// Room for topic and properties around the largest payload.
-const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES as u32 + 4096;
-/// Longest time until TCP, TLS and MQTT agree.
-const CONNECT_TIMEOUT_S: u64 = 10;
+/// Longest time until TLS and MQTT agree, once TCP is there.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Longest wait for the broker to close after DISCONNECT.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What is read at once.
+const READ_BYTES: usize = 4096;
 
 /// What happened on the connection.
 #[derive(Debug)]
 pub enum LinkEvent {
+    /// An endpoint did not work; the next one is tried.
+    Failed(LinkError),
     /// The broker accepted it.
-    Up,
+    Up(Established),
     /// A message came.
     Message {
         /// Where.
@@ -46,21 +58,32 @@ pub enum LinkEvent {
         /// What.
         payload: Vec<u8>,
     },
-    /// It is over, or never began.
+    /// It is over, or never began: there is no other endpoint to try.
     Down(LinkError),
     /// The goodbye is out, the connection closed.
     Left,
 }
 
+/// A connection that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Established {
+    /// By which endpoint.
+    pub endpoint: usize,
+    /// What TCP took to it.
+    pub latency: Duration,
+    /// This robot's address on it.
+    pub local: IpAddr,
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-#[error("expected a lasting connection to the broker at {address}")]
+#[error("expected a lasting connection to the broker at {}", route.address)]
 pub struct LinkError {
     /// Where.
-    pub address: Address,
-    /// What the MQTT library said.
+    pub route: Route,
+    /// What went wrong.
     #[source]
-    pub source: Box<ConnectionError>,
+    pub source: Trouble,
 }
 
 impl LinkError {
@@ -68,22 +91,69 @@ impl LinkError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(
-            *self.source,
-            ConnectionError::ConnectionRefused(
+            self.source,
+            Trouble::Session(SessionError::Refused(
                 ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword
-            )
+            ))
         )
     }
+}
+
+/// What goes wrong with connections.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// No TCP.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// Whoever answers is not this robot's relay, or has a new certificate of somebody else.
+    #[error("expected a certificate of the pinned authority for {host}")]
+    Untrusted {
+        /// The name that it must be for.
+        host: String,
+        /// What TLS found.
+        #[source]
+        source: io::Error,
+    },
+    /// TCP answers, TLS or MQTT do not.
+    #[error("expected TLS and MQTT to agree within {} s", PATIENCE.as_secs())]
+    Slow,
+    /// The session ended.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The connection broke, or TLS did not begin.
+    #[error(transparent)]
+    Broken(#[from] io::Error),
+    /// The network took the address away.
+    #[error("expected to keep the address {0}, which is gone")]
+    Vanished(IpAddr),
+}
+
+/// An endpoint to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// What it is called.
+    pub endpoint: usize,
+    /// Where it is.
+    pub address: Address,
+}
+
+/// How brokers are reached.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// TCP.
+    pub dialer: Arc<Dialer>,
+    /// TLS: certificates, and sessions to resume.
+    pub tls: Arc<ClientConfig>,
 }
 
 /// Who connects where, and what is said when the connection breaks.
 pub struct Opening {
     /// Client id, which is the robot's id.
     pub client_id: String,
-    /// The broker.
-    pub address: Address,
-    /// Certificates.
-    pub tls: ClientConfig,
+    /// The endpoints, in the order in which to try them; at least one.
+    pub routes: Vec<Route>,
+    /// How to get there.
+    pub way: Way,
     /// Topic and payload of the will, retained.
     pub will: (String, Vec<u8>),
     /// The one subscription.
@@ -94,8 +164,8 @@ pub struct Opening {
 
 /// The connection.
 pub struct Link {
-    client: AsyncClient,
     inbox: String,
+    requests: mpsc::Sender<Request>,
     events: mpsc::Receiver<LinkEvent>,
     task: JoinHandle<()>,
 }
@@ -110,39 +180,14 @@ impl Link {
     /// Begins to connect; [`Self::next`] tells how it went.
     #[must_use]
     pub fn open(opening: Opening) -> Self {
-        let Opening {
-            client_id,
-            address,
-            tls,
-            will,
-            inbox,
-            estop,
-        } = opening;
-        let mut options = MqttOptions::new(client_id, &address.host, address.port);
-        let (will_topic, will_payload) = will;
-        let tls = TlsConfiguration::Rustls(Arc::new(tls));
-        options
-            .set_transport(Transport::tls_with_config(tls))
-            .set_clean_start(true)
-            .set_keep_alive(KEEP_ALIVE)
-            .set_connection_timeout(CONNECT_TIMEOUT_S)
-            .set_max_packet_size(Some(MAX_PACKET_BYTES))
-            .set_outgoing_inflight_upper_limit(IN_FLIGHT)
-            .set_last_will(LastWill::new(
-                will_topic,
-                will_payload,
-                QoS::AtLeastOnce,
-                true,
-                None,
-            ));
-        let (client, event_loop) = AsyncClient::new(options, QUEUE);
+        let (requests, asked) = mpsc::channel(QUEUE);
         let (sender, events) = mpsc::channel(INBOX);
-        let task = tokio::spawn(poll(event_loop, address, sender, estop));
+        let inbox = opening.inbox.clone();
         Self {
-            client,
+            task: tokio::spawn(run(opening, asked, sender)),
             inbox,
+            requests,
             events,
-            task,
         }
     }
 
@@ -157,24 +202,31 @@ impl Link {
 
     /// Subscribes to the robot's inbox. Says whether the queue took it.
     pub fn subscribe(&self) -> bool {
-        self.client
-            .try_subscribe(self.inbox.as_str(), QoS::AtMostOnce)
-            .is_ok()
+        self.ask(Request::Subscribe(self.inbox.clone()))
     }
 
     /// Queues a message. Says whether the queue took it.
     pub fn publish(&self, topic: String, payload: Vec<u8>, delivery: Delivery) -> bool {
-        let (qos, retain) = match delivery {
-            Delivery::Once => (QoS::AtMostOnce, false),
-            Delivery::Acknowledged => (QoS::AtLeastOnce, false),
-            Delivery::Retained => (QoS::AtLeastOnce, true),
-        };
-        self.client.try_publish(topic, qos, retain, payload).is_ok()
+        self.ask(Request::Publish {
+            topic,
+            payload,
+            delivery,
+        })
+    }
+
+    /// There is a reason to believe that the connection is dead: it must answer soon, or is. Says whether
+    /// the queue took it.
+    pub fn probe(&self) -> bool {
+        self.ask(Request::Probe)
     }
 
     /// Disconnects after what is queued; [`LinkEvent::Left`] tells when it is done.
     pub fn leave(&self) -> bool {
-        self.client.try_disconnect().is_ok()
+        self.ask(Request::Disconnect)
+    }
+
+    fn ask(&self, request: Request) -> bool {
+        self.requests.try_send(request).is_ok()
     }
 }
 
@@ -189,40 +241,246 @@ pub enum Delivery {
     Retained,
 }
 
-async fn poll(
-    mut event_loop: EventLoop,
-    address: Address,
+/// How long `route` takes to a finished TLS handshake, which shows that the relay itself answers; the
+/// connection is closed again. The latency is that of TCP alone.
+///
+/// # Errors
+/// When it does not work now.
+pub async fn look(way: &Way, route: &Route) -> Result<Duration, LinkError> {
+    let looked = timeout(PATIENCE, async {
+        let (stream, latency) = secure(way, &route.address).await?;
+        drop(stream);
+        Ok(latency)
+    });
+    looked
+        .await
+        .unwrap_or(Err(Trouble::Slow))
+        .map_err(|source| LinkError {
+            route: route.clone(),
+            source,
+        })
+}
+
+async fn run(
+    opening: Opening,
+    mut requests: mpsc::Receiver<Request>,
     events: mpsc::Sender<LinkEvent>,
-    (estop, estop_topic): (Estop, String),
 ) {
-    loop {
-        let event = match event_loop.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => LinkEvent::Up,
-            // Ahead of all that waits for the driver.
-            Ok(Event::Incoming(Packet::Publish(publish))) if publish.topic == estop_topic => {
-                estop.begin(&publish.payload);
+    let mut routes = opening.routes.iter().peekable();
+    while let Some(route) = routes.next() {
+        let error = |source| LinkError {
+            route: route.clone(),
+            source,
+        };
+        let mut session = match Session::begin(&opening, &route.address).await {
+            Ok(session) => session,
+            Err(source) => {
+                let error = error(source);
+                // Who is refused by one is refused by all: they share what they know about robots.
+                let is_last = routes.peek().is_none() || error.is_refusal();
+                let event = match is_last {
+                    true => LinkEvent::Down(error),
+                    false => LinkEvent::Failed(error),
+                };
+                if events.send(event).await.is_err() || is_last {
+                    return;
+                }
                 continue;
             }
-            Ok(Event::Incoming(Packet::Publish(publish))) => LinkEvent::Message {
-                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                payload: publish.payload.to_vec(),
-            },
-            Ok(Event::Outgoing(Outgoing::Disconnect)) => break,
-            Ok(_) => continue,
-            Err(source) => {
-                let source = Box::new(source);
-                let _ = events
-                    .send(LinkEvent::Down(LinkError { address, source }))
-                    .await;
-                return;
-            }
         };
-        if events.send(event).await.is_err() {
+        let local = session.stream.get_ref().0.local_addr();
+        let up = LinkEvent::Up(Established {
+            endpoint: route.endpoint,
+            latency: session.latency,
+            local: local.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip()),
+        });
+        if events.send(up).await.is_err() {
             return;
         }
+        let last = match session.serve(&mut requests, &events, &opening.estop).await {
+            Ok(()) => LinkEvent::Left,
+            Err(source) => LinkEvent::Down(error(source)),
+        };
+        let _ = events.send(last).await;
+        return;
     }
-    // The broker closes; until then the socket stays open, so that no reset overtakes the goodbye.
-    let closed = async { while event_loop.poll().await.is_ok() {} };
-    let _ = tokio::time::timeout(LAST_WORDS, closed).await;
-    let _ = events.send(LinkEvent::Left).await;
+}
+
+/// TCP and TLS to `to`, and what TCP took.
+async fn secure(way: &Way, to: &Address) -> Result<(TlsStream<TcpStream>, Duration), Trouble> {
+    let began = clock::now();
+    let tcp = way.dialer.dial(to).await?;
+    let latency = clock::now().saturating_duration_since(began);
+    let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(way.tls.clone());
+    let stream = connector.connect(name, tcp).await.map_err(|error| {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(_)) => Trouble::Untrusted {
+                host: to.host.clone(),
+                source: error,
+            },
+            _ => Trouble::Broken(error),
+        }
+    })?;
+    Ok((stream, latency))
+}
+
+/// A socket and what is said on it.
+struct Session {
+    stream: TlsStream<TcpStream>,
+    latency: Duration,
+    wire: Wire,
+    came: BytesMut,
+    out: BytesMut,
+}
+
+impl Session {
+    /// Until the broker accepts it.
+    async fn begin(opening: &Opening, to: &Address) -> Result<Self, Trouble> {
+        let agreed = timeout(PATIENCE, async {
+            let (stream, latency) = secure(&opening.way, to).await?;
+            let (topic, payload) = opening.will.clone();
+            let will = LastWill::new(topic, payload, QoS::AtLeastOnce, true, None);
+            let mut out = BytesMut::new();
+            let client_id = opening.client_id.clone();
+            let mut session = Self {
+                stream,
+                latency,
+                wire: Wire::open(clock::now(), client_id, will, &mut out),
+                came: BytesMut::new(),
+                out,
+            };
+            session.accepted().await?;
+            Ok(session)
+        });
+        agreed.await.unwrap_or(Err(Trouble::Slow))
+    }
+
+    async fn accepted(&mut self) -> Result<(), Trouble> {
+        self.stream.write_all_buf(&mut self.out).await?;
+        self.stream.flush().await?;
+        loop {
+            read(&mut self.stream, &mut self.came).await?;
+            let now = clock::now();
+            self.wire.heard(now);
+            // Nothing else comes before it.
+            if self
+                .wire
+                .next(now, &mut self.came, &mut self.out)?
+                .is_some()
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until the driver leaves, or it breaks.
+    async fn serve(
+        &mut self,
+        requests: &mut mpsc::Receiver<Request>,
+        events: &mpsc::Sender<LinkEvent>,
+        (estop, estop_topic): &(Estop, String),
+    ) -> Result<(), Trouble> {
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let (wire, came, out) = (&mut self.wire, &mut self.came, &mut self.out);
+        let mut is_flushed = true;
+        loop {
+            while let Some(heard) = wire.next(clock::now(), came, out)? {
+                if let Heard::Message { topic, payload } = heard {
+                    if topic == *estop_topic {
+                        // Ahead of all that waits for the driver.
+                        estop.begin(&payload);
+                        continue;
+                    }
+                    // An error means that the driver is gone, which the requests' end says as well.
+                    let _ = events.send(LinkEvent::Message { topic, payload }).await;
+                }
+            }
+            let wake = tokio::time::sleep_until(wire.poll_timeout().into());
+            let (has_output, has_room) = (!out.is_empty(), wire.takes_requests(out));
+            tokio::select! {
+                result = read(&mut reader, came) => {
+                    result?;
+                    wire.heard(clock::now());
+                }
+                flushed = write(&mut writer, out), if has_output || !is_flushed => {
+                    is_flushed = flushed?;
+                    if !out.is_empty() {
+                        wire.progressed(clock::now());
+                    }
+                    if is_flushed {
+                        // A backlog needed more room than is needed now.
+                        *out = BytesMut::new();
+                    }
+                }
+                request = requests.recv(), if has_room => {
+                    if !take(request, requests, wire, out) {
+                        break;
+                    }
+                }
+                () = wake => wire.handle_timeout(clock::now(), out)?,
+            }
+        }
+        writer.write_all_buf(out).await?;
+        writer.flush().await?;
+        // The broker closes; until then the socket stays open, so that no reset overtakes the goodbye.
+        let closed = async {
+            while read(&mut reader, came).await.is_ok() {
+                came.clear();
+            }
+        };
+        let _ = timeout(LAST_WORDS, closed).await;
+        Ok(())
+    }
+}
+
+/// Writes a request and all that was asked for together with it, so that they leave in one packet; whether
+/// there is more to come.
+fn take(
+    first: Option<Request>,
+    requests: &mut mpsc::Receiver<Request>,
+    wire: &mut Wire,
+    out: &mut BytesMut,
+) -> bool {
+    let mut next = first;
+    loop {
+        // Nobody can ask any more when the driver is gone.
+        let request = next.unwrap_or(Request::Disconnect);
+        let is_last = matches!(request, Request::Disconnect);
+        wire.handle_request(clock::now(), request, out);
+        if is_last {
+            return false;
+        }
+        next = match wire.takes_requests(out) {
+            true => requests.try_recv().ok(),
+            false => None,
+        };
+        if next.is_none() {
+            return true;
+        }
+    }
+}
+
+/// Writes a part, or when nothing is left, sees to it that all is on its way; whether it is. Cancel-safe.
+async fn write(to: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> io::Result<bool> {
+    if out.is_empty() {
+        to.flush().await?;
+        return Ok(true);
+    }
+    to.write_buf(out).await?;
+    Ok(false)
+}
+
+/// Reads what there is, at least one byte. Cancel-safe.
+async fn read(from: &mut (impl AsyncRead + Unpin), into: &mut BytesMut) -> io::Result<()> {
+    into.reserve(READ_BYTES);
+    let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other side closed it");
+    match from.read_buf(into).await {
+        Ok(0) => Err(closed()),
+        Ok(_) => Ok(()),
+        // Without TLS's own goodbye, which many servers leave out.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
+        Err(error) => Err(error),
+    }
 }

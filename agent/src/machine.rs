@@ -2,6 +2,7 @@
 //! `/proc`, `/sys` and `/etc`; what a machine does not say is empty.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use lekiwi_protocol::limits::MAX_INTERFACES;
 use lekiwi_protocol::message::{Deployment, Hardware, Interface, Network};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
 use uuid::Uuid;
 
 /// Reads below a root, which is `/` outside of tests.
@@ -90,6 +92,19 @@ impl Machine {
         names.into_iter().filter_map(interface).collect()
     }
 
+    /// A number that changes when addresses, links or IPv4 routes do.
+    #[must_use]
+    pub fn network_fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for interface in getifaddrs().into_iter().flatten() {
+            let ip = interface.address.and_then(ip_of);
+            let is_running = interface.flags.contains(InterfaceFlags::IFF_RUNNING);
+            (interface.interface_name, is_running, ip).hash(&mut hasher);
+        }
+        self.read("proc/net/route").hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// What runs here.
     #[must_use]
     pub fn deployment(&self) -> Deployment {
@@ -129,26 +144,41 @@ pub fn hostname() -> String {
 /// Whether any interface but loopback has an address that reaches beyond this machine.
 #[must_use]
 pub fn has_network() -> bool {
-    !addresses().is_empty()
+    all_addresses().iter().any(is_global)
+}
+
+/// Whether `address` is one of this machine's.
+#[must_use]
+pub fn has_address(address: IpAddr) -> bool {
+    all_addresses().contains(&address)
 }
 
 fn addresses() -> Vec<String> {
-    let Ok(interfaces) = getifaddrs() else {
-        return Vec::new();
-    };
-    let mut addresses: Vec<String> = interfaces
-        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .filter(is_global)
-        .map(|ip| ip.to_string())
+    let all = all_addresses();
+    let mut addresses: Vec<String> = all
+        .iter()
+        .filter(|ip| is_global(ip))
+        .map(ToString::to_string)
         .collect();
     addresses.sort();
     addresses.dedup();
     addresses
+}
+
+/// Of all interfaces that are up.
+fn all_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    interfaces
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|interface| ip_of(interface.address?))
+        .collect()
+}
+
+fn ip_of(address: SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }
 
 fn is_global(ip: &IpAddr) -> bool {

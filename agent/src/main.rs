@@ -580,15 +580,17 @@ fn look(config: &Config, json: bool, remember: bool) -> Result<(), Failure> {
 }
 
 fn describe(config: &Config, path: &Path) {
+    let brokers = config.relay.endpoints.iter();
+    let brokers: Vec<String> = brokers.map(|way| format!("mqtts://{}", way.mqtt)).collect();
     print(&format!(
-        "{} is right\nrobot      {} ({}, organisation {})\nrelay      https://{} and mqtts://{}\nauthority  {}\n\
+        "{} is right\nrobot      {} ({}, organisation {})\nrelay      https://{} and {}\nauthority  {}\n\
          state      {}\nsocket     {}\ntoken      {}\nheartbeat  every {} s, sensors every {} s",
         path.display(),
         config.robot_id,
         config.profile,
         config.org,
         config.relay.https,
-        config.relay.mqtt,
+        brokers.join(", "),
         config.relay.ca_fingerprint,
         config.state_dir.display(),
         config.socket.display(),

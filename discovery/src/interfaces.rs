@@ -1,19 +1,11 @@
-//! The networks that this machine is on, and the moment when that changes: the kernel says it (netlink),
-//! nothing is polled.
+//! The networks that this machine is on.
 
 use core::net::Ipv4Addr;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use lekiwi_protocol::discovery::network::Network;
 use lekiwi_protocol::discovery::responder::Home;
 use nix::ifaddrs::getifaddrs;
-use nix::libc;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
-use tokio::io::unix::AsyncFd;
 
 /// Most interfaces that are used.
 const MOST: usize = 16;
@@ -60,62 +52,4 @@ pub(crate) fn list() -> Vec<Interface> {
         }
     }
     interfaces
-}
-
-/// Says when interfaces or their addresses change.
-pub(crate) struct Changes {
-    socket: AsyncFd<OwnedFd>,
-}
-
-impl Changes {
-    /// Listens from now on.
-    #[expect(
-        deprecated,
-        reason = "what replaces `AsyncFd::new` is unsafe; the socket is owned, and stays the same"
-    )]
-    pub(crate) fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            flags,
-            SockProtocol::NetlinkRoute,
-        )?;
-        let groups = u32::try_from(libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR);
-        bind(
-            socket.as_raw_fd(),
-            &NetlinkAddr::new(0, groups.unwrap_or_default()),
-        )?;
-        Ok(Self {
-            socket: AsyncFd::new(socket)?,
-        })
-    }
-
-    /// Ends when something changed.
-    pub(crate) async fn changed(&self) {
-        loop {
-            let Ok(mut ready) = self.socket.readable().await else {
-                // The runtime ends.
-                return std::future::pending().await;
-            };
-            let mut changed = false;
-            // What has changed is looked up; messages that did not fit were changes as well.
-            let mut message = [0; 4096];
-            loop {
-                let received = recv(
-                    self.socket.as_raw_fd(),
-                    &mut message,
-                    MsgFlags::MSG_DONTWAIT,
-                );
-                match received {
-                    Ok(_) | Err(nix::errno::Errno::ENOBUFS) => changed = true,
-                    Err(_) => break,
-                }
-            }
-            ready.clear_ready();
-            if changed {
-                return;
-            }
-        }
-    }
 }

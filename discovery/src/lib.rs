@@ -5,8 +5,10 @@
 //! * [`robots`]: those heard, as a list.
 //! * [`scan`]: asks every address of a network directly.
 //! * [`dhcp`]: watches machines ask for addresses; needs a capability.
+//! * [`changes`]: the kernel says when a network changes.
 //! * [`neighbours`]: Ethernet addresses of those who were talked to.
 
+pub mod changes;
 mod clock;
 pub mod dhcp;
 mod interfaces;

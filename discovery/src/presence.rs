@@ -20,7 +20,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::interfaces::{Changes, Interface, list};
+use crate::changes::{Changes, Scope};
+use crate::interfaces::{Interface, list};
 use crate::{Found, clock, found};
 
 /// Packets that wait to be looked at; more are dropped, as on the wire.
@@ -164,7 +165,7 @@ async fn run(purpose: Purpose, mut commands: mpsc::Receiver<Command>) {
         troubles: Vec::new(),
         retry: None,
     };
-    let changes = Changes::open().map_err(|error| {
+    let changes = Changes::open(Scope::Interfaces).map_err(|error| {
         task.trouble(
             "networks to come",
             format!("the kernel does not tell: {error}"),

@@ -248,6 +248,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         listener,
         tls,
         http::router(app),
+        mqtt,
         stopping.clone(),
         DRAIN,
     ));

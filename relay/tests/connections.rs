@@ -197,3 +197,23 @@ fn a_client_that_shakes_hands_and_asks_nothing_is_let_go() {
         });
     }
 }
+
+/// The broker asks for a client certificate, HTTPS does not.
+#[test]
+fn who_wants_mqtt_on_the_port_of_https_gets_the_broker() {
+    let relay = Relay::start();
+    for (protocol, expected) in [
+        ("mqtt", "Acceptable client certificate CA names"),
+        ("http/1.1", "No client certificate CA names sent"),
+        ("h2", "No client certificate CA names sent"),
+    ] {
+        let output = Command::new("openssl")
+            .args(["s_client", "-alpn", protocol, "-connect", &relay.https])
+            .stdin(Stdio::null())
+            .output()
+            .expect("openssl is installed (apt-get install openssl)");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(expected), "{protocol}: {said}");
+    }
+    assert_eq!(relay.curl("/health", &[]).status, 200);
+}

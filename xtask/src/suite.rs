@@ -269,7 +269,12 @@ fn end_to_end(options: &Options) -> Result<()> {
         build::program(package, binary, Profile::Dev)?;
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
-    let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
+    // What takes an hour is marked as ignored.
+    let all: &[&str] = match is_slow(options) {
+        true => &["--", "--include-ignored"],
+        false => &[],
+    };
+    let mut tests = over(&["test"], &["lekiwi-tests"], all);
     tests.env("LEKIWI_AARCH64_AGENT", aarch64);
     // What operators and cameras of real robots speak.
     let peers = needs::python_tools(

@@ -15,6 +15,8 @@
 //! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`backlog`]: how much telemetry of an outage is kept, which of it goes first, and at which pace it is told later.
 //! * [`local`]: how much the robot's own programs may say, and how long it counts.
+//! * [`endpoints`]: which of several ways to the relay is taken.
+//! * [`settle`]: when a burst of changes is over.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 //! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
@@ -22,6 +24,7 @@ pub mod backlog;
 pub mod catalogue;
 pub mod command;
 pub mod debounce;
+pub mod endpoints;
 pub mod feetech;
 pub mod hardware;
 pub mod health;
@@ -31,6 +34,7 @@ pub mod outbox;
 pub mod patience;
 pub mod pattern;
 pub mod services;
+pub mod settle;
 pub mod setup;
 pub mod teleop;
 pub mod time;

@@ -4,6 +4,7 @@
 //! ```text
 //! link:  Initializing ─network→ Registering ─enrolled→ Connecting ─connack→ Online
 //!             Registering ⇄ Retrying (backoff)    Connecting ⇄ Retrying    Online ─lost→ Retrying
+//!        Online ─move, while idle→ Moving (goodbye) → Connecting
 //!        any ─shutdown→ Leaving (goodbye, when online) → Gone
 //! ```
 //! Invariants: at most one enrolment or connection attempt is under way; the backoff has full jitter
@@ -32,6 +33,10 @@ pub const GOODBYE: Duration = Duration::from_secs(3);
 pub enum Input {
     /// Whether a network is there. Told whenever it is looked at; coming up ends a wait early.
     Network(bool),
+    /// The network is another one: what did not work may work now, so a wait ends early.
+    NetworkChanged,
+    /// A better endpoint answers. Not heard while the robot is teleoperated or deploying.
+    Move,
     /// A certificate is there.
     Enrolled,
     /// The enrolment did not work out; it is tried again.
@@ -84,6 +89,8 @@ pub enum Link {
     Online,
     /// Waiting for the next attempt.
     Retrying,
+    /// Saying goodbye to connect elsewhere.
+    Moving,
     /// Saying goodbye.
     Leaving,
     /// Ended.
@@ -100,6 +107,7 @@ impl Link {
             Self::Connecting => "connecting",
             Self::Online => "online",
             Self::Retrying => "retrying",
+            Self::Moving => "moving",
             Self::Leaving => "leaving",
             Self::Gone => "gone",
         }
@@ -155,7 +163,20 @@ impl Lifecycle {
                 self.outputs.clear();
                 self.outputs.push_back(Output::SayGoodbye);
             }
+            // The goodbye is being said already.
+            (Input::Shutdown, Link::Moving) => self.link = Link::Leaving,
             (Input::Shutdown, _) => self.end(),
+            (Input::Move, Link::Online) if self.activity == Activity::Idle => {
+                self.link = Link::Moving;
+                self.deadline = Some(now + GOODBYE);
+                self.outputs.clear();
+                self.outputs.push_back(Output::SayGoodbye);
+            }
+            (Input::GoodbyeSaid | Input::Lost, Link::Moving) => self.attempt_anew(now),
+            (Input::Timeout, Link::Moving) if self.deadline.is_some_and(|at| at <= now) => {
+                self.attempt_anew(now);
+            }
+            (Input::NetworkChanged, Link::Retrying) if self.network => self.attempt(),
             (Input::Network(up), link) => {
                 let came_up = up && !self.network;
                 self.network = up;
@@ -197,6 +218,8 @@ impl Lifecycle {
                 Input::Enrolled
                 | Input::EnrolmentFailed
                 | Input::NotEnrolled
+                | Input::NetworkChanged
+                | Input::Move
                 | Input::Connected
                 | Input::Refused
                 | Input::Lost
@@ -240,6 +263,7 @@ impl Lifecycle {
             (Link::Online, Activity::Idle) => "Connected",
             (Link::Online, Activity::Teleoperated) => "Teleoperated",
             (Link::Online, Activity::Deploying) => "Deploying",
+            (Link::Moving, _) => "Reconnecting",
             (Link::Connecting | Link::Retrying, _) if self.was_online => "Reconnecting",
             (Link::Connecting | Link::Retrying, _) => "Retrying",
             (Link::Leaving | Link::Gone, _) => "Disconnected",
@@ -257,12 +281,23 @@ impl Lifecycle {
         self.outputs.push_back(output);
     }
 
-    fn wait(&mut self, now: Instant, random: &mut dyn FnMut() -> u64) {
+    fn attempt_anew(&mut self, now: Instant) {
+        self.forgive(now);
+        self.outputs.clear();
+        self.attempt();
+    }
+
+    /// A connection that lasted makes good for the failures before it.
+    fn forgive(&mut self, now: Instant) {
         if let Some(since) = self.online_since.take()
             && now.saturating_duration_since(since) >= STABLE
         {
             self.failures = 0;
         }
+    }
+
+    fn wait(&mut self, now: Instant, random: &mut dyn FnMut() -> u64) {
+        self.forgive(now);
         let cap = FIRST_BACKOFF
             .saturating_mul(1 << self.failures.min(8))
             .min(MAX_BACKOFF);
@@ -436,9 +471,77 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_move_says_goodbye_first_and_is_for_idle_robots_only() {
+        let online = [(0, NETWORK), (10, Input::Connected)];
+        let moves = [
+            (20, Input::Activity(Activity::Teleoperated)),
+            (30, Input::Move),
+            (40, Input::Activity(Activity::Idle)),
+            (50_000, Input::Move),
+            (50_010, Input::GoodbyeSaid),
+            (50_020, Input::Connected),
+            (60_000, Input::Move),
+            (62_000, Input::Timeout),
+            (63_000, Input::Timeout),
+            (63_010, Input::Connected),
+            (70_000, Input::Move),
+            (70_010, Input::Shutdown),
+            (70_020, Input::GoodbyeSaid),
+        ];
+        check(
+            true,
+            &[&online[..], &moves[..]].concat(),
+            &expect![[r#"
+                0 Network(true): Registering [Connect]
+                10 Connected: Connected [Announce]
+                20 Activity(Teleoperated): Teleoperated [PublishState]
+                30 Move: Teleoperated []
+                40 Activity(Idle): Connected [PublishState]
+                50000 Move: Reconnecting until 53000 ms [SayGoodbye]
+                50010 GoodbyeSaid: Reconnecting [Connect]
+                50020 Connected: Connected [Announce]
+                60000 Move: Reconnecting until 63000 ms [SayGoodbye]
+                62000 Timeout: Reconnecting until 63000 ms []
+                63000 Timeout: Reconnecting [Connect]
+                63010 Connected: Connected [Announce]
+                70000 Move: Reconnecting until 73000 ms [SayGoodbye]
+                70010 Shutdown: Disconnected until 73000 ms []
+                70020 GoodbyeSaid: Disconnected [Exit]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn another_network_ends_a_wait_when_there_is_one() {
+        check(
+            true,
+            &[
+                (0, NETWORK),
+                (10, Input::NetworkChanged),
+                (20, Input::Refused),
+                (30, Input::NetworkChanged),
+                (40, Input::Network(false)),
+                (50, Input::Refused),
+                (60, Input::NetworkChanged),
+            ],
+            &expect![[r#"
+                0 Network(true): Registering [Connect]
+                10 NetworkChanged: Registering []
+                20 Refused: Retrying until 1020 ms []
+                30 NetworkChanged: Retrying [Connect]
+                40 Network(false): Retrying []
+                50 Refused: Retrying until 2050 ms []
+                60 NetworkChanged: Retrying until 2050 ms []
+            "#]],
+        );
+    }
+
     fn any_input() -> impl Strategy<Value = Input> {
         prop_oneof![
             any::<bool>().prop_map(Input::Network),
+            Just(Input::NetworkChanged),
+            Just(Input::Move),
             Just(Input::Enrolled),
             Just(Input::EnrolmentFailed),
             Just(Input::NotEnrolled),
@@ -479,6 +582,10 @@ mod tests {
                     Link::Retrying => {
                         let at = machine.poll_timeout().unwrap();
                         prop_assert!(at <= now + MAX_BACKOFF);
+                    }
+                    Link::Moving => {
+                        let at = machine.poll_timeout().unwrap();
+                        prop_assert!(at <= now + GOODBYE);
                     }
                     _ => prop_assert_eq!(machine.poll_timeout(), None),
                 }

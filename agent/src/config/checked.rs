@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lekiwi_agent_core::catalogue::{self, CATALOGUE};
 use lekiwi_agent_core::debounce::{Rule, Rules, Threshold};
+use lekiwi_agent_core::endpoints::Rank;
 use lekiwi_protocol::message::metric;
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::profile::{FOLDER, MetricKey, MetricRule, MetricRules, Profile};
@@ -17,6 +18,8 @@ use super::{ConfigError, DEFAULT_SOCKET, Environment, raw};
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
+/// Most ways to the relay that are tried one after the other.
+const MAX_ENDPOINTS: usize = 8;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -120,10 +123,23 @@ pub struct MigrationConfig {
 pub struct Relay {
     /// EST.
     pub https: Address,
-    /// The broker.
-    pub mqtt: Address,
+    /// The broker, by every way that leads there; the first is the configuration's first.
+    pub endpoints: Vec<Endpoint>,
+    /// Time on a worse endpoint before a better one is looked at.
+    pub fail_back: Duration,
+    /// An HTTP proxy on the way to all of them, and to EST.
+    pub proxy: Option<Address>,
     /// The authority's fingerprint.
     pub ca_fingerprint: Fingerprint,
+}
+
+/// A way to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where.
+    pub mqtt: Address,
+    /// Where it stands among the others.
+    pub rank: Rank,
 }
 
 /// Host and port.
@@ -244,24 +260,14 @@ pub(super) fn check(
 }
 
 fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
-    let address = |key, text: &str, scheme, port| {
-        Address::parse(text, scheme, port).ok_or_else(|| {
-            let reason =
-                format!("expected {scheme}://HOST:PORT with a name or IPv4 address, got {text:?}");
-            check.wrong(key, &reason)
-        })
-    };
     let https = raw
         .https
+        .as_deref()
         .ok_or_else(|| check.wrong("relay.https", "expected https://HOST:PORT, got none"))?;
-    let https = address("relay.https", &https, "https", 8443)?;
-    let mqtt = match raw.mqtt {
-        Some(mqtt) => address("relay.mqtt", &mqtt, "mqtts", 8883)?,
-        None => Address {
-            host: https.host.clone(),
-            port: 8883,
-        },
-    };
+    let https = check.address("relay.https", https, "https", 8443)?;
+    let endpoints = endpoints(check, &raw, &https)?;
+    let proxy = raw.proxy.as_deref();
+    let proxy = proxy.map(|proxy| check.address("relay.proxy", proxy, "http", 3128));
     let ca_fingerprint = raw.ca_fingerprint.ok_or_else(|| {
         check.wrong(
             "relay.ca_fingerprint",
@@ -272,7 +278,9 @@ fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
         check.name("relay.ca_fingerprint", &ca_fingerprint, |text| text.parse())?;
     Ok(Relay {
         https,
-        mqtt,
+        endpoints,
+        fail_back: check.seconds("relay.fail_back_s", raw.fail_back_s, 300, 5, 86_400)?,
+        proxy: proxy.transpose()?,
         ca_fingerprint,
     })
 }
@@ -312,6 +320,65 @@ fn migration(check: &Check<'_>, raw: raw::Migration) -> Result<MigrationConfig, 
         mirror: raw.mirror.map(relay).transpose()?,
         api_key_file,
     })
+}
+
+/// The listed ones, or the one, or the one beside HTTPS; behind them HTTPS's own port.
+fn endpoints(
+    check: &Check<'_>,
+    raw: &raw::Relay,
+    https: &Address,
+) -> Result<Vec<Endpoint>, ConfigError> {
+    let key = "relay.endpoints";
+    let one = |mqtt, preference| Endpoint {
+        mqtt,
+        rank: Rank {
+            last_resort: false,
+            preference,
+        },
+    };
+    let mut endpoints = match (&raw.endpoints, raw.mqtt.as_deref()) {
+        (Some(_), Some(_)) => {
+            return Err(check.wrong(
+                key,
+                "expected either relay.mqtt or relay.endpoints, got both",
+            ));
+        }
+        (Some(listed), None) => {
+            let way = |listed: &raw::Endpoint| -> Result<Endpoint, ConfigError> {
+                let mqtt = listed.mqtt.as_deref().unwrap_or_default();
+                let mqtt = check.address("relay.endpoints.mqtt", mqtt, "mqtts", 8883)?;
+                Ok(one(mqtt, listed.preference.unwrap_or(0)))
+            };
+            listed.iter().map(way).collect::<Result<Vec<_>, _>>()?
+        }
+        (None, Some(mqtt)) => vec![one(check.address("relay.mqtt", mqtt, "mqtts", 8883)?, 0)],
+        (None, None) => {
+            let host = https.host.clone();
+            vec![one(Address { host, port: 8883 }, 0)]
+        }
+    };
+    if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
+        let reason = format!("expected 1 to {MAX_ENDPOINTS}, got {}", endpoints.len());
+        return Err(check.wrong(key, &reason));
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let mut before = endpoints.iter().take(index);
+        if before.any(|other| other.mqtt == endpoint.mqtt) {
+            let reason = format!("expected each address once, got {} again", endpoint.mqtt);
+            return Err(check.wrong(key, &reason));
+        }
+    }
+    let is_listed = endpoints.iter().any(|endpoint| endpoint.mqtt == *https);
+    if raw.last_resort.unwrap_or(true) && !is_listed {
+        endpoints.push(Endpoint {
+            mqtt: https.clone(),
+            rank: Rank {
+                last_resort: true,
+                preference: 0,
+            },
+        });
+    }
+    Ok(endpoints)
 }
 
 /// Every metric's and family's rule, and those of the members that have one of their own.
@@ -455,6 +522,20 @@ impl Check<'_> {
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
         parse(text).map_err(|error| self.wrong(key, &error.to_string()))
+    }
+
+    fn address(
+        &self,
+        key: &str,
+        text: &str,
+        scheme: &str,
+        port: u16,
+    ) -> Result<Address, ConfigError> {
+        Address::parse(text, scheme, port).ok_or_else(|| {
+            let reason =
+                format!("expected {scheme}://HOST:PORT with a name or IPv4 address, got {text:?}");
+            self.wrong(key, &reason)
+        })
     }
 
     fn path(&self, key: &str, text: Option<String>, default: &str) -> Result<PathBuf, ConfigError> {

@@ -34,7 +34,7 @@ enum Field<'a> {
     List(&'a mut Option<Vec<String>>),
 }
 
-const OVERRIDES: [(&str, Target); 16] = [
+const OVERRIDES: [(&str, Target); 19] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
@@ -47,6 +47,13 @@ const OVERRIDES: [(&str, Target); 16] = [
     }),
     ("LEKIWI_RELAY_HTTPS", |c| Field::Text(&mut c.relay.https)),
     ("LEKIWI_RELAY_MQTT", |c| Field::Text(&mut c.relay.mqtt)),
+    ("LEKIWI_RELAY_LAST_RESORT", |c| {
+        Field::Flag(&mut c.relay.last_resort)
+    }),
+    ("LEKIWI_RELAY_FAIL_BACK_S", |c| {
+        Field::Number(&mut c.relay.fail_back_s)
+    }),
+    ("LEKIWI_RELAY_PROXY", |c| Field::Text(&mut c.relay.proxy)),
     ("LEKIWI_RELAY_CA_FINGERPRINT", |c| {
         Field::Text(&mut c.relay.ca_fingerprint)
     }),

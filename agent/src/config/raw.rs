@@ -55,7 +55,18 @@ pub(super) struct Hardware {
 pub(super) struct Relay {
     pub(super) https: Option<String>,
     pub(super) mqtt: Option<String>,
+    pub(super) endpoints: Option<Vec<Endpoint>>,
+    pub(super) last_resort: Option<bool>,
+    pub(super) fail_back_s: Option<u64>,
+    pub(super) proxy: Option<String>,
     pub(super) ca_fingerprint: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Endpoint {
+    pub(super) mqtt: Option<String>,
+    pub(super) preference: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,7 +14,15 @@ impl Config {
             ("profile", old.profile != new.profile),
             ("hardware", old.hardware != new.hardware),
             ("relay.https", old.relay.https != new.relay.https),
-            ("relay.mqtt", old.relay.mqtt != new.relay.mqtt),
+            (
+                "relay.endpoints",
+                old.relay.endpoints != new.relay.endpoints,
+            ),
+            (
+                "relay.fail_back_s",
+                old.relay.fail_back != new.relay.fail_back,
+            ),
+            ("relay.proxy", old.relay.proxy != new.relay.proxy),
             (
                 "relay.ca_fingerprint",
                 old.relay.ca_fingerprint != new.relay.ca_fingerprint,

@@ -53,13 +53,8 @@ fn the_shipped_file_says_what_the_defaults_are() {
         (config.profile, config.profiles_dir, config.hardware),
         (defaults.profile, defaults.profiles_dir, defaults.hardware)
     );
-    assert_eq!(
-        config.relay.mqtt,
-        Address {
-            host: "relay.example".to_owned(),
-            port: 8883
-        }
-    );
+    assert_eq!(config.relay.endpoints, defaults.relay.endpoints);
+    assert_eq!(config.relay.fail_back, defaults.relay.fail_back);
 }
 
 #[test]
@@ -70,7 +65,58 @@ fn the_host_name_is_the_default_id() {
         (config.org.as_str(), &config.profile),
         ("default", &ProfileChoice::Auto)
     );
-    assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
+    assert_eq!(
+        ways(&config),
+        ["relay.example:8883 0", "relay.example:8443 last resort"]
+    );
+    assert_eq!(config.relay.proxy, None);
+}
+
+fn ways(config: &Config) -> Vec<String> {
+    let way = |endpoint: &Endpoint| match endpoint.rank.last_resort {
+        true => format!("{} last resort", endpoint.mqtt),
+        false => format!("{} {}", endpoint.mqtt, endpoint.rank.preference),
+    };
+    config.relay.endpoints.iter().map(way).collect()
+}
+
+fn relay(more: &str) -> String {
+    minimal("").replace("\n  ca_", &format!("\n  {more}\n  ca_"))
+}
+
+#[test]
+fn ways_to_the_relay_are_listed_or_one_and_end_with_https() {
+    let several = "endpoints: [{mqtt: 'mqtts://a', preference: 2}, {mqtt: 'mqtts://b:443'}]";
+    let cases = [
+        (
+            "mqtt: mqtts://a:1",
+            &["a:1 0", "relay.example:8443 last resort"][..],
+        ),
+        (
+            several,
+            &["a:8883 2", "b:443 0", "relay.example:8443 last resort"],
+        ),
+        ("mqtt: mqtts://a\n  last_resort: false", &["a:8883 0"]),
+        (
+            "mqtt: mqtts://relay.example:8443",
+            &["relay.example:8443 0"],
+        ),
+    ];
+    for (more, expected) in cases {
+        assert_eq!(ways(&read(&relay(more), &[]).unwrap().config), expected);
+    }
+    let variables = [
+        ("LEKIWI_RELAY_PROXY", "http://proxy.example:8080"),
+        ("LEKIWI_RELAY_LAST_RESORT", "false"),
+        ("LEKIWI_RELAY_FAIL_BACK_S", "60"),
+    ];
+    let config = read(&minimal(""), &variables).unwrap().config;
+    assert_eq!(ways(&config), ["relay.example:8883 0"]);
+    assert_eq!(config.relay.fail_back, Duration::from_secs(60));
+    assert_eq!(
+        config.relay.proxy.map(|proxy| proxy.to_string()).as_deref(),
+        Some("proxy.example:8080")
+    );
 }
 
 #[test]
@@ -254,6 +300,36 @@ fn every_wrong_file_says_where_and_what_was_expected() {
             "log in /etc/lekiwi/agent.yml: expected error, warn, info, debug or trace, got \"loud\"",
         ),
         (
+            relay("mqtt: mqtts://a\n  endpoints: [{mqtt: 'mqtts://b'}]"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected either relay.mqtt or relay.endpoints, got both",
+        ),
+        (
+            relay("endpoints: []"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected 1 to 8, got 0",
+        ),
+        (
+            relay("endpoints: [{mqtt: 'mqtts://b'}, {mqtt: 'mqtts://b:8883', preference: 1}]"),
+            "relay.endpoints in /etc/lekiwi/agent.yml: expected each address once, got b:8883 again",
+        ),
+        (
+            relay("endpoints: [{preference: 1}]"),
+            "relay.endpoints.mqtt in /etc/lekiwi/agent.yml: expected mqtts://HOST:PORT with a name or IPv4 \
+             address, got \"\"",
+        ),
+        (
+            relay("endpoints: [{mqtt: 'mqtts://b', weight: 1}]"),
+            "unknown key \"weight\" at /etc/lekiwi/agent.yml:4:35, expected one of mqtt, preference",
+        ),
+        (
+            relay("proxy: socks://a"),
+            "relay.proxy in /etc/lekiwi/agent.yml: expected http://HOST:PORT with a name or IPv4 address, got \
+             \"socks://a\"",
+        ),
+        (
+            relay("fail_back_s: 1"),
+            "relay.fail_back_s in /etc/lekiwi/agent.yml: expected 5 to 86400 seconds, got 1",
+        ),
+        (
             minimal("state_dir: state\n"),
             "state_dir in /etc/lekiwi/agent.yml: expected an absolute path, got \"state\"",
         ),
@@ -285,10 +361,13 @@ fn what_cannot_change_while_it_runs_is_named() {
     let new = read(&new, &[]).unwrap().config;
     assert_eq!(
         config.take(new),
-        ["robot_id", "relay.https", "relay.mqtt", "socket"]
+        ["robot_id", "relay.https", "relay.endpoints", "socket"]
     );
     assert_eq!(config.robot_id.as_str(), "kiwi-01");
-    assert_eq!(config.relay.mqtt.to_string(), "relay.example:8883");
+    assert_eq!(
+        config.relay.endpoints[0].mqtt.to_string(),
+        "relay.example:8883"
+    );
     assert_eq!(config.socket, Path::new("/run/lekiwi/agent.sock"));
     assert_eq!(
         (config.heartbeat.as_secs(), config.sample.as_secs()),

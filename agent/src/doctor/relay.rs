@@ -1,7 +1,6 @@
 //! What the agent needs of the relay: names, ports, certificates, and a broker that takes it.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lekiwi_protocol::Timestamp;
@@ -12,10 +11,13 @@ use tokio_rustls::TlsConnector;
 
 use super::Finding;
 use crate::config::{Address, Config};
+use crate::dial::Dialer;
 use crate::driver::chain;
-use crate::identity::{self, Identity};
+use crate::identity::{self, BrokerTls, Identity};
 use crate::ipc::Status;
 
+/// What the check of a broker is called.
+const BROKER: &str = "broker";
 /// Longest wait for each step.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,14 +29,24 @@ pub(super) async fn examine(
     findings: &mut Vec<Finding>,
 ) {
     let relay = &config.relay;
-    let hosts = [&relay.https, &relay.mqtt];
-    // Usually both are one host.
-    let hosts = &hosts[..1 + usize::from(relay.https.host != relay.mqtt.host)];
-    for address in hosts {
-        findings.push(resolve(address).await);
+    // The last resort is the enrolment's port, which is looked at below.
+    let brokers = relay.endpoints.iter().filter(|way| !way.rank.last_resort);
+    let brokers: Vec<&Address> = brokers.map(|way| &way.mqtt).collect();
+    let mut hosts: Vec<&Address> = Vec::new();
+    match &relay.proxy {
+        // It resolves the other names.
+        Some(proxy) => hosts.push(proxy),
+        None => hosts.extend([&relay.https].into_iter().chain(brokers.iter().copied())),
     }
+    // Usually all are one host.
+    for (index, address) in hosts.iter().enumerate() {
+        if hosts[..index].iter().all(|before| before.host != address.host) {
+            findings.push(resolve(address).await);
+        }
+    }
+    let proxy = relay.proxy.as_ref();
     findings.push(
-        match identity::probe(&relay.https, relay.ca_fingerprint, now).await {
+        match identity::probe(&relay.https, proxy, relay.ca_fingerprint, now).await {
             Ok(()) => Finding::ok(
                 "enrolment",
                 format!("{} answers, with the pinned authority", relay.https),
@@ -46,7 +58,17 @@ pub(super) async fn examine(
             ),
         },
     );
-    findings.extend(broker(config, identity, now, status).await);
+    if let Some(status) = status {
+        // It says itself how it stands: a second client of its name would throw it out.
+        if status.online_since.is_some() {
+            let text = format!("{} has the agent's session", status.relay);
+            findings.push(Finding::ok(BROKER, text));
+        }
+        return;
+    }
+    for address in brokers {
+        findings.push(broker(config, address, identity.as_ref(), now).await);
+    }
 }
 
 async fn resolve(address: &Address) -> Finding {
@@ -66,54 +88,49 @@ async fn resolve(address: &Address) -> Finding {
     }
 }
 
-/// While an agent runs, it says itself how it stands: a second client of its name would throw it out.
+/// Whether the broker at `address` takes this robot.
 async fn broker(
     config: &Config,
-    identity: Option<Identity>,
+    address: &Address,
+    identity: Option<&Identity>,
     now: Timestamp,
-    status: Option<&Status>,
-) -> Option<Finding> {
-    const CHECK: &str = "broker";
-    let address = &config.relay.mqtt;
-    if let Some(status) = status {
-        let is_online = status.online_since.is_some();
-        return is_online.then(|| Finding::ok(CHECK, format!("{address} has the agent's session")));
-    }
+) -> Finding {
     let at = address.to_string();
-    let tcp = TcpStream::connect((address.host.as_str(), address.port));
-    let tcp = match within(tcp).await {
+    let dialer = Dialer::new(config.relay.proxy.clone());
+    let tcp = match dialer.dial(address).await {
         Ok(tcp) => tcp,
         Err(error) => {
-            return Some(Finding::failed(
-                CHECK,
-                format!("expected a connection to {at}: {error}"),
+            return Finding::failed(
+                BROKER,
+                format!("expected a connection to {at}: {}", chain(&error)),
                 "is the relay running, relay.mqtt right, and the port let through?",
-            ));
+            );
         }
     };
     let Some(identity) = identity else {
         let text = format!("{at} is there; without an identity nobody gets further");
-        return Some(Finding::unknown(CHECK, text, ""));
+        return Finding::unknown(BROKER, text, "");
     };
     let shown = async {
-        let tls = identity.tls(now).map_err(io::Error::other)?;
+        let mut tls = BrokerTls::default();
+        let tls = tls.config(identity, now).map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-        let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+        let mut stream = TlsConnector::from(tls).connect(name, tcp).await?;
         ask(&mut stream, config.robot_id.as_str()).await
     };
-    Some(match within(shown).await {
-        Ok(0) => Finding::ok(CHECK, format!("{at} takes this robot")),
+    match within(shown).await {
+        Ok(0) => Finding::ok(BROKER, format!("{at} takes this robot")),
         Ok(code) => {
             let (reason, hint) = refusal(code);
             let text = format!("{at} refuses this robot: {reason} (code {code:#04x})");
-            Finding::failed(CHECK, text, hint)
+            Finding::failed(BROKER, text, hint)
         }
         Err(error) => Finding::failed(
-            CHECK,
+            BROKER,
             format!("expected a session with {at}: {error}"),
             "its certificate and this robot's must be of the same authority, and valid now",
         ),
-    })
+    }
 }
 
 /// MQTT 5: CONNECT without a will, the reason code of CONNACK, DISCONNECT.

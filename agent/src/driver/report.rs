@@ -16,7 +16,7 @@ impl Driver {
             phase: self.lifecycle.phase().to_owned(),
             link: self.lifecycle.link().to_string(),
             activity: self.lifecycle.activity(),
-            relay: self.config.relay.mqtt.to_string(),
+            relay: self.uplink.address().to_string(),
             session: online.then(|| self.speech.session()),
             online_since: self.online_since,
             last_error: self.last_error.clone(),

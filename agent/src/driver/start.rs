@@ -59,6 +59,7 @@ pub fn enrolment(config: &Config, machine: &Machine, profile: &str) -> Enrolment
     Enrolment {
         store: Store::new(&config.state_dir),
         relay: config.relay.https.clone(),
+        proxy: config.relay.proxy.clone(),
         ca_fingerprint: config.relay.ca_fingerprint,
         robot_id: config.robot_id.clone(),
         profile: profile.to_owned(),

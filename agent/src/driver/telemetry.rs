@@ -37,8 +37,8 @@ impl Driver {
         if is_used || is_gone || is_counted || is_news {
             self.local.states.want();
         }
+        self.look_for_network();
         if !self.is_online() {
-            self.look_at_network();
             self.keep_telemetry(now);
         }
     }

@@ -21,6 +21,8 @@ pub struct Enrolment {
     pub store: Store,
     /// Where the relay is.
     pub relay: Address,
+    /// The proxy on the way there.
+    pub proxy: Option<Address>,
     /// Its authority.
     pub ca_fingerprint: Fingerprint,
     /// Who asks.
@@ -54,7 +56,12 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Enrolled, En
     } = enrolment;
     let token = token(&enrolment.token_file)?;
     let key = store.key().map_err(EnrolError::Store)?;
-    let client = Client::new(enrolment.relay.clone(), enrolment.ca_fingerprint, now)?;
+    let client = Client::new(
+        enrolment.relay.clone(),
+        enrolment.proxy.clone(),
+        enrolment.ca_fingerprint,
+        now,
+    )?;
     let authority = client.authority().await?;
     let request = request(enrolment, &key)?;
     let issued = client.enrol(robot_id.as_str(), &token, &request).await?;

@@ -19,11 +19,11 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::Problem;
 use lekiwi_protocol::pinned::{Fingerprint, Verifier};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{CertificateError, IdentityError, provider, tls_builder};
+use super::{CertificateError, IdentityError, provider, tls};
 use crate::config::Address;
+use crate::dial::Dialer;
 
 /// Longest time for one request, connection included.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -150,6 +150,7 @@ impl EnrolError {
 /// One relay's EST endpoints.
 pub(super) struct Client {
     address: Address,
+    dialer: Dialer,
     expected: Fingerprint,
     verifier: Arc<Verifier>,
     tls: TlsConnector,
@@ -158,11 +159,12 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         address: Address,
+        proxy: Option<Address>,
         expected: Fingerprint,
         now: Timestamp,
     ) -> Result<Self, EnrolError> {
         let verifier = Arc::new(Verifier::new(Some(expected), provider()));
-        let tls = tls_builder(now)
+        let tls = tls::builder(tls::KnownTime::at(now))
             .map_err(|error| EnrolError::Untrusted {
                 address: address.clone(),
                 source: io::Error::other(error),
@@ -172,6 +174,7 @@ impl Client {
             .with_no_client_auth();
         Ok(Self {
             address,
+            dialer: Dialer::new(proxy),
             expected,
             verifier,
             tls: TlsConnector::from(Arc::new(tls)),
@@ -238,11 +241,9 @@ impl Client {
             address: self.address.clone(),
             source,
         };
-        let Address { host, port } = &self.address;
-        let tcp = TcpStream::connect((host.as_str(), *port))
-            .await
-            .map_err(unreachable)?;
-        let name = ServerName::try_from(host.clone())
+        let tcp = self.dialer.dial(&self.address).await;
+        let tcp = tcp.map_err(|error| unreachable(error.into()))?;
+        let name = ServerName::try_from(self.address.host.clone())
             .map_err(|error| unreachable(io::Error::other(error)))?;
         let stream = self.tls.connect(name, tcp).await.map_err(|source| {
             match (self.verifier.take_shown(), source.kind()) {
@@ -301,16 +302,17 @@ impl Client {
     }
 }
 
-/// Whether the relay at `address` answers, and shows the `expected` authority. Asks for nothing else.
+/// Whether the relay at `address` answers, by `proxy` where there is one, and shows the `expected` authority. Asks for nothing else.
 ///
 /// # Errors
 /// What [`enrol`](super::enrol) would meet as well.
 pub async fn probe(
     address: &Address,
+    proxy: Option<&Address>,
     expected: Fingerprint,
     now: Timestamp,
 ) -> Result<(), EnrolError> {
-    let client = Client::new(address.clone(), expected, now)?;
+    let client = Client::new(address.clone(), proxy.cloned(), expected, now)?;
     client.authority().await.map(|_| ())
 }
 

@@ -30,6 +30,7 @@ fn robot(port: u16, authority: &Authority) -> Robot {
             host: "127.0.0.1".to_owned(),
             port,
         },
+        proxy: None,
         ca_fingerprint: authority.fingerprint().parse().unwrap(),
         robot_id: "kiwi-01".parse().unwrap(),
         profile: "lekiwi".to_owned(),

@@ -252,7 +252,7 @@ pub(crate) fn write_config(
     let folder = folder.display();
     let text = format!(
         "version: 1\nrobot_id: {robot}\nprofile: lekiwi\nrelay:\n  https: https://127.0.0.1:{https}\n  \
-         mqtt: mqtts://127.0.0.1:{mqtt}\n  ca_fingerprint: {fingerprint}\nenrolment:\n  token_file: {folder}/token\n\
+         mqtt: mqtts://127.0.0.1:{mqtt}\n  last_resort: false\n  ca_fingerprint: {fingerprint}\nenrolment:\n  token_file: {folder}/token\n\
          state_dir: {folder}/state\nsocket: {folder}/agent.sock\nheartbeat_s: 1\ndiscovery: {{mdns: false}}\ntelemetry:\n  sample_s: 1\n  # A busy test machine is no alert.\n  \
          metrics: {{cpu_percent: {{alert_above: 1000}}, memory_percent: {{alert_above: 1000}}, \
          disk_percent: {{alert_above: 1000}}}}\n"

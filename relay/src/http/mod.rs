@@ -19,6 +19,7 @@ mod health;
 mod live;
 mod login;
 pub mod openapi;
+mod passage;
 pub mod problem;
 mod refused;
 mod robots;

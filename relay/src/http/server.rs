@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::extract::Peer;
+use super::passage::{Greeted, Rewound};
 use crate::identity::server::ServerIdentity;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 const MAX_CONNECTIONS: usize = 4_096;
+/// Connections that are the broker's; they take no place of a person's.
+const MAX_HANDED_ON: usize = 20_000;
 const MAX_STREAMS: u32 = 64;
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -53,16 +56,18 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
 }
 
 /// Serves `router` on `listener` until `stopping`; then takes no more, lets running requests end for at
-/// most `drain`, and returns.
+/// most `drain`, and returns. Clients that want MQTT are handed to the broker at `mqtt`.
 pub async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
     router: Router,
+    mqtt: SocketAddr,
     stopping: CancellationToken,
     drain: Duration,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let handed_on = Arc::new(Semaphore::new(MAX_HANDED_ON));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -73,9 +78,23 @@ pub async fn serve(
             Ok((stream, address, place)) => {
                 let (acceptor, router, stopping) =
                     (acceptor.clone(), router.clone(), stopping.clone());
+                let handed_on = handed_on.clone();
                 tasks.spawn(async move {
-                    connection(stream, address, &acceptor, router, stopping).await;
-                    drop(place);
+                    let greeted = tokio::select! {
+                        () = stopping.cancelled() => return,
+                        greeted = greet(stream, address) => greeted,
+                    };
+                    match greeted {
+                        None => {}
+                        Some(greeted) if greeted.is_mqtt => {
+                            drop(place);
+                            hand_on(greeted, address, mqtt, &handed_on, &stopping).await;
+                        }
+                        Some(greeted) => {
+                            let stream = greeted.rewound();
+                            connection(stream, address, &acceptor, router, stopping).await;
+                        }
+                    }
                 });
             }
             Err(error) => {
@@ -106,15 +125,49 @@ async fn accept(
     Ok((stream, address, place))
 }
 
+/// What the client says first, if it does so in time.
+async fn greet(stream: TcpStream, address: SocketAddr) -> Option<Greeted> {
+    // Only a matter of latency; a socket that refuses it still works.
+    let _ = stream.set_nodelay(true);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, Greeted::read(stream)).await {
+        Ok(Ok(greeted)) => Some(greeted),
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "no TLS began");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%address, "TLS began too late");
+            None
+        }
+    }
+}
+
+async fn hand_on(
+    greeted: Greeted,
+    address: SocketAddr,
+    mqtt: SocketAddr,
+    places: &Semaphore,
+    stopping: &CancellationToken,
+) {
+    let Ok(_place) = places.try_acquire() else {
+        return tracing::warn!(%address, "too many clients want MQTT by the port of HTTPS");
+    };
+    let outcome = tokio::select! {
+        () = stopping.cancelled() => return,
+        outcome = greeted.hand_to(mqtt) => outcome,
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%address, %error, "the connection to the broker ended");
+    }
+}
+
 async fn connection(
-    stream: TcpStream,
+    stream: Rewound,
     address: SocketAddr,
     acceptor: &TlsAcceptor,
     router: Router,
     stopping: CancellationToken,
 ) {
-    // Only a matter of latency; a socket that refuses it still works.
-    let _ = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
     let stream = tokio::select! {
         () = stopping.cancelled() => return,

@@ -38,8 +38,24 @@ impl Agent {
         program: &Path,
         first: &[OsString],
     ) -> Result<Self> {
+        Self::start_edited(relay, id, token, program, first, |config| config)
+    }
+
+    /// The same with its configuration changed by `edit`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_edited(
+        relay: &Relay,
+        id: &str,
+        token: &str,
+        program: &Path,
+        first: &[OsString],
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let config = write_config(files.path(), relay, id, token)?;
+        std::fs::write(&config, edit(std::fs::read_to_string(&config)?))?;
         let mut arguments = first.to_vec();
         arguments.extend(["--config".into(), config.into_os_string(), "run".into()]);
         let log = files.path().join("agent.log");
@@ -82,6 +98,12 @@ impl Agent {
     #[must_use]
     pub fn id(&self) -> &RobotId {
         &self.id
+    }
+
+    /// Its socket for local programs.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.files.path().join("agent.sock")
     }
 
     /// Where its key, certificate and outbox lie.

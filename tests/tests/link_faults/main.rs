@@ -1,0 +1,142 @@
+//! The robot's link when the network is at its worst: real agents and relays with faulting proxies between
+//! them, or in networks of their own. Whatever happens, no event is lost and none is doubled; how long the
+//! way back took is printed as a table.
+
+mod endpoints;
+mod network;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lekiwi_tests::harness::{Fault, FaultyProxy, Relay};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Site, print, seconds};
+
+/// "Recovery < 30 s after a failure" (H10).
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// The same over a network that is hardly one.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn robot() -> Result<(FaultyProxy, Site)> {
+    let relay = Relay::start()?;
+    let proxy = FaultyProxy::start(relay.mqtt()).await?;
+    let site = Site::behind(relay, &[&proxy], "last_resort: false").await?;
+    Ok((proxy, site))
+}
+
+#[tokio::test]
+async fn every_fault_of_a_network_is_survived_and_nothing_is_lost() -> Result<()> {
+    let (proxy, mut site) = robot().await?;
+    let mut rows = Vec::new();
+    let mut row = |what: &str, time: Duration| rows.push((what.to_owned(), seconds(time)));
+
+    let before = site.session().await;
+    proxy.cut();
+    row("connection reset", site.connected(before, RECOVERY).await?);
+
+    let before = site.session().await;
+    proxy.set(Fault::Closed);
+    proxy.cut();
+    site.until("offline", RECOVERY, |status| status.session.is_none())
+        .await?;
+    // Long enough for the backoff to reach its cap.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    proxy.set(Fault::None);
+    let time = site.connected(before, RECOVERY).await?;
+    row("relay away for 20 s, from its return", time);
+
+    let before = site.session().await;
+    proxy.strand();
+    let began = Instant::now();
+    site.until("suspicious", RECOVERY, |status| status.session != before)
+        .await?;
+    row("half-open connection, until noticed", began.elapsed());
+    site.connected(before, RECOVERY).await?;
+    row("half-open connection, until back", began.elapsed());
+
+    let before = site.session().await;
+    proxy.set(Fault::Delay(Duration::from_secs(2)));
+    // It holds a connection that stands, ...
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    ensure!(
+        site.session().await == before,
+        "expected two seconds of delay to break nothing"
+    );
+    // ... and lets a new one come about.
+    proxy.cut();
+    let time = site.connected(before, PATIENCE).await?;
+    row("2 s of delay in each direction, reset", time);
+    proxy.set(Fault::None);
+
+    let before = site.session().await;
+    proxy.set(Fault::Slow(20_000));
+    proxy.cut();
+    let time = site.connected(before, PATIENCE).await?;
+    row("20,000 bytes/s in each direction, reset", time);
+    proxy.set(Fault::None);
+
+    let before = site.session().await;
+    stop_for(&mut site, Duration::from_secs(35)).await?;
+    let time = site.connected(before, RECOVERY).await?;
+    row("agent stopped (SIGSTOP) for 35 s, from SIGCONT", time);
+
+    let before = site.session().await;
+    site.relay.kill()?;
+    site.relay.restart()?;
+    let time = site.connected(before, RECOVERY).await?;
+    row("relay killed, from when it serves again", time);
+
+    let events = site.nothing_lost().await?;
+    rows.push((
+        "events, none lost and none doubled".to_owned(),
+        events.to_string(),
+    ));
+    print("fault, until the robot is back", &rows)
+}
+
+async fn stop_for(site: &mut Site, time: Duration) -> Result<()> {
+    let id = site.agent.process().id().context("expected it to run")?;
+    let id = Pid::from_raw(i32::try_from(id)?);
+    kill(id, Signal::SIGSTOP)?;
+    tokio::time::sleep(time).await;
+    kill(id, Signal::SIGCONT)?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "slow tier: an hour and ten minutes"]
+async fn an_hour_without_a_relay_and_ten_minutes_asleep_lose_nothing() -> Result<()> {
+    let (proxy, mut site) = robot().await?;
+    let before = site.session().await;
+    proxy.set(Fault::Closed);
+    proxy.cut();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    proxy.set(Fault::None);
+    let outage = site.connected(before, RECOVERY).await?;
+    let began = Instant::now();
+    site.until("with few events left", Duration::from_secs(600), |status| {
+        status.outbox.pending < 100
+    })
+    .await?;
+    let drained = began.elapsed();
+    let before = site.session().await;
+    stop_for(&mut site, Duration::from_secs(600)).await?;
+    let asleep = site.connected(before, RECOVERY).await?;
+    let events = site.nothing_lost().await?;
+    let rows = [
+        ("relay away for an hour, from its return", seconds(outage)),
+        ("its backlog sent", seconds(drained)),
+        (
+            "agent stopped (SIGSTOP) for 10 min, from SIGCONT",
+            seconds(asleep),
+        ),
+        ("events, none lost and none doubled", events.to_string()),
+    ];
+    print(
+        "fault, until the robot is back",
+        &rows.map(|(a, b)| (a.to_owned(), b)),
+    )
+}

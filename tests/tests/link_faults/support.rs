@@ -1,0 +1,181 @@
+//! One robot with proxies between it and its relay, a stream of events from it, and a clock on its
+//! reconnects.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lekiwi_agent::ipc::{Report, Status, ask_status, report_event};
+use lekiwi_tests::fleet::Admin;
+use lekiwi_tests::harness::{Agent, FaultyProxy, Relay, target};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Times are measured: one test at a time.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
+/// A relay and a robot of it.
+pub(crate) struct Site {
+    pub(crate) relay: Relay,
+    pub(crate) agent: Agent,
+    admin: Admin,
+    reporter: JoinHandle<()>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.reporter.abort();
+    }
+}
+
+/// The part of a configuration that says where the relay is, for `{mqtt}` lines of YAML.
+pub(crate) fn endpoints(ways: &[&FaultyProxy], more: &str) -> String {
+    let ways = ways.iter().enumerate().map(|(index, proxy)| {
+        let address = proxy.address();
+        format!("{{mqtt: 'mqtts://{address}', preference: {index}}}")
+    });
+    let ways: Vec<String> = ways.collect();
+    format!("endpoints: [{}]\n  {more}", ways.join(", "))
+}
+
+impl Site {
+    /// `mqtt` makes the lines that replace `mqtt: …` of the agent's configuration; it may start proxies.
+    pub(crate) async fn start(
+        relay: Relay,
+        program: &Path,
+        first: &[std::ffi::OsString],
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<Self> {
+        let alone = alone().await;
+        let admin =
+            Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
+        let token = relay.token(&["--robot", "kiwi-01"])?;
+        let agent = Agent::start_edited(&relay, "kiwi-01", &token, program, first, edit)?;
+        let reporter = tokio::spawn(report(agent.socket()));
+        let mut site = Self {
+            relay,
+            agent,
+            admin,
+            reporter,
+            _alone: alone,
+        };
+        site.connected(None, Duration::from_secs(30)).await?;
+        Ok(site)
+    }
+
+    /// A robot whose only way is `proxy`, which is not cut to what the relay is behind.
+    pub(crate) async fn behind(relay: Relay, ways: &[&FaultyProxy], more: &str) -> Result<Self> {
+        let program = target("lekiwi-agent", "lekiwi-agent")?;
+        let mqtt = format!("mqtt: mqtts://{}", relay.mqtt());
+        let ways = endpoints(ways, more);
+        Self::start(relay, &program, &[], |config| config.replace(&mqtt, &ways)).await
+    }
+
+    /// What the agent says of itself; nothing while it does not answer.
+    pub(crate) async fn status(&self) -> Option<Status> {
+        ask_status(&self.agent.socket()).await.ok()
+    }
+
+    /// The session, while there is one.
+    pub(crate) async fn session(&self) -> Option<Uuid> {
+        self.status().await?.session
+    }
+
+    /// Waits until the robot is connected by another session than `before`; how long that took.
+    pub(crate) async fn connected(
+        &mut self,
+        before: Option<Uuid>,
+        limit: Duration,
+    ) -> Result<Duration> {
+        let began = Instant::now();
+        self.until("connected", limit, |status| {
+            status.session.is_some() && status.session != before
+        })
+        .await?;
+        Ok(began.elapsed())
+    }
+
+    /// Waits until `wanted` likes what the agent says.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> Result<Status> {
+        let began = Instant::now();
+        loop {
+            let status = self.status().await;
+            if let Some(status) = status.clone().filter(&wanted) {
+                return Ok(status);
+            }
+            ensure!(
+                began.elapsed() < limit,
+                "expected the agent {what} within {limit:?}, got {status:?}; it said\n{}",
+                self.agent.process().log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the stream of events, and waits until all are acknowledged.
+    pub(crate) async fn quiet(&mut self) -> Result<Status> {
+        self.reporter.abort();
+        // What it asked last may still be under way inside the agent.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.until("with an empty outbox", Duration::from_secs(120), |status| {
+            status.outbox.pending == 0
+        })
+        .await
+    }
+
+    /// Ends the stream of events, and compares the relay's log with what the robot numbered: every event
+    /// once, and in order. How many there were.
+    pub(crate) async fn nothing_lost(mut self) -> Result<u64> {
+        let status = self.quiet().await?;
+        let last = status.outbox.last_seq;
+        let events = self.admin.events(&"kiwi-01".parse()?).await?;
+        let own = events.iter().filter(|event| event.source == "kiwi-01");
+        let seqs: Vec<u64> = own.map(|event| event.seq).collect();
+        ensure!(
+            seqs == (1..=last).collect::<Vec<_>>(),
+            "expected the events 1 to {last} once each and in order, got {seqs:?}"
+        );
+        Ok(last)
+    }
+}
+
+/// A local program that has something to say all the time, also while the agent cannot listen.
+async fn report(socket: PathBuf) {
+    for number in 0_u64.. {
+        let report = Report {
+            kind: "setup.progress".to_owned(),
+            data: serde_json::json!({ "number": number }),
+        };
+        // An agent that is stopped takes it later, or never; its numbers count.
+        let _ = report_event(&socket, &report).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A table of what was measured, on the terminal of whoever runs the suite: the harness of Rust's tests
+/// keeps what `println` says of tests that pass.
+pub(crate) fn print(title: &str, rows: &[(String, String)]) -> Result<()> {
+    let mut text = format!("\n| {title} | seconds |\n|---|---|\n");
+    for (what, measured) in rows {
+        text.push_str(&format!("| {what} | {measured} |\n"));
+    }
+    std::io::stderr()
+        .write_all(text.as_bytes())
+        .context("expected a standard error output")
+}
+
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{:.2}", time.as_secs_f64())
+}
