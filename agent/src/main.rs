@@ -2,10 +2,11 @@
 //! runtime, prints errors with their chain and hint, and exits with one of [`ExitCode`].
 
 mod explain;
+mod show;
 mod telling;
 mod watch;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
 use lekiwi_agent::hardware;
 use lekiwi_agent::identity::{EnrolError, Enrolled, Enrolment, Store, enrol};
-use lekiwi_agent::ipc::{self, Status};
+use lekiwi_agent::ipc;
 use lekiwi_agent::journal;
 use lekiwi_agent::machine::{Machine, hostname};
 use lekiwi_agent::setup::{self, SetupError};
@@ -220,7 +221,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
     let loaded = match (&arguments.command, read()) {
         (Command::Doctor { json }, loaded) => {
             let report = runtime.block_on(doctor::examine(&arguments.root, loaded));
-            return show_report(&report, *json);
+            return show::report(&report, *json);
         }
         (command, Err(error)) => {
             // A running agent can be spoken to all the same: it knows why its configuration stays as it was.
@@ -263,7 +264,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             runtime.block_on(enrol_once(&config, Duration::from_secs(*within)))
         }
         Command::CheckConfig => {
-            describe(&config, &path);
+            show::configuration(&config, &path);
             Ok(())
         }
         // Need no configuration: done above.
@@ -309,7 +310,7 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
 async fn talk(command: &Command, socket: &Path) -> Option<Result<(), Failure>> {
     Some(match command {
         Command::Status { json } => match ipc::ask_status(socket).await {
-            Ok(status) => show(&status, *json),
+            Ok(status) => show::status(&status, *json),
             Err(error) => Err(telling::unheard(&error)),
         },
         Command::Report { what } => telling::report(socket, what).await,
@@ -495,68 +496,6 @@ async fn attempts(
     }
 }
 
-fn show(status: &Status, json: bool) -> Result<(), Failure> {
-    if json {
-        let text =
-            serde_json::to_string(status).map_err(|error| failed(ExitCode::Failure, &error))?;
-        print(&text);
-        return Ok(());
-    }
-    let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    let outbox = &status.outbox;
-    let durable = if outbox.durable {
-        "on disk"
-    } else {
-        "in memory only"
-    };
-    print(&format!(
-        "robot        {} (agent {})\nphase        {} (link {})\nrelay        {}\nsession      {}\nonline since {}\n\
-         telemetry    {}\ncertificate  until {}\nevents       {} waiting, newest {}, {durable}\nbacklog      {} telemetry samples waiting",
-        status.robot_id,
-        status.version,
-        status.phase,
-        status.link,
-        status.relay,
-        or_none(status.session.map(|session| session.to_string())),
-        or_none(status.online_since.map(|at| at.to_string())),
-        or_none(status.last_telemetry.map(|at| at.to_string())),
-        or_none(status.certificate_not_after.map(|at| at.to_string())),
-        outbox.pending,
-        outbox.last_seq,
-        outbox.late_samples,
-    ));
-    let configuration = &status.configuration;
-    if !configuration.waiting.is_empty() {
-        print(&format!(
-            "waiting      for the next start: {}",
-            configuration.waiting.join(", ")
-        ));
-    }
-    for trouble in [&outbox.trouble, &status.last_error, &configuration.refused]
-        .into_iter()
-        .flatten()
-    {
-        print(&format!("trouble      {trouble}"));
-    }
-    Ok(())
-}
-
-fn show_report(report: &doctor::Report, json: bool) -> Result<(), Failure> {
-    if json {
-        let text =
-            serde_json::to_string(report).map_err(|error| failed(ExitCode::Failure, &error))?;
-        print(&text);
-    } else {
-        let is_terminal = std::io::stdout().is_terminal();
-        print(&report.text(is_terminal, is_terminal && !no_color()));
-    }
-    match report.count(doctor::Verdict::Failed) {
-        0 => Ok(()),
-        1 => Err(wrong("one check failed")),
-        count => Err(wrong(&format!("{count} checks failed"))),
-    }
-}
-
 fn wrong(message: &str) -> Failure {
     Failure {
         code: ExitCode::Failure,
@@ -577,25 +516,4 @@ fn look(config: &Config, json: bool, remember: bool) -> Result<(), Failure> {
     };
     print(text.trim_end());
     Ok(())
-}
-
-fn describe(config: &Config, path: &Path) {
-    let brokers = config.relay.endpoints.iter();
-    let brokers: Vec<String> = brokers.map(|way| format!("mqtts://{}", way.mqtt)).collect();
-    print(&format!(
-        "{} is right\nrobot      {} ({}, organisation {})\nrelay      https://{} and {}\nauthority  {}\n\
-         state      {}\nsocket     {}\ntoken      {}\nheartbeat  every {} s, sensors every {} s",
-        path.display(),
-        config.robot_id,
-        config.profile,
-        config.org,
-        config.relay.https,
-        brokers.join(", "),
-        config.relay.ca_fingerprint,
-        config.state_dir.display(),
-        config.socket.display(),
-        config.token_file.display(),
-        config.heartbeat.as_secs(),
-        config.sample.as_secs(),
-    ));
 }

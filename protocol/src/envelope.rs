@@ -74,9 +74,7 @@ impl MessageType {
             FromRobot::Events => Self::Events,
             FromRobot::Backlog => Self::Backlog,
             FromRobot::Command(_) => Self::Response,
-            FromRobot::Reported
-            | FromRobot::Request(..)
-            | FromRobot::ControlAck => return None,
+            FromRobot::Reported | FromRobot::Request(..) | FromRobot::ControlAck => return None,
         })
     }
 

@@ -40,7 +40,10 @@ pub(super) async fn examine(
     }
     // Usually all are one host.
     for (index, address) in hosts.iter().enumerate() {
-        if hosts[..index].iter().all(|before| before.host != address.host) {
+        if hosts[..index]
+            .iter()
+            .all(|before| before.host != address.host)
+        {
             findings.push(resolve(address).await);
         }
     }

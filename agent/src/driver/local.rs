@@ -80,7 +80,10 @@ impl Driver {
             Request::Metric(metric) => {
                 let name = metric.check()?;
                 let member = name.as_str().strip_prefix(CUSTOM).unwrap_or_default();
-                if !self.debouncer.observe(now, metric::CUSTOM, member, metric.value) {
+                if !self
+                    .debouncer
+                    .observe(now, metric::CUSTOM, member, metric.value)
+                {
                     return Err(format!(
                         "expected at most {MAX_CUSTOM_METRICS} metrics of local programs, and {name} would be one more"
                     ));

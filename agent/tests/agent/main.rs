@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod broker;
-mod doctor;
 mod commands;
+mod doctor;
 mod enrolment;
 mod health;
 mod local;
@@ -12,3 +12,4 @@ mod reload;
 mod starved;
 mod support;
 mod teleop;
+mod usage;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::limits::MAX_TELEOP_PORTS;
 
 use super::{
-    Action, Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise, Unit,
-    VERSION,
+    Action, Check, File, MetricRule, Overlay, Process, Profile, ProfileError, Python, Recognise,
+    Unit, VERSION,
 };
 
 /// The least and greatest id that a Feetech servo can have; 254 addresses all.

@@ -378,6 +378,13 @@ impl Fleet {
         self.robots.get(id).is_some_and(Robot::is_admitted)
     }
 
+    /// Whether history takes a late value of this robot's metric: it has the metric, or room for one more.
+    pub fn takes_late(&mut self, id: &RobotId, name: &MetricName) -> bool {
+        self.robots
+            .get_mut(id)
+            .is_some_and(|robot| robot.takes_late(name))
+    }
+
     /// All robots, by id.
     pub fn views(&self) -> impl Iterator<Item = RobotView> {
         self.robots.values().map(Robot::view)

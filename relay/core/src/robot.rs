@@ -334,6 +334,22 @@ impl Robot {
         self.readings_at = Some(now);
     }
 
+    /// Whether history takes a late value of `name`: it has that metric, or room for one more.
+    pub(crate) fn takes_late(&mut self, name: &MetricName) -> bool {
+        if let Some(reading) = self.readings.get(name) {
+            return reading.kept;
+        }
+        if self.gone.contains(name) {
+            return true;
+        }
+        let kept = self.gone.len() + self.readings.values().filter(|r| r.kept).count();
+        let has_room = kept < MAX_HISTORY_METRICS;
+        if has_room {
+            self.gone.insert(name.clone());
+        }
+        has_room
+    }
+
     /// Readings that history has not seen.
     pub(crate) fn take_fresh(&mut self) -> impl Iterator<Item = (&MetricName, Timestamp, f64)> {
         self.fresh = false;

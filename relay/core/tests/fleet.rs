@@ -345,6 +345,29 @@ fn history_takes_a_bounded_number_of_names_of_a_robot_and_names_may_come_back() 
     );
 }
 
+#[test]
+fn late_names_count_as_those_of_now_do() {
+    let mut fleet = Fleet::default();
+    fleet.handle(Timestamp::from_ms(1), enrolled(1));
+    let mut late = |name: String| {
+        let name = lekiwi_protocol::MetricName::new(&name).unwrap();
+        fleet.takes_late(&robot(1), &name)
+    };
+    for n in 0..512 {
+        assert!(late(format!("m{n}")));
+    }
+    assert!(!late("more".to_owned()));
+    assert!(late("m7".to_owned()), "history has it");
+    let state = state(
+        1,
+        serde_json::json!({ "resources": { "m7": 1.0, "more": 1.0 } }),
+    );
+    fleet.handle(Timestamp::from_ms(1), state);
+    let mut kept = Vec::new();
+    fleet.take_samples(|_, name, _, _| kept.push(name.to_string()));
+    assert_eq!(kept, ["m7"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Birth(u8, u8),

@@ -49,10 +49,15 @@ impl Ingest {
             self.metrics.shed("clock", strange.len() as u64);
         }
         let mut samples = Vec::new();
+        let mut fleet = self.fleet.write().unwrap_or_else(PoisonError::into_inner);
         for LateSample {
-            timestamp, metrics, ..
+            timestamp,
+            mut metrics,
+            ..
         } in kept
         {
+            // Of too many names the rest is given up, as with telemetry of now.
+            metrics.retain(|metric, _| fleet.takes_late(robot, metric));
             samples.extend(metrics.into_iter().map(|(metric, value)| NewSample {
                 robot: source.clone(),
                 metric: metric.as_str().into(),
@@ -60,6 +65,7 @@ impl Ingest {
                 value,
             }));
         }
+        drop(fleet);
         self.batch.backlogs.push(NewBacklog {
             source,
             stream: backlog.stream,
