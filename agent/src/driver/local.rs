@@ -134,12 +134,8 @@ impl Driver {
         }
     }
 
-    /// Publishes the state when it is wanted and may be told again; forgets whom they stopped reporting.
+    /// Publishes the state when it is wanted and may be told again.
     pub(super) fn look_after_local(&mut self, now: Instant) {
-        if self.local.reported.handle_timeout(now) {
-            log::info!("the operator was not reported for a while and does not count any more");
-            self.tell_teleoperation(now, None);
-        }
         self.mirror(now);
         if self.local.states.poll(now) {
             self.publish_state();

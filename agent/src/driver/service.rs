@@ -18,6 +18,7 @@ impl Driver {
         }
         log::info!("{signal}: stopping");
         notify(&[NotifyState::Stopping]);
+        self.local.reported.set_operator(clock::now(), None);
         self.end_teleoperation();
         // The goodbye overtakes what is not carried out yet.
         self.carry_out();

@@ -87,8 +87,12 @@ impl Driver {
         }
     }
 
-    /// Looks, if that is due.
+    /// Looks, if that is due; forgets an operator whom programs stopped reporting.
     pub(super) fn look_at_teleoperation(&mut self, now: Instant) {
+        if self.local.reported.handle_timeout(now) {
+            log::info!("the operator was not reported for a while and does not count any more");
+            self.tell_teleoperation(now, None);
+        }
         let Some(watcher) = &mut self.teleop.watcher else {
             return;
         };
@@ -102,10 +106,9 @@ impl Driver {
     /// Nobody looks any more: a session that is under way ends for all who read of it.
     pub(super) fn end_teleoperation(&mut self) {
         let now = clock::now();
-        if let Some(mut watcher) = self.teleop.watcher.take() {
-            let event = watcher.end(now);
-            self.tell_teleoperation(now, event);
-        }
+        let watcher = self.teleop.watcher.take();
+        let event = watcher.and_then(|mut watcher| watcher.end(now));
+        self.tell_teleoperation(now, event);
     }
 
     /// As [`Self::watch_teleoperation`], also when the profile has the same name: its file may be another one.
@@ -140,7 +143,7 @@ impl Driver {
         said.unwrap_or_else(|| self.teleop.operating_mode())
     }
 
-    pub(super) fn tell_teleoperation(&mut self, now: Instant, event: Option<Event>) {
+    fn tell_teleoperation(&mut self, now: Instant, event: Option<Event>) {
         let (state, by_policy) = self.teleoperation(now);
         let changed = state != self.teleop.state || by_policy != self.teleop.by_policy;
         self.teleop.state = state;

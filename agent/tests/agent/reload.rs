@@ -53,7 +53,7 @@ async fn a_reload_keeps_the_connection_and_a_wrong_file_changes_nothing() {
     eventually("the wrong file is refused", || !refused(&site).is_null()).await;
     let why = refused(&site).as_str().unwrap().to_owned();
     let begins = format!(
-        "unknown key \"heartbeat\" at {}:12:1, expected one of ",
+        "unknown key \"heartbeat\" at {}:13:1, expected one of ",
         at.display()
     );
     assert!(why.starts_with(&begins), "{why}");
