@@ -53,11 +53,6 @@ impl Speech {
         self.session
     }
 
-    /// What the robot says it is.
-    pub(super) fn profile(&self) -> &str {
-        &self.factsheet.profile
-    }
-
     pub(super) fn boot_id(&self) -> Uuid {
         self.factsheet.boot_id
     }
