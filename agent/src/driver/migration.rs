@@ -108,6 +108,7 @@ impl Driver {
     /// Writes this robot to the older relay when it is time.
     pub(super) fn mirror(&mut self, now: Instant) {
         let heartbeat = self.config.heartbeat;
+        let mode = self.operating_mode();
         let due = self
             .local
             .migration
@@ -125,7 +126,7 @@ impl Driver {
         let robot = Robot {
             robot_id: Some(self.config.robot_id.to_string()),
             battery: newest(metric::BATTERY_PERCENT),
-            mode: text(json!(self.operating_mode())),
+            mode: text(json!(mode)),
             status: text(json!(self.lifecycle.activity())),
             timestamp: Some(clock::wall().as_ms() as f64 / 1000.0),
             ..Robot::default()
