@@ -260,8 +260,8 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
              load_15m, memory_percent, swap_percent, disk_percent, disk_free_bytes, disk_inodes_percent, \
              disk_wear_percent, disk_pre_eol_level, temperature_c, temperature_c.*, throttling.*, \
              net_rx_bytes_per_s, net_rx_bytes_per_s.*, net_tx_bytes_per_s, net_tx_bytes_per_s.*, \
-             net_errors_per_s.*, wifi_signal_dbm.*, battery_percent, battery_v, service_memory_bytes.*, \
-             service_cpu_percent.*, uptime_s (hint: did you mean \"cpu_percent\"?)",
+             net_errors_per_s.*, wifi_signal_dbm.*, battery_percent, battery_v, battery_charging, service_memory_bytes.*, \
+             service_cpu_percent.*, custom.*, legacy.*, uptime_s (hint: did you mean \"cpu_percent\"?)",
         ),
         (
             "deadband: 5",
