@@ -63,12 +63,20 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
     })
     .await;
     ears.wait(&site, "factsheet", "no capability yet", |payload| {
-        payload["capabilities"] == json!(["events", "telemetry"])
+        payload["capabilities"] == json!(["backlog", "commands", "events", "services", "telemetry"])
     })
     .await;
     register(&ears, json!({ "status": "registered", "profile": "xle" }));
     ears.wait(&site, "factsheet", "the capability", |payload| {
-        payload["capabilities"] == json!(["events", "telemetry", "teleoperation"])
+        payload["capabilities"]
+            == json!([
+                "backlog",
+                "commands",
+                "events",
+                "services",
+                "telemetry",
+                "teleoperation"
+            ])
     })
     .await;
 
