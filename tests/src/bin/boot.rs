@@ -107,24 +107,25 @@ async fn main() -> Result<ExitCode> {
         .unwrap_or_else(|| folder.path().to_owned());
     std::fs::create_dir_all(&place)?;
     let line = Line::start(&arguments, place).await?;
-    match line.kind {
+    let first_boot = match line.kind {
         Kind::Lekiwi => {
             let (card, token) = line.card("kiwi-01", &Named::Given("kiwi-01")).await?;
-            line.first_and_second_boot("kiwi-01", card, &token).await?;
+            line.first_and_second_boot("kiwi-01", card, &token).await?
         }
         Kind::Xle => {
             let (card, token) = line.card("anybody", &Named::Anybody(2)).await?;
             let copies = [line.copy(&card, "second")?, line.copy(&card, "third")?];
             let id = format!("robot-{}", &serial("first")[8..]);
-            line.first_and_second_boot(&id, card, &token).await?;
+            let first_boot = line.first_and_second_boot(&id, card, &token).await?;
             line.one_of_two(copies).await?;
+            first_boot
         }
-    }
+    };
     if arguments.cuts > 0 {
         let seed = arguments
             .seed
             .unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
-        line.power_cuts(arguments.cuts, seed, arguments.at_once)
+        line.power_cuts(arguments.cuts, seed, arguments.at_once, first_boot)
             .await?;
     }
     Ok(ExitCode::SUCCESS)
@@ -295,7 +296,13 @@ impl Line {
         }
     }
 
-    async fn first_and_second_boot(&self, id: &str, card: PathBuf, token: &str) -> Result<()> {
+    /// Answers how long the first boot took, to its very end.
+    async fn first_and_second_boot(
+        &self,
+        id: &str,
+        card: PathBuf,
+        token: &str,
+    ) -> Result<Duration> {
         let mut board = self.board("first", card.clone(), 2)?;
         let registered = self
             .wait(id, &mut board, "registered", |robot| {
@@ -343,7 +350,8 @@ impl Line {
             "expected the second boot to keep the identity {before:?}, got {after:?}"
         );
         board.cut_power()?;
-        self.key_stayed(&card)
+        self.key_stayed(&card)?;
+        Ok(scrubbed)
     }
 
     /// The token's bytes are nowhere on the boot partition any more.
@@ -448,15 +456,25 @@ impl Line {
     }
 
     /// Each cut on a fresh card and a fresh robot; the next boot must end in a registered one.
-    async fn power_cuts(&self, cuts: u32, seed: u64, at_once: usize) -> Result<()> {
+    async fn power_cuts(
+        &self,
+        cuts: u32,
+        seed: u64,
+        at_once: usize,
+        first_boot: Duration,
+    ) -> Result<()> {
         say(&format!("seed {seed}"));
         let mut random = seed | 1;
+        // These boards have one core where the measured one had two.
+        let longest = u64::try_from(first_boot.as_millis())?
+            .saturating_mul(2)
+            .max(1);
         let moments = (0..cuts).map(|cut| {
             // xorshift64: moments need no better randomness.
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            (cut, Duration::from_millis(2_000 + random % 180_000))
+            (cut, Duration::from_millis(2_000 + random % longest))
         });
         stream::iter(moments)
             .map(|(cut, moment)| self.power_cut(cut, moment))
