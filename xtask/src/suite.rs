@@ -269,12 +269,7 @@ fn end_to_end(options: &Options) -> Result<()> {
         build::program(package, binary, Profile::Dev)?;
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
-    // What takes an hour is marked as ignored.
-    let all: &[&str] = match is_slow(options) {
-        true => &["--", "--include-ignored"],
-        false => &[],
-    };
-    let mut tests = over(&["test"], &["lekiwi-tests"], all);
+    let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
     tests.env("LEKIWI_AARCH64_AGENT", aarch64);
     // What operators and cameras of real robots speak.
     let peers = needs::python_tools(

@@ -226,8 +226,8 @@ async fn a_session_that_is_resumed_saves_bytes() -> Result<()> {
     );
     let rows = [("full handshake", full), ("resumed session", resumed)];
     print(
-        "bytes of TLS until connected, birth and state included",
-        &rows.map(|(a, b)| (a.to_owned(), b.to_string())),
+        "until connected, birth and state included",
+        &rows.map(|(a, b)| (a.to_owned(), format!("{b} bytes"))),
     )
 }
 
