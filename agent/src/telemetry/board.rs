@@ -1,5 +1,5 @@
-//! What the board says of itself: temperatures, power supply, firmware, the card's wear. What there is, is
-//! looked for now and then; sensors that are plugged in later are found.
+//! What the board says of itself: temperatures, power supply, firmware, the card's wear. The list of what
+//! there is, is made anew every so often; sensors that are plugged in later are found.
 
 use std::time::{Duration, Instant};
 
