@@ -35,6 +35,25 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// [`run`] beside something else: what it prints is shown when it has ended.
+pub(crate) fn run_aside(command: &mut Command) -> Result<()> {
+    let shown = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    ui::say(format_args!(
+        "{}\n{}{}",
+        ui::paint(Colour::Dim, format_args!("  $ {shown}")),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    ));
+    if !output.status.success() {
+        bail!("`{shown}` failed: {}", output.status);
+    }
+    Ok(())
+}
+
 /// Runs it and returns what it printed.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     let shown = shown(command);

@@ -269,19 +269,68 @@ fn end_to_end(options: &Options) -> Result<()> {
         build::program(package, binary, Profile::Dev)?;
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
-    let mut tests = over(&["test"], &["lekiwi-tests"], &[]);
-    tests.env("LEKIWI_AARCH64_AGENT", aarch64);
     // What operators and cameras of real robots speak.
     let peers = needs::python_tools(
         "teleop",
         &["pyzmq==27.1.0", "websockets==15.0.1"],
         options.yes,
     )?;
-    tests.env("LEKIWI_TELEOP_PYTHON", peers.join("python"));
-    if is_slow(options) {
-        tests.env("LEKIWI_SLOW", "1");
+    let slow = is_slow(options);
+    let suites = |arguments: &[&str]| {
+        let mut tests = over(&["test"], &["lekiwi-tests"], arguments);
+        tests.env("LEKIWI_AARCH64_AGENT", &aarch64);
+        tests.env("LEKIWI_TELEOP_PYTHON", peers.join("python"));
+        if slow {
+            tests.env("LEKIWI_SLOW", "1");
+        }
+        tests
+    };
+    command::run(&mut suites(&["--no-run"]))?;
+    let names = suite_names(&workspace::root().join("tests/tests"))?;
+    let mut others = vec!["--lib", "--bins"];
+    for name in &names {
+        if !PATIENT.iter().any(|lane| lane.contains(&name.as_str())) {
+            others.extend(["--test", name]);
+        }
     }
-    command::run(&mut tests)
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = PATIENT
+            .iter()
+            .map(|lane| {
+                let arguments: Vec<&str> = lane.iter().flat_map(|name| ["--test", name]).collect();
+                let mut tests = suites(&arguments);
+                scope.spawn(move || command::run_aside(&mut tests))
+            })
+            .collect();
+        let mut outcome = command::run(&mut suites(&others));
+        for lane in lanes {
+            let ended = lane.join().unwrap_or_else(|_| bail!("a lane panicked"));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    })
+}
+
+/// Suites that wait for most of their time (for networks to be found dead, for outages to pass), in lanes
+/// beside the others.
+const PATIENT: &[&[&str]] = &[&["link_faults"], &["backlog", "teleop"]];
+
+/// The suites in a folder as cargo sees them: `NAME.rs` and `NAME/main.rs`.
+fn suite_names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_suite = if path.is_dir() {
+            path.join("main.rs").is_file()
+        } else {
+            path.extension().is_some_and(|ending| ending == "rs")
+        };
+        if is_suite && let Some(name) = path.file_stem() {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The short form of `cargo xtask bench agent`, with the relay of [`end_to_end`].
@@ -349,6 +398,14 @@ mod tests {
     #[test]
     fn the_budget_file_is_one() {
         Budget::read(&workspace::root().join("agent/budget.toml")).unwrap();
+    }
+
+    #[test]
+    fn patient_suites_are_there() {
+        let names = suite_names(&workspace::root().join("tests/tests")).unwrap();
+        for name in PATIENT.iter().flat_map(|lane| lane.iter()) {
+            assert!(names.iter().any(|there| there == name), "{name}");
+        }
     }
 
     #[test]
