@@ -215,11 +215,9 @@ async fn a_session_that_is_resumed_saves_bytes() -> Result<()> {
         proxy.cut();
         resumed.push(connection_bytes(&mut site, &proxy, before, false).await?);
     }
-    let median = |values: &mut Vec<u64>| {
-        values.sort_unstable();
-        values[values.len() / 2]
-    };
-    let (full, resumed) = (median(&mut full), median(&mut resumed));
+    // What else is said meanwhile only adds to it.
+    let least = |values: Vec<u64>| values.into_iter().min().unwrap_or_default();
+    let (full, resumed) = (least(full), least(resumed));
     ensure!(
         resumed + 800 < full,
         "expected a resumed session to save 800 bytes, got {resumed} after {full}"
