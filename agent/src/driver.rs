@@ -47,7 +47,7 @@ use crate::identity::{EnrolError, Enrolled, Enrolment, enrol};
 use crate::ipc::{self, ConfigurationStatus};
 use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
-use crate::memory;
+use crate::memory::Code;
 use crate::outbox::Outbox;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
@@ -63,6 +63,11 @@ use uplink::Uplink;
 
 /// How often the known time is written down.
 const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
+
+/// Time from a start or a connect until the code that only it needed is given back.
+const SETTLED: Duration = Duration::from_secs(15);
+/// Time between giving back what came to be used since.
+const RELEASE: Duration = Duration::from_secs(3600);
 
 struct Driver {
     config: Config,
@@ -88,7 +93,8 @@ struct Driver {
     next_watchdog: Option<Instant>,
     watchdog: Option<Duration>,
     next_persist: Instant,
-    /// When the code that the last connect needed is given back.
+    code: Code,
+    /// When code that was used since, by a connect for instance, is given back.
     next_release: Option<Instant>,
     network: Network,
     phase: &'static str,
@@ -255,7 +261,8 @@ impl Driver {
             next_watchdog: watchdog.map(|_| now),
             watchdog,
             next_persist: now + PERSIST_CLOCK,
-            next_release: None,
+            code: Code::cut(),
+            next_release: Some(now + SETTLED),
             phase: "",
             not_after,
             online_since: None,
@@ -404,8 +411,8 @@ impl Driver {
             self.next_persist = now + PERSIST_CLOCK;
         }
         if self.next_release.is_some_and(|at| at <= now) {
-            self.next_release = None;
-            memory::release_code();
+            self.next_release = Some(now + RELEASE);
+            self.code.release();
         }
         if self.next_sample <= now {
             self.sample(now);

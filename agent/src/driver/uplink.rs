@@ -11,16 +11,13 @@ use lekiwi_discovery::changes::{Changes, Scope};
 use lekiwi_protocol::message::Activity;
 use tokio::task::JoinHandle;
 
-use super::{Driver, chain};
+use super::{Driver, SETTLED, chain};
 use crate::clock;
 use crate::config::{Address, Config, Relay};
 use crate::dial::Dialer;
 use crate::identity::{BrokerTls, remove_token};
 use crate::link::{Established, Link, LinkError, LinkEvent, Opening, Route, Trouble, Way, look};
 use crate::machine;
-
-/// How long after a connect everything that it took has been done.
-const SETTLED: Duration = Duration::from_secs(15);
 
 /// What came from outside.
 pub(super) enum Notice {
