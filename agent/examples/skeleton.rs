@@ -42,6 +42,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tls = TlsConfiguration::Rustls(Arc::new(tls));
     options.set_transport(Transport::tls_with_config(tls));
     options.set_keep_alive(limits::KEEP_ALIVE);
+    // The library has room for as many from the start: 65,535 would be megabytes.
+    options.set_outgoing_inflight_upper_limit(1);
     let (client, mut connection) = AsyncClient::new(options, 4);
     let topic = Root::default()
         .from_robot(&robot, FromRobot::Heartbeat)

@@ -255,7 +255,8 @@ impl Driver {
             next_watchdog: watchdog.map(|_| now),
             watchdog,
             next_persist: now + PERSIST_CLOCK,
-            next_release: None,
+            // A robot that starts without a relay has started, too.
+            next_release: Some(now + uplink::SETTLED),
             phase: "",
             not_after,
             online_since: None,

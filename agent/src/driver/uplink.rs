@@ -19,8 +19,8 @@ use crate::identity::{BrokerTls, remove_token};
 use crate::link::{Established, Link, LinkError, LinkEvent, Opening, Route, Trouble, Way, look};
 use crate::machine;
 
-/// How long after a connect everything that it took has been done.
-const SETTLED: Duration = Duration::from_secs(15);
+/// How long after a start, or a connect, everything that it took has been done.
+pub(super) const SETTLED: Duration = Duration::from_secs(15);
 
 /// What came from outside.
 pub(super) enum Notice {
