@@ -74,6 +74,15 @@ fn tests_binary(name: &str, passed: &[String]) -> Result<()> {
             tool.env("LEKIWI_AGENT_BIN", agent);
             let aarch64 = dist::agent(dist::Target::Aarch64Musl, dist::Way::Fallback, false)?;
             tool.env("LEKIWI_AARCH64_AGENT", aarch64);
+            tool.env("LEKIWI_TELEOP_PYTHON", needs::robot_python(false)?);
+            if !passed
+                .iter()
+                .any(|word| word == "--alone" || word == "--long")
+            {
+                needs::ensure_possible(needs::PEERS, false);
+                let skeleton = dist::skeleton(dist::Target::native_musl(), false)?;
+                tool.env("LEKIWI_SKELETON", skeleton);
+            }
         }
     }
     run(&mut tool)

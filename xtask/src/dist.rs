@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sha2::{Digest, Sha256};
 
-pub(crate) use self::compile::{Way, agent};
+pub(crate) use self::compile::{Way, agent, skeleton};
 pub(crate) use self::program::Target;
 use self::program::{AGENT, PROGRAMS, Program};
 use crate::build;

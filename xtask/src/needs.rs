@@ -187,6 +187,25 @@ pub(crate) const TEST: &[Need] = &[
     ),
 ];
 
+/// What the agent is compared with by `cargo xtask bench agent`; each can be missing.
+pub(crate) const PEERS: &[Need] = &[
+    need(
+        &["collectd"],
+        &["collectd-core", "libmosquitto1"],
+        "tells a broker how a robot is",
+    ),
+    need(
+        &["prometheus-node-exporter"],
+        &["prometheus-node-exporter"],
+        "says how a robot is when it is asked",
+    ),
+    need(
+        &["netdata"],
+        &["netdata-core"],
+        "remembers and shows how a robot is",
+    ),
+];
+
 /// To build images and boot them.
 pub(crate) const IMAGE: &[Need] = &[
     need(
@@ -280,6 +299,24 @@ pub(crate) fn ensure<'a>(needs: impl IntoIterator<Item = &'a Need>, yes: bool) -
     ]
     .concat())
     .with_context(|| format!("could not install packages\n  (hint: try `{by_hand}`)"))
+}
+
+/// Installs what is missing of `needs` one by one, and goes on without those that cannot be had.
+pub(crate) fn ensure_possible(needs: &[Need], yes: bool) {
+    for need in needs {
+        if let Err(error) = ensure([need], yes) {
+            ui::say(format_args!(
+                "without {}: {error:#}",
+                need.packages.join(" ")
+            ));
+        }
+    }
+}
+
+/// What operators and cameras of real robots speak, as programs of Python; and what simple agents are made of.
+pub(crate) fn robot_python(yes: bool) -> Result<PathBuf> {
+    let packages = ["pyzmq==27.1.0", "websockets==15.0.1", "psutil==7.1.3"];
+    Ok(python_tools("teleop", &packages, yes)?.join("python"))
 }
 
 /// Adds targets and components to this checkout's toolchain, where rustup rules it.

@@ -269,17 +269,12 @@ fn end_to_end(options: &Options) -> Result<()> {
         build::program(package, binary, Profile::Dev)?;
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
-    // What operators and cameras of real robots speak.
-    let peers = needs::python_tools(
-        "teleop",
-        &["pyzmq==27.1.0", "websockets==15.0.1"],
-        options.yes,
-    )?;
+    let python = needs::robot_python(options.yes)?;
     let slow = is_slow(options);
     let suites = |arguments: &[&str]| {
         let mut tests = over(&["test"], &["lekiwi-tests"], arguments);
         tests.env("LEKIWI_AARCH64_AGENT", &aarch64);
-        tests.env("LEKIWI_TELEOP_PYTHON", peers.join("python"));
+        tests.env("LEKIWI_TELEOP_PYTHON", &python);
         if slow {
             tests.env("LEKIWI_SLOW", "1");
         }
@@ -333,22 +328,34 @@ fn suite_names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The short form of `cargo xtask bench agent`, with the relay of [`end_to_end`].
+/// The short form of `cargo xtask bench agent`, with the relay of [`end_to_end`]; in the slow tier the long one too.
 fn footprint(options: &Options) -> Result<()> {
     build::dashboard(options.yes)?;
     build::program("lekiwi-relay", "lekiwi-relay", Profile::Dev)?;
     let agent = dist::agent(Target::native_musl(), dist::Way::Fallback, options.yes)?;
-    let mut bench = over(&["run"], &["lekiwi-tests"], &["--bin", "bench_agent", "--"]);
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
-    bench.env("LEKIWI_AARCH64_AGENT", aarch64);
-    bench.env("LEKIWI_AGENT_BIN", agent).args([
+    let python = needs::robot_python(options.yes)?;
+    let mut forms: Vec<&[&str]> = vec![&[
+        "--alone",
         "--judge-memory",
         "--settle",
         "20",
         "--seconds",
         "30",
-    ]);
-    command::run(&mut bench)
+    ]];
+    if is_slow(options) {
+        forms.push(&["--long"]);
+    }
+    for form in forms {
+        let mut bench = over(&["run"], &["lekiwi-tests"], &["--bin", "bench_agent", "--"]);
+        bench
+            .env("LEKIWI_AGENT_BIN", &agent)
+            .env("LEKIWI_AARCH64_AGENT", &aarch64)
+            .env("LEKIWI_TELEOP_PYTHON", &python)
+            .args(form);
+        command::run(&mut bench)?;
+    }
+    Ok(())
 }
 
 /// The part of `agent/budget.toml` that is enforced here.

@@ -80,6 +80,28 @@ impl Lan {
         Ok(host)
     }
 
+    /// Takes IPv6 away from all that is there: kernels look for neighbours and routers by themselves, and whoever
+    /// counts bytes would count theirs.
+    ///
+    /// # Errors
+    /// When a kernel that has IPv6 keeps it.
+    pub fn without_ipv6(&self) -> Result<()> {
+        let switch = Host {
+            namespace: self.name.clone(),
+            address: Ipv4Addr::UNSPECIFIED,
+        };
+        for host in self.hosts.iter().chain([&switch]) {
+            let path = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+            match host.inside(|| std::fs::write(path, "1"))? {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// `ip` at the switch, where the cable of 10.77.0.`last` is `port` and `last`.
     ///
     /// # Errors

@@ -50,9 +50,16 @@ pub(crate) fn agent(target: Target, way: Way, yes: bool) -> Result<PathBuf> {
     ));
     match way {
         Way::Cross => cross(target)?,
-        Way::Fallback => zig(target, yes)?,
+        Way::Fallback => zig(target, &[], yes)?,
     }
     built(target, "agent", AGENT.binary)
+}
+
+/// Builds what the agent is compared with, an example of its package, as the agent is built; answers where it is.
+pub(crate) fn skeleton(target: Target, yes: bool) -> Result<PathBuf> {
+    ui::step(format_args!("building skeleton for {}", target.triple()));
+    zig(target, &["--example", "skeleton"], yes)?;
+    built(target, "agent/examples", "skeleton")
 }
 
 fn built(target: Target, profile: &str, binary: &str) -> Result<PathBuf> {
@@ -82,12 +89,13 @@ fn cross(target: Target) -> Result<()> {
     command::run(&mut cross)
 }
 
-fn zig(target: Target, yes: bool) -> Result<()> {
+fn zig(target: Target, what: &[&str], yes: bool) -> Result<()> {
     let bin = needs::python_tools("zig", &["ziglang==0.17.0", "cargo-zigbuild==0.24.0"], yes)?;
     let mut zigbuild = cargo(["zigbuild", "--locked", "--package", AGENT.package]);
     zigbuild
         .args(PROFILE)
         .args(["--target", target.triple()])
+        .args(what)
         .env("PATH", needs::path_with(&[bin])?)
         .env(
             "CARGO_ZIGBUILD_CACHE_DIR",
