@@ -130,11 +130,16 @@ impl Living<'_> {
         let starts = self.count(kind::AGENT_STARTED).await?;
         self.shell
             .run("systemctl restart lekiwi-agent", SHELL_PATIENCE)?;
+        let restarted = Instant::now();
         self.event("the agent to start", |events| {
             let of_kind = |event: &&EventRecord| event.kind == kind::AGENT_STARTED;
             events.iter().filter(of_kind).nth(starts).cloned()
         })
         .await?;
+        let back = restarted.elapsed().as_secs_f64();
+        say(&format!(
+            "connected    {back:>6.1} s after the agent's restart, {years:+} years"
+        ));
         self.answers(&format!("{years:+} years, agent started anew"))
             .await
     }
