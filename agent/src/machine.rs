@@ -50,14 +50,25 @@ impl Machine {
             serial: first([tree("serial-number"), cpu("Serial"), dmi("product_serial")])
                 .unwrap_or_default(),
             model: first([tree("model"), cpu("Model"), dmi("product_name")]).unwrap_or_default(),
-            revision: first([cpu("Revision"), dmi("product_version"), None]).unwrap_or_default(),
+            revision: first([cpu("Revision"), self.revision(), dmi("product_version")])
+                .unwrap_or_default(),
             architecture: nix::sys::utsname::uname()
                 .map(|uname| uname.machine().to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            cores: std::thread::available_parallelism()
-                .map_or(0, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            // Those of the machine, not what this process may use of them.
+            cores: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .fold(0, |count, _| count + 1),
             memory_bytes: crate::telemetry::memory_bytes(&memory).unwrap_or(0),
         }
+    }
+
+    /// A Pi's revision where the kernel shows none among its processors, as Debian's.
+    fn revision(&self) -> Option<String> {
+        let path = self.root.join("proc/device-tree/system/linux,revision");
+        let code: [u8; 4] = fs::read(path).ok()?.try_into().ok()?;
+        Some(format!("{:06x}", u32::from_be_bytes(code)))
     }
 
     /// Host name, the address of the interface with the default route, all global addresses.
@@ -277,7 +288,7 @@ mod tests {
             ("proc/device-tree/serial-number", "10000000deadbeef\0"),
             (
                 "proc/cpuinfo",
-                "processor\t: 0\n\nRevision\t: d04170\nSerial\t\t: 10000000deadbeef\n",
+                "processor\t: 0\n\nprocessor\t: 1\n\nRevision\t: d04170\nSerial\t\t: 10000000deadbeef\n",
             ),
             ("proc/meminfo", "MemTotal:        8245456 kB\n"),
             (
@@ -290,6 +301,10 @@ mod tests {
         assert_eq!(hardware.serial, "10000000deadbeef");
         assert_eq!(hardware.revision, "d04170");
         assert_eq!(hardware.memory_bytes, 8_245_456 * 1024);
+        assert_eq!(hardware.cores, 2);
+        let (_folder, debian) =
+            self::machine(&[("proc/device-tree/system/linux,revision", "\0\u{1}Ap")]);
+        assert_eq!(debian.hardware().revision, "014170");
         assert_eq!(
             machine.deployment().os_version,
             "Debian GNU/Linux 12 (bookworm)"

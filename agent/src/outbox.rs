@@ -4,21 +4,24 @@
 //! Normally SQLite: what [`Outbox::append`] numbered is on disk before the number is known. When the
 //! disk takes nothing, events go into a bounded memory queue under a new stream, since numbers that
 //! may be forgotten must never be reused; when it takes some again, a new durable stream begins. A
-//! damaged database is set aside and reported. Nothing here is fatal. Telemetry is `backlog`'s part.
+//! damaged database is set aside. Whatever went with a database, or with memory when the process ended,
+//! is reported. Nothing here is fatal. Telemetry is `backlog`'s part.
 //!
 //! Invariants: numbers of a stream have no holes; an event leaves only when acknowledged or when an
-//! `events.dropped` event took its place, and none does while there is telemetry to give up; ordinals grow, also over a lost database (the file
-//! `<database>.ordinal` remembers the last one).
+//! `events.dropped` event took its place, and none does while there is telemetry to give up; ordinals
+//! grow, also over a lost database (the file `<database>.ordinal` remembers the last one).
 
 mod backlog;
 mod disk;
 mod eviction;
 mod memory;
+mod newest;
 mod reserve;
 mod samples;
+mod wal;
 
+use std::cell::Cell;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +29,7 @@ use lekiwi_agent_core::outbox::{Bounds, EVENT_OVERHEAD_BYTES, Losses, Progress};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::limits::MAX_EVENTS_PER_MESSAGE;
 use lekiwi_protocol::message::{Ack, Dropped, Event, EventBatch, Priority, kind};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -34,6 +37,7 @@ use backlog::Late;
 pub use backlog::WRITE_EVERY;
 use disk::{Disk, DiskError};
 use memory::Memory;
+use newest::Newest;
 
 /// Most bytes of events in one message; leaves room for the envelope below the contract's limit.
 pub const MAX_BATCH_BYTES: usize = 48 * 1024;
@@ -113,16 +117,6 @@ fn is_plain_tombstone(kind: &str, data: &Value) -> bool {
     kind == kind::DROPPED && data.get("reason").is_none()
 }
 
-/// Which stream was the newest, beside the database so that it outlives it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Newest {
-    ordinal: u32,
-    stream: Uuid,
-    /// How many streams of late samples there were.
-    #[serde(default)]
-    late: u32,
-}
-
 /// The outbox. See the module's documentation.
 pub struct Outbox {
     path: PathBuf,
@@ -134,6 +128,12 @@ pub struct Outbox {
     durable: bool,
     failed_at: Option<Timestamp>,
     trouble: Option<String>,
+    /// The database contradicted itself, and was not opened since.
+    damaged: bool,
+    /// A database with events was opened since somebody asked.
+    has_found: bool,
+    /// What reading found; it is dealt with where something can be written.
+    unreadable: Cell<Option<DiskError>>,
     late: Late,
 }
 
@@ -147,19 +147,18 @@ impl Outbox {
     /// The same with another bound on disk.
     #[must_use]
     pub fn with_bounds(path: &Path, now: Timestamp, bounds: Bounds) -> Self {
-        let newest = fs::read(ordinal_file(path))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
         let mut outbox = Self {
             path: path.to_owned(),
             bounds,
-            newest,
+            newest: Newest::read(path),
             disk: None,
             memory: None,
             durable: false,
             failed_at: None,
             trouble: None,
+            damaged: false,
+            has_found: false,
+            unreadable: Cell::default(),
             late: Late::new(),
         };
         outbox.open_disk(now);
@@ -169,9 +168,7 @@ impl Outbox {
     /// Numbers and keeps an event; on disk when this returns, unless [`Self::is_durable`] says no.
     /// Data above [`MAX_DATA_BYTES`] is replaced by its size.
     pub fn append(&mut self, kind: &str, timestamp: Timestamp, data: Value) -> u64 {
-        if !self.durable && self.may_retry(timestamp) {
-            self.open_disk(timestamp);
-        }
+        self.look_after_disk(timestamp);
         let draft = Draft::new(kind, timestamp, data);
         if self.durable
             && let Some(disk) = &mut self.disk
@@ -181,9 +178,11 @@ impl Outbox {
                 Err(error) => self.disk_failed(timestamp, &error),
             }
         }
-        let stream = self.newest;
+        let Newest {
+            ordinal, stream, ..
+        } = self.newest;
         self.memory
-            .get_or_insert_with(|| Memory::new(stream.ordinal, stream.stream))
+            .get_or_insert_with(|| Memory::new(ordinal, stream))
             .append(&draft)
     }
 
@@ -202,10 +201,11 @@ impl Outbox {
         limit: Limit,
     ) -> Option<(Priority, EventBatch)> {
         let disk = self.disk.as_ref().and_then(|disk| {
-            disk.pending_after(progress, limit)
-                .inspect_err(|error| log::warn!("cannot read the outbox: {}", chain(error)))
-                .ok()
-                .flatten()
+            disk.pending_after(progress, limit).unwrap_or_else(|error| {
+                log::warn!("cannot read the outbox: {}", chain(&error));
+                self.unreadable.set(Some(error));
+                None
+            })
         });
         let memory = self
             .memory
@@ -216,6 +216,12 @@ impl Outbox {
             (Some(disk), Some(memory)) if place(&memory) < place(&disk) => Some(memory),
             (disk, memory) => disk.or(memory),
         }
+    }
+
+    /// Whether events came back since the last call, with a disk that could not be read before: they are
+    /// older than what was sent meanwhile.
+    pub fn poll_found(&mut self) -> bool {
+        std::mem::take(&mut self.has_found)
     }
 
     /// Forgets what the relay has. Returns how many kept events that were.
@@ -231,6 +237,7 @@ impl Outbox {
         }
         if self.durable && self.memory.as_ref().is_some_and(Memory::is_empty) {
             self.memory = None;
+            self.remember_streams(&[]);
         }
         count
     }
@@ -288,77 +295,143 @@ impl Outbox {
         })
     }
 
+    /// Tries a disk again that failed for a while, and gives up one that cannot be read.
+    fn look_after_disk(&mut self, now: Timestamp) {
+        if let Some(error) = self.unreadable.take().filter(DiskError::is_damage) {
+            self.disk_failed(now, &error);
+        }
+        if !self.durable && self.may_retry(now) {
+            self.open_disk(now);
+        }
+    }
+
     fn open_disk(&mut self, now: Timestamp) {
-        let mut damage = None;
+        let mut set_aside = None;
         // After a failure the open database is used again: it is locked, and its unsent events stay readable.
-        let opened = match self.disk.take().map_or_else(|| Disk::open(&self.path), Ok) {
+        // One that was opened on a read-only disk would stay read-only.
+        let open = self.disk.take().filter(|disk| !disk.is_read_only());
+        let is_new = open.is_none();
+        let opened = match open.map_or_else(|| Disk::open(&self.path), Ok) {
             Err(error) if error.is_damage() => {
-                let aside = set_aside(&self.path, now);
+                let aside = move_aside(&self.path, now);
                 log::error!(
                     "{} was moved to {}, numbering begins again in a new stream: {}",
                     self.path.display(),
                     aside.display(),
                     chain(&error)
                 );
-                damage = Some((chain(&error), aside));
+                set_aside = Some((chain(&error), aside));
+                self.damaged = true;
                 Disk::open(&self.path)
             }
             other => other,
         };
-        let lost = self.newest;
         let ready = opened.and_then(|mut disk| {
+            let found = disk.streams()?;
+            let is_cut_short = std::mem::take(&mut disk.is_cut_short);
+            self.damaged |= is_cut_short;
             // Numbering goes on only in the stream that is known to be the newest: after a lost
             // database, memory mode, or a database that was put back from a copy, a new one begins.
             let begun = match disk.stream() {
-                Some(stream) if stream == (lost.ordinal, lost.stream) => Ok(()),
+                Some(stream)
+                    if stream == (self.newest.ordinal, self.newest.stream) && !is_cut_short =>
+                {
+                    Ok(())
+                }
                 stream => {
-                    let ordinal = stream.map_or(0, |(ordinal, _)| ordinal).max(lost.ordinal);
-                    disk.begin(ordinal + 1, Uuid::new_v4())
+                    let ordinal = stream.map_or(0, |(ordinal, _)| ordinal);
+                    disk.begin(ordinal.max(self.newest.ordinal) + 1, Uuid::new_v4())
                 }
             };
             self.disk = Some(disk);
-            begun
+            begun.map(|()| found)
         });
         match ready {
-            Ok(()) => {
+            Ok(found) => {
                 if let Some(disk) = &self.disk {
                     self.late.found(disk);
+                    self.has_found |= is_new && disk.len() > 0;
                 }
-                if let Some((ordinal, stream)) = self.disk.as_ref().and_then(Disk::stream) {
-                    self.remember(Newest {
-                        ordinal,
-                        stream,
-                        ..self.newest
-                    });
+                let mut lost = self.newest.streams();
+                let mut kept: Vec<Uuid> = self.memory.iter().flat_map(Memory::streams).collect();
+                // A damaged log reads as a short one: nobody knows what it held.
+                if !self.damaged {
+                    kept.extend(found);
                 }
+                lost.retain(|stream| !kept.contains(stream));
+                if set_aside.is_some() && lost.is_empty() {
+                    lost.push(self.newest.stream);
+                }
+                let is_damaged = std::mem::take(&mut self.damaged);
                 self.durable = true;
                 self.failed_at = None;
                 self.trouble = None;
+                // What is lost stays known until the event that says so is on the disk.
+                self.remember_streams(&lost);
+                self.tell_lost(now, &lost, is_damaged, set_aside);
+                if self.durable {
+                    self.remember_streams(&[]);
+                }
             }
             Err(error) => self.disk_failed(now, &error),
         }
-        if let Some((reason, aside)) = damage {
-            self.trouble = Some(reason);
-            let name = aside.file_name().unwrap_or_default().to_string_lossy();
-            self.append(
-                kind::DROPPED,
-                now,
-                json!({ "stream": lost.stream, "from": 1, "to": UNKNOWN_END,
-                        "reason": "the database was damaged", "set_aside": name }),
-            );
+    }
+
+    /// Whatever of these streams the relay does not have is gone.
+    fn tell_lost(
+        &mut self,
+        now: Timestamp,
+        lost: &[Uuid],
+        is_damaged: bool,
+        set_aside: Option<(String, PathBuf)>,
+    ) {
+        let reason = if is_damaged {
+            "the database was damaged"
+        } else {
+            "the memory or the database that held them is gone"
+        };
+        let mut data = json!({ "from": 1, "to": UNKNOWN_END, "reason": reason });
+        if let Some((why, aside)) = set_aside {
+            self.trouble = Some(why);
+            data["set_aside"] = json!(aside.file_name().unwrap_or_default().to_string_lossy());
         }
+        for stream in lost {
+            data["stream"] = json!(stream);
+            self.append(kind::DROPPED, now, data.clone());
+        }
+    }
+
+    /// Writes down the disk's newest stream, all others of which something is kept, and `more`.
+    fn remember_streams(&mut self, more: &[Uuid]) {
+        let Some((disk, (ordinal, stream))) = self
+            .disk
+            .as_ref()
+            .zip(self.disk.as_ref().and_then(Disk::stream))
+        else {
+            return;
+        };
+        let kept = disk.streams().unwrap_or_default().into_iter();
+        let remembered = self.memory.iter().flat_map(Memory::streams);
+        let others = more.iter().copied().chain(kept).chain(remembered).collect();
+        self.remember(Newest {
+            ordinal,
+            ..self.newest.next(stream, others)
+        });
     }
 
     /// Goes over to memory. What is on disk stays readable where it is, if it is readable.
     fn disk_failed(&mut self, now: Timestamp, error: &DiskError) {
         let reason = chain(error);
-        log::error!("the outbox goes on in memory, a power cut would lose events: {reason}");
+        if self.trouble.as_ref() != Some(&reason) {
+            log::error!("the outbox goes on in memory, a power cut would lose events: {reason}");
+        }
         self.trouble = Some(reason);
         self.failed_at = Some(now);
         self.durable = false;
         if error.is_damage() {
             // Closed, so that the next attempt finds the damage and sets it aside.
             self.disk = None;
+            self.damaged = true;
         }
         self.begin_memory();
     }
@@ -367,11 +440,7 @@ impl Outbox {
         if self.memory.is_some() && self.newest_is_memory() {
             return;
         }
-        self.remember(Newest {
-            ordinal: self.newest.ordinal + 1,
-            stream: Uuid::new_v4(),
-            ..self.newest
-        });
+        self.remember(self.newest.next(Uuid::new_v4(), self.newest.streams()));
         let Newest {
             ordinal, stream, ..
         } = self.newest;
@@ -391,15 +460,20 @@ impl Outbox {
         if self.newest == newest {
             return;
         }
-        self.newest = newest;
-        // On a full disk this fails as well; then a lost database would reuse an ordinal, never a stream.
-        let written = serde_json::to_vec(&newest)
-            .map_err(io::Error::other)
-            .and_then(|text| {
-                crate::storage::write_atomically(&ordinal_file(&self.path), &text, 0o600)
-            });
-        if let Err(error) = written {
+        // On a read-only disk this fails; then a lost database would reuse an ordinal, never a stream.
+        if let Err(error) = newest.write(&self.path) {
             log::debug!("the newest stream's ordinal is not on disk: {error}");
+        }
+        self.newest = newest;
+    }
+
+    /// Nothing is lost with a memory that is empty.
+    fn forget_empty_memory(&mut self) {
+        if self.newest_is_memory() && self.memory.as_ref().is_some_and(Memory::is_empty) {
+            self.remember(Newest {
+                stream: Uuid::nil(),
+                ..self.newest.clone()
+            });
         }
     }
 }
@@ -411,14 +485,8 @@ fn chain(error: &DiskError) -> String {
     }
 }
 
-fn ordinal_file(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".ordinal");
-    name.into()
-}
-
 /// Moves a damaged database and its log away, and removes all but the newest few.
-fn set_aside(path: &Path, now: Timestamp) -> PathBuf {
+fn move_aside(path: &Path, now: Timestamp) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!("{name}.damaged-");
     let aside = path.with_file_name(format!("{prefix}{:013}", now.as_ms()));

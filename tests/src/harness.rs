@@ -16,6 +16,7 @@ mod postgres;
 mod process;
 mod relay;
 mod servo_bus;
+mod shell;
 mod tree;
 
 pub use agent::{Agent, write_config};
@@ -30,4 +31,5 @@ pub use postgres::Postgres;
 pub use process::{Process, free_port, program, target, wait_until};
 pub use relay::{Relay, RelayOptions};
 pub use servo_bus::ServoBus;
+pub use shell::Shell;
 pub use tree::robot_tree;

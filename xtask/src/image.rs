@@ -23,6 +23,12 @@ pub(crate) struct Options {
     /// Cut the power at so many random moments of first boots
     #[arg(long, default_value_t = 0)]
     cuts: u32,
+    /// Judge a LeKiwi that runs: its clock years off, and driven by its own keys
+    #[arg(long)]
+    living: bool,
+    /// Write its factsheet and state, as they come from it, to this folder; only with `--living`
+    #[arg(long, requires = "living")]
+    capture: Option<PathBuf>,
     /// Build the base image and end
     #[arg(long)]
     build_only: bool,
@@ -34,12 +40,15 @@ pub(crate) struct Options {
     yes: bool,
 }
 
-/// The slow tier: each robot that can be emulated, and a power cut at ten random moments of first boots.
+/// The slow tier: each robot that can be emulated, one of them with its clock years off and driven by its keys, and a
+/// power cut at ten random moments of first boots.
 pub(crate) fn every_card(yes: bool) -> Result<()> {
     for (profile, cuts) in [("lekiwi", 10), ("xle", 0)] {
         run_chore(&Options {
             profile: vec![profile.to_owned()],
             cuts,
+            living: profile == "lekiwi",
+            capture: None,
             build_only: false,
             keep: None,
             yes,
@@ -90,6 +99,12 @@ pub(crate) fn run_chore(options: &Options) -> Result<()> {
             .arg("--base")
             .arg(&base)
             .args(["--profile", profile, "--cuts", &options.cuts.to_string()]);
+        if options.living && profile == "lekiwi" {
+            judge.arg("--living");
+            if let Some(folder) = &options.capture {
+                judge.arg("--capture").arg(folder);
+            }
+        }
         if let Some(keep) = &options.keep {
             judge.arg("--keep").arg(keep.join(profile));
         }

@@ -274,11 +274,16 @@ impl<P: Default + Copy> Window<P> {
         if self.resend_at.is_none_or(|at| now < at) {
             return false;
         }
+        self.begin_again();
+        self.patience = (self.patience * 2).min(Self::MAX_PATIENCE);
+        true
+    }
+
+    /// Everything that is kept goes out again, from the beginning: some of it was not there before.
+    pub fn begin_again(&mut self) {
         self.sent = P::default();
         self.unanswered = 0;
         self.resend_at = None;
-        self.patience = (self.patience * 2).min(Self::MAX_PATIENCE);
-        true
     }
 }
 

@@ -97,12 +97,24 @@ impl Driver {
         heard.mode = robot.mode.or(heard.mode.take());
         heard.status = robot.status.or(heard.status.take());
         heard.current_task = robot.current_task.or(heard.current_task.take());
+        let is_renamed = heard.robot_id != before.robot_id;
         if *heard != before {
             let data = json!(heard);
             log::info!("{}: {data}", kind::LEGACY_CHANGED);
             self.event(kind::LEGACY_CHANGED, data);
         }
+        if is_renamed {
+            self.local.states.want();
+        }
         Ok(())
+    }
+
+    /// What the older system calls this robot, once its agent has said so.
+    pub(super) fn aliases(&self) -> Vec<String> {
+        let heard = self.local.migration.iter();
+        let ids = heard.filter_map(|migration| migration.heard.robot_id.clone());
+        ids.filter(|id| *id != self.config.robot_id.as_str())
+            .collect()
     }
 
     /// Writes this robot to the older relay when it is time.

@@ -36,6 +36,9 @@ impl Driver {
 
     /// Whether all that is kept is on the way.
     pub(super) fn send_events(&mut self) -> bool {
+        if self.outbox.poll_found() {
+            self.window.begin_again();
+        }
         while let Some((mut progress, room)) = self.window.poll_output() {
             let limit = Limit {
                 events: room.min(MAX_EVENTS_PER_MESSAGE),

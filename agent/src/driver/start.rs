@@ -1,5 +1,6 @@
 //! Before the agent runs: its state folder, taken for itself alone, and what an enrolment needs.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -31,7 +32,7 @@ pub enum StartError {
 /// Keeps other agents out of a state folder while it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<std::fs::File>,
+    _file: Flock<File>,
 }
 
 /// Takes the state folder of `config`, which is made when it is missing.
@@ -45,7 +46,11 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
         source,
     };
     std::fs::create_dir_all(folder).map_err(state)?;
-    let file = std::fs::File::create(folder.join("agent.lock")).map_err(state)?;
+    let path = folder.join("agent.lock");
+    // A robot whose disk has become read-only, or is full, is still one: a lock needs no writing.
+    let file = File::create(&path)
+        .or_else(|error| File::open(&path).map_err(|_| error))
+        .map_err(state)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(Lock { _file: file }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::AlreadyRunning(folder.clone())),

@@ -61,6 +61,7 @@ impl Driver {
         let monitor = self.monitor.as_ref();
         State {
             session: self.speech.session(),
+            aliases: self.aliases(),
             activity: self.lifecycle.activity(),
             operating_mode: self.operating_mode(),
             teleoperation: self.teleop.state().clone(),

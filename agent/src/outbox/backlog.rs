@@ -217,6 +217,7 @@ impl Outbox {
 
     /// Writes the buffer when it is time to, and tells what was thinned out. Cheap when it is not.
     pub fn look_after_samples(&mut self, now: Instant, timestamp: Timestamp) {
+        self.look_after_disk(timestamp);
         let is_due = |since: Instant, after| now.saturating_duration_since(since) >= after;
         let late = &self.late;
         let has_waited = |since| is_due(since, WRITE_EVERY);
@@ -253,6 +254,7 @@ impl Outbox {
         }
         self.collect_account();
         self.tell_thinned(timestamp);
+        self.forget_empty_memory();
     }
 
     /// The kept samples after a number: at most `most`, and about `most_bytes` of them. With how many bytes
@@ -362,9 +364,6 @@ impl Outbox {
 
     /// Whether the disk took the buffer.
     fn write_samples(&mut self, timestamp: Timestamp) -> bool {
-        if !self.durable && self.may_retry(timestamp) {
-            self.open_disk(timestamp);
-        }
         let late = &mut self.late;
         let written = match &mut self.disk {
             Some(disk) if self.durable => disk.keep(
@@ -412,7 +411,7 @@ impl Outbox {
 
     fn sample_ordinal(&mut self) -> u32 {
         if self.late.ordinal == 0 {
-            let mut newest = self.newest;
+            let mut newest = self.newest.clone();
             newest.late += 1;
             self.late.ordinal = newest.late;
             self.remember(newest);

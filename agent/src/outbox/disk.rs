@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::eviction::{aged, evict};
 use super::reserve::Reserve;
 use super::samples::{self, Samples};
+use super::wal;
 use super::{Draft, Limit, within};
 
 /// Layout version in the file's header.
@@ -109,6 +110,8 @@ pub(super) struct Disk {
     pub(super) reserve: Reserve,
     /// The disk was full since the reserve was taken last: samples make room before it is needed.
     pub(super) is_tight: bool,
+    /// Some of what was committed cannot be read, and nobody knows what.
+    pub(super) is_cut_short: bool,
     /// What was done to samples since it was asked for.
     pub(super) thinned: Option<Thinned>,
     /// Acknowledged, but the full disk did not take the deletion: not sent again, deleted later.
@@ -123,6 +126,12 @@ impl Disk {
              PRAGMA cache_size = -128; PRAGMA wal_autocheckpoint = 64; PRAGMA journal_size_limit = 262144;
              PRAGMA temp_store = MEMORY;",
         )?;
+        // A full disk does not take what the log has: that is no reason not to read it.
+        let frames = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1));
+        let frames = frames
+            .ok()
+            .and_then(|frames: i64| usize::try_from(frames).ok());
+        let is_cut_short = frames.is_some_and(|frames| wal::is_cut_short(path, frames));
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let tables: i64 =
             db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -180,6 +189,7 @@ impl Disk {
             thinner: Thinner::default(),
             reserve: Reserve::beside(path),
             is_tight: false,
+            is_cut_short,
             thinned: None,
             undeleted: Vec::new(),
         })
@@ -395,6 +405,20 @@ impl Disk {
         self.undeleted
             .iter()
             .any(|(of, ranges)| *of == stream && covers(ranges, seq))
+    }
+
+    /// The streams that are known, oldest first.
+    pub(super) fn streams(&self) -> Result<Vec<Uuid>, DiskError> {
+        let mut statement = self
+            .db
+            .prepare("SELECT stream FROM streams ORDER BY ordinal")?;
+        let streams = statement.query_map([], |row| Ok(Uuid::from_bytes(row.get(0)?)))?;
+        Ok(streams.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether it was opened where nothing can be written.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.db.is_readonly(rusqlite::MAIN_DB).unwrap_or(true)
     }
 
     /// The newest stream: ordinal and id.

@@ -149,6 +149,14 @@ impl Memory {
         before - self.events.len()
     }
 
+    /// The streams that it holds events of, and the one that it numbers in.
+    pub(super) fn streams(&self) -> impl Iterator<Item = Uuid> {
+        let mut streams: Vec<Uuid> = self.events.iter().map(|held| held.stream).collect();
+        streams.push(self.stream);
+        streams.dedup();
+        streams.into_iter()
+    }
+
     pub(super) fn stream(&self) -> Uuid {
         self.stream
     }

@@ -44,7 +44,8 @@ pub struct Dropped {
     pub stream: Uuid,
     /// First dropped number.
     pub from: u64,
-    /// Last dropped number.
+    /// Last dropped number; 2^53 - 1 where nobody knows it: whatever of the stream the relay does not have,
+    /// and the data says a `reason`.
     pub to: u64,
     /// Which ones of these, ascending and disjoint; all of them when absent. Events of a higher priority
     /// in between were kept.

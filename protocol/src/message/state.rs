@@ -13,6 +13,9 @@ use crate::timestamp::Timestamp;
 pub struct State {
     /// The session of the last birth.
     pub session: Uuid,
+    /// What older systems on this robot call it, such as `k1_001`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// What the robot does.
     pub activity: Activity,
     /// Who is in charge of it, in the words of VDA5050.

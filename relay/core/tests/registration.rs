@@ -66,6 +66,7 @@ fn telemetry(n: u8, value: f64) -> Input {
 fn state(n: u8, value: f64) -> Input {
     let payload = State {
         session: Uuid::nil(),
+        aliases: Vec::new(),
         activity: Activity::Idle,
         operating_mode: OperatingMode::Automatic,
         teleoperation: Teleoperation::default(),

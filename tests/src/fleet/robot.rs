@@ -350,6 +350,7 @@ impl Robot {
         );
         let state = State {
             session,
+            aliases: Vec::new(),
             activity: lekiwi_protocol::message::Activity::Idle,
             operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
             teleoperation: Teleoperation::default(),

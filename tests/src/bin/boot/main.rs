@@ -4,6 +4,9 @@
 //! A `lekiwi` is told so by its seed. An `xle` finds it out: from two servo buses on emulated serial ports, and from
 //! the USB devices of a recorded robot; its seed has a token for any robot and names nobody.
 
+mod cuts;
+mod living;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use lekiwi_protocol::api::TokenRequest;
 use lekiwi_tests::fleet::Admin;
 use lekiwi_tests::harness::card::{self, Planted};
-use lekiwi_tests::harness::{Board, BoardOptions, HOST, Relay, RelayOptions, ServoBus, target};
+use lekiwi_tests::harness::{
+    Board, BoardOptions, HOST, Relay, RelayOptions, ServoBus, Shell, target,
+};
 use serde_json::Value;
+
+use living::Living;
 
 /// Boot cards in an emulator and see them register.
 #[derive(Parser)]
@@ -36,6 +42,12 @@ struct Arguments {
     /// Boards that are cut off at the same time.
     #[arg(long, default_value_t = 2)]
     at_once: usize,
+    /// Judge a `lekiwi` that runs: its clock years off, and driven by its own keys.
+    #[arg(long)]
+    living: bool,
+    /// Write its factsheet and state here, as they come from it; only with `--living`.
+    #[arg(long, requires = "living")]
+    capture: Option<PathBuf>,
     /// Keep cards and console logs here.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -72,7 +84,7 @@ impl Kind {
 }
 
 /// An XLeRobot's `/proc` and `/sys`.
-const RECORDED: &str = include_str!("../../../agent/tests/hardware/trees/xle.tree");
+const RECORDED: &str = include_str!("../../../../agent/tests/hardware/trees/xle.tree");
 /// Where they are laid in the guest.
 const RECORDED_ROOT: &str = "/opt/recorded";
 /// In place of LeRobot, which is too heavy to emulate: a service that listens where its host does.
@@ -100,6 +112,10 @@ enum Named<'a> {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    ensure!(
+        !arguments.living || arguments.profile == Kind::Lekiwi,
+        "expected --living with --profile lekiwi, whose serial ports are free"
+    );
     let folder = tempfile::tempdir()?;
     let place = arguments
         .keep
@@ -110,13 +126,16 @@ async fn main() -> Result<ExitCode> {
     let first_boot = match line.kind {
         Kind::Lekiwi => {
             let (card, token) = line.card("kiwi-01", &Named::Given("kiwi-01")).await?;
-            line.first_and_second_boot("kiwi-01", card, &token).await?
+            line.first_and_second_boot("kiwi-01", card, &token, &arguments)
+                .await?
         }
         Kind::Xle => {
             let (card, token) = line.card("anybody", &Named::Anybody(2)).await?;
             let copies = [line.copy(&card, "second")?, line.copy(&card, "third")?];
             let id = format!("robot-{}", &serial("first")[8..]);
-            let first_boot = line.first_and_second_boot(&id, card, &token).await?;
+            let first_boot = line
+                .first_and_second_boot(&id, card, &token, &arguments)
+                .await?;
             line.one_of_two(copies).await?;
             first_boot
         }
@@ -137,6 +156,7 @@ struct Line {
     admin: Admin,
     base: PathBuf,
     kind: Kind,
+    living: bool,
     folder: PathBuf,
 }
 
@@ -153,6 +173,7 @@ impl Line {
             admin,
             base: arguments.base.clone(),
             kind: arguments.profile,
+            living: arguments.living,
             folder,
         })
     }
@@ -193,6 +214,9 @@ impl Line {
             "customise: {}",
             String::from_utf8_lossy(&made.stderr)
         );
+        if self.living && matches!(named, Named::Given("kiwi-01")) {
+            card::plant(&card, &self.folder, &living::planted())?;
+        }
         if self.kind == Kind::Xle {
             card::plant(&card, &self.folder, &recorded_robot())?;
         }
@@ -206,17 +230,23 @@ impl Line {
         for (name, text, service) in [
             (
                 "lekiwi",
-                include_str!("../../../image/profiles/lekiwi.yml"),
+                include_str!("../../../../image/profiles/lekiwi.yml"),
                 "lekiwi-host.service",
             ),
             (
                 "xle",
-                include_str!("../../../image/profiles/xle.yml"),
+                include_str!("../../../../image/profiles/xle.yml"),
                 "xle-host.service",
             ),
         ] {
             let (before, rest) = text.split_once("software:\n").context("its software")?;
             let (_, after) = rest.split_once("\nservices:").context("its services")?;
+            // Whoever presses keys at an emulated board drives it.
+            let after = if after.contains("local_input: true") {
+                after.to_owned()
+            } else {
+                after.replace("\nteleop:\n", "\nteleop:\n  local_input: true\n")
+            };
             let stand_in = format!(
                 "{before}software:\n  units:\n    - name: {service}\n      content: |{STAND_IN}services:{after}"
             );
@@ -235,16 +265,17 @@ impl Line {
         Ok(copy)
     }
 
-    fn board(&self, name: &str, card: PathBuf, cores: u32) -> Result<Board> {
+    fn board(&self, name: &str, card: PathBuf, cores: u32, shell: Option<&Shell>) -> Result<Board> {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
         let buses = self.kind.buses().iter().enumerate();
-        let serial_ports = buses
+        let mut serial_ports = buses
             .map(|(number, ids)| {
                 let bus = ServoBus::listen(&folder.join(format!("bus{number}")), ids)?;
                 Ok(bus.path().to_owned())
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        serial_ports.extend(shell.map(|shell| shell.path().to_owned()));
         Board::power_on(BoardOptions {
             card,
             serial: serial(name),
@@ -302,8 +333,13 @@ impl Line {
         id: &str,
         card: PathBuf,
         token: &str,
+        arguments: &Arguments,
     ) -> Result<Duration> {
-        let mut board = self.board("first", card.clone(), 2)?;
+        let mut shell = arguments
+            .living
+            .then(|| Shell::listen(&self.folder.join("shell")))
+            .transpose()?;
+        let mut board = self.board("first", card.clone(), 2, shell.as_ref())?;
         let registered = self
             .wait(id, &mut board, "registered", |robot| {
                 !robot["status"]["registered_at"].is_null()
@@ -327,6 +363,18 @@ impl Line {
         say(&format!("healthy      {:>6.1} s", healthy.as_secs_f64()));
         let scrubbed = self.wait_scrubbed(&card, token, &mut board).await?;
         say(&format!("secrets gone {:>6.1} s", scrubbed.as_secs_f64()));
+        if let Some(shell) = &mut shell {
+            let living = Living {
+                id,
+                relay: &self.relay,
+                admin: &self.admin,
+                shell,
+            };
+            living
+                .judge(arguments.capture.as_deref())
+                .await
+                .with_context(|| last_lines(&board))?;
+        }
         let before = self.identity(id).await?;
         let options = board.cut_power()?;
 
@@ -417,8 +465,8 @@ impl Line {
     async fn one_of_two(&self, cards: [PathBuf; 2]) -> Result<()> {
         let [second, third] = cards;
         let mut boards = [
-            ("second", self.board("second", second, 1)?),
-            ("third", self.board("third", third, 1)?),
+            ("second", self.board("second", second, 1, None)?),
+            ("third", self.board("third", third, 1, None)?),
         ];
         let start = Instant::now();
         let (mut registered, mut refused) = (BTreeSet::new(), BTreeSet::new());
@@ -452,82 +500,6 @@ impl Line {
         for (_, board) in boards {
             std::fs::remove_file(board.cut_power()?.card)?;
         }
-        Ok(())
-    }
-
-    /// Each cut on a fresh card and a fresh robot; the next boot must end in a registered one.
-    async fn power_cuts(
-        &self,
-        cuts: u32,
-        seed: u64,
-        at_once: usize,
-        first_boot: Duration,
-    ) -> Result<()> {
-        say(&format!("seed {seed}"));
-        let mut random = seed | 1;
-        // These boards have one core where the measured one had two.
-        let longest = u64::try_from(first_boot.as_millis())?
-            .saturating_mul(2)
-            .max(1);
-        let moments = (0..cuts).map(|cut| {
-            // xorshift64: moments need no better randomness.
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (cut, Duration::from_millis(2_000 + random % longest))
-        });
-        stream::iter(moments)
-            .map(|(cut, moment)| self.power_cut(cut, moment))
-            .buffer_unordered(at_once.max(1))
-            .try_collect::<()>()
-            .await
-    }
-
-    async fn power_cut(&self, cut: u32, moment: Duration) -> Result<()> {
-        let id = format!("cut-{cut:02}");
-        let (card, _) = self.card(&id, &Named::Given(&id)).await?;
-        let mut board = self.board(&id, card, 1)?;
-        while board.uptime() < moment && !board.is_off()? {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let was_registered = self.robot(&id).await?.is_some();
-        let options = board.cut_power()?;
-        if was_registered {
-            let waited = Instant::now();
-            while self
-                .robot(&id)
-                .await?
-                .is_some_and(|robot| robot["status"]["online"] == true)
-            {
-                ensure!(
-                    waited.elapsed() < PATIENCE,
-                    "expected the relay to notice that {id} is off"
-                );
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-        let mut board = Board::power_on(options)?;
-        let back = self
-            .wait(
-                &id,
-                &mut board,
-                "registered and online after a power cut",
-                |robot| {
-                    robot["status"]["online"] == true && !robot["status"]["registered_at"].is_null()
-                },
-            )
-            .await?;
-        say(&format!(
-            "cut {cut:>2} after {:>5.1} s ({}): online {:>6.1} s after the next power-on",
-            moment.as_secs_f64(),
-            if was_registered {
-                "registered"
-            } else {
-                "not registered"
-            },
-            back.as_secs_f64()
-        ));
-        std::fs::remove_file(board.cut_power()?.card)?;
         Ok(())
     }
 }
