@@ -215,7 +215,16 @@ mod tests {
                 json!(9),
                 json!({ "telemetry": { "metrics": { "cpu_percent.0": { "deadband": 2.5, "keep_alive_s": 9 } } } }),
             ),
-            ("telemetry.metrics.cpu_percent.0", json!(""), json!({})),
+            (
+                "telemetry.metrics.cpu_percent.0.deadband",
+                json!(""),
+                json!({ "telemetry": { "metrics": { "cpu_percent.0": { "keep_alive_s": 9 } } } }),
+            ),
+            (
+                "telemetry.metrics.cpu_percent.0.keep_alive_s",
+                json!(""),
+                json!({}),
+            ),
             ("no.such", json!(""), json!({})),
         ] {
             change(&mut settings, key, value);
