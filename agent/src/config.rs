@@ -7,12 +7,14 @@
 //! `reload` says what may change while the agent runs.
 
 mod checked;
+mod desired;
 mod environment;
 mod raw;
 mod reload;
 
 use std::path::{Path, PathBuf};
 
+use lekiwi_agent_core::twin::Layer;
 use lekiwi_protocol::yaml::{self, YamlError};
 
 pub use checked::{
@@ -75,16 +77,30 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads, overrides and checks.
+/// Reads, overrides and checks. What operators desire stands over the file and under the environment.
 ///
 /// # Errors
-/// When the file cannot be read, or something in it or in the environment is wrong.
-pub fn load(path: &Path, environment: &Environment, hostname: &str) -> Result<Loaded, ConfigError> {
+/// When the file cannot be read, or something in it, in the environment or in what is desired is wrong.
+pub fn load(
+    path: &Path,
+    environment: &Environment,
+    hostname: &str,
+    desired: Option<&Layer>,
+) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     })?;
-    parse(&text, &path.display().to_string(), environment, hostname)
+    let origin = path.display().to_string();
+    // By itself first: what is wrong with it is not the operators' fault.
+    let loaded = parse(&text, &origin, environment, hostname)?;
+    match desired {
+        None => Ok(loaded),
+        Some(desired) => {
+            let config = desired::over(&text, &origin, desired, environment, hostname)?;
+            Ok(Loaded { config, ..loaded })
+        }
+    }
 }
 
 /// The same from text; `origin` is how errors call it.

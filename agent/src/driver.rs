@@ -15,6 +15,7 @@ mod speech;
 mod start;
 mod telemetry;
 mod teleop;
+mod twin;
 mod uplink;
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use lekiwi_agent_core::debounce::Debouncer;
 use lekiwi_agent_core::lifecycle::{Input, Lifecycle, Link as LinkState, Output};
 use lekiwi_agent_core::outbox::{EVENT_PATIENCE, MAX_EVENTS_ON_THE_WAY, Progress, Window};
 use lekiwi_agent_core::time::Watch;
+use lekiwi_agent_core::twin::Twin;
 use lekiwi_protocol::message::{Ack, CommandStatus, Network, Registration, kind};
 use lekiwi_protocol::topic::Path as TopicPath;
 use lekiwi_protocol::{Envelope, MessageType, Timestamp, ToRobot, Topic};
@@ -49,6 +51,7 @@ use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::memory::Code;
 use crate::outbox::Outbox;
+use crate::storage::Kept;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use health::next_found;
@@ -107,6 +110,8 @@ struct Driver {
     teleop: Teleop,
     local: Local,
     reader: Reader,
+    twin: Twin,
+    twin_file: Kept,
     configuration: ConfigurationStatus,
     clocks: Watch,
     commands: Commands,
@@ -119,7 +124,7 @@ struct Driver {
 
 /// Runs until a signal asks to stop. Sensors, services and root's setup are looked for below `root`, which
 /// is `/` outside of tests; `_lock` shows that the state folder is ours; `reader` reads the configuration again;
-/// `kill_at` is for tests of commands.
+/// `kill_at` is for tests of what is kept before it is done.
 ///
 /// # Errors
 /// Only before it runs; afterwards everything is survived.
@@ -235,6 +240,7 @@ impl Driver {
                 None
             }
         };
+        let (twin_file, twin) = twin::open(&config.state_dir, kill_at);
         let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
         Self {
             outbox: Outbox::open(&config.state_dir.join("agent.db"), clock::wall()),
@@ -273,6 +279,8 @@ impl Driver {
             teleop: Teleop::default(),
             local,
             reader,
+            twin,
+            twin_file,
             configuration: ConfigurationStatus {
                 since: clock::wall(),
                 ..ConfigurationStatus::default()
@@ -315,6 +323,7 @@ impl Driver {
         self.watch_profile();
         self.watch_teleoperation();
         self.carry_out_commands();
+        self.carry_out_twin();
         self.carry_out();
     }
 
@@ -389,6 +398,7 @@ impl Driver {
                     Err(error) => log::warn!("registration refused: {}", chain(&error)),
                 }
             }
+            TopicPath::To(_, ToRobot::Desired) => self.desired(payload),
             TopicPath::To(_, ToRobot::Command(op, id)) => self.command(&op, &id, payload),
             _ => log::debug!("{topic} is of no use to this version"),
         }
@@ -421,6 +431,7 @@ impl Driver {
         self.look_after_health(now);
         self.look_at_teleoperation(now);
         self.look_after_commands(now);
+        self.look_after_twin(now);
         self.look_after_uplink(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
@@ -453,6 +464,7 @@ impl Driver {
             self.window.poll_timeout(),
             self.drain.poll_timeout().filter(|_| online),
             self.commands.poll_timeout(),
+            self.twin.poll_timeout(),
             self.uplink.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
@@ -524,6 +536,7 @@ impl Driver {
         }
         self.network = self.machine.network();
         self.publish_state();
+        self.report_configuration();
         self.next_heartbeat = now + self.config.heartbeat;
         self.window.link_up();
         self.drain.link_up();

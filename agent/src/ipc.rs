@@ -95,6 +95,9 @@ pub struct ConfigurationStatus {
     pub refused: Option<String>,
     /// Keys that the file has otherwise, which count from the next start.
     pub waiting: Vec<String>,
+    /// The version of the operators' settings that stands over the file; 0 for none.
+    #[serde(default)]
+    pub desired: u64,
 }
 
 /// The outbox in [`Status`].

@@ -24,6 +24,7 @@ use lekiwi_agent::journal;
 use lekiwi_agent::machine::{Machine, hostname};
 use lekiwi_agent::setup::{self, SetupError};
 use lekiwi_agent::telemetry::packages;
+use lekiwi_agent_core::twin::Layer;
 
 const EXAMPLES: &str = "Examples:
   lekiwi-agent check-config                     is /etc/lekiwi/agent.yml right?
@@ -217,8 +218,8 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
     let path = path.unwrap_or_else(|| PathBuf::from(config::DEFAULT_PATH));
     let runtime = runtime()?;
     let (file, variables) = (path.clone(), environment.clone());
-    let read = move || config::load(&file, &variables, &hostname());
-    let loaded = match (&arguments.command, read()) {
+    let read = move |desired: Option<&Layer>| config::load(&file, &variables, &hostname(), desired);
+    let loaded = match (&arguments.command, read(None)) {
         (Command::Doctor { json }, loaded) => {
             let report = runtime.block_on(doctor::examine(&arguments.root, loaded));
             return show::report(&report, *json);

@@ -42,6 +42,12 @@ pub(crate) fn status(status: &Status, json: bool) -> Result<(), Failure> {
         outbox.late_samples,
     ));
     let configuration = &status.configuration;
+    if configuration.desired > 0 {
+        print(&format!(
+            "desired      version {} of the operators' settings stands over the file",
+            configuration.desired
+        ));
+    }
     if !configuration.waiting.is_empty() {
         print(&format!(
             "waiting      for the next start: {}",

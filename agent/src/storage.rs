@@ -1,9 +1,11 @@
-//! Files that a power cut leaves either old or new, never half. Used by `identity` and `outbox`.
+//! Files that a power cut leaves either old or new, never half.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, raise};
 
 /// Writes `content` beside `path`, syncs it, renames it into place and syncs the folder. The mode holds
 /// from the first byte.
@@ -32,4 +34,52 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Re
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// A small file that is only ever replaced as a whole, with places where a test may want the power to go.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    path: PathBuf,
+    /// Places passed so far: one before each write, one after it.
+    places: u32,
+    kill_at: Option<u32>,
+}
+
+impl Kept {
+    /// `kill_at` ends this process at that place.
+    pub(crate) fn new(path: PathBuf, kill_at: Option<u32>) -> Self {
+        Self {
+            path,
+            places: 0,
+            kill_at,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file has; nothing while there is none.
+    pub(crate) fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(&self.path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// On the disk when this returns.
+    pub(crate) fn write(&mut self, content: &[u8]) -> io::Result<()> {
+        self.pass();
+        write_atomically(&self.path, content, 0o600)?;
+        self.pass();
+        Ok(())
+    }
+
+    fn pass(&mut self) {
+        self.places += 1;
+        if self.kill_at == Some(self.places) {
+            let _ = raise(Signal::SIGKILL);
+        }
+    }
 }

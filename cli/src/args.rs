@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::discovery::network::Network;
-use lekiwi_protocol::limits::MAX_COMMAND_LIFETIME;
+use lekiwi_protocol::limits::{MAX_COMMAND_LIFETIME, MAX_CONFIRM_WITHIN};
 use lekiwi_protocol::message::Op;
 use lekiwi_protocol::{ConsumerName, RobotId};
 use serde_json::Value;
@@ -72,6 +72,9 @@ A value is a number, true, false, or a text; '\"3\"' is a text."
     /// List the newest commands of a robot
     #[command(after_help = "Example:\n  lekiwi commands kiwi-01 --limit 5")]
     Commands(Commands),
+    /// Change a robot's configuration from afar
+    #[command(subcommand)]
+    Config(Config),
     /// Stop a robot at once, or all of them
     #[command(
         after_help = "Examples:\n  lekiwi estop kiwi-01\n  lekiwi estop --all --yes
@@ -178,6 +181,64 @@ pub(crate) struct Commands {
     pub(crate) output: Json,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show what is wanted, and what the robot has
+    #[command(after_help = "Example:\n  lekiwi config get kiwi-01")]
+    Get(OneRobot),
+    /// Want other settings, over those of the robot's own file; without a file, only these keys change
+    #[command(after_help = "Examples:
+  lekiwi config set kiwi-01 telemetry.sample_s=5 telemetry.metrics.cpu_percent.deadband=2 --wait
+  lekiwi config set kiwi-01 log=            (takes a key away)
+  lekiwi config set kiwi-01 --file settings.yml
+
+Keys are those of agent.yml: heartbeat_s, log, telemetry.sample_s, telemetry.metrics.NAME.…
+The robot tries them, and goes back where the relay cannot confirm in time that it heard of that.")]
+    Set(ConfigSet),
+    /// Want the settings of an earlier version again
+    #[command(after_help = "Examples:
+  lekiwi config rollback kiwi-01 --wait     the newest one before that the robot applied
+  lekiwi config rollback kiwi-01 --to 0     the robot's own file alone")]
+    Rollback(ConfigRollback),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigSet {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// Which key, and its value; none takes the key away
+    #[arg(value_name = "KEY=VALUE", value_parser = setting, required_unless_present = "file")]
+    pub(crate) settings: Vec<(String, Value)>,
+    /// All settings, as YAML: what is not in it is not wanted any more
+    #[arg(long, value_name = "FILE", conflicts_with = "settings")]
+    pub(crate) file: Option<PathBuf>,
+    /// How long the robot tries them for without confirmation, such as 30s or 5min; the relay's default is 60s
+    #[arg(long, value_name = "TIME", value_parser = confirm_within)]
+    pub(crate) confirm_within: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigRollback {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// Which version; 0 is the robot's own file alone
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Wait until the robot has applied it, and fail where it does not; Ctrl-C stops the waiting only
+    #[arg(long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Estop {
     /// The robot
@@ -276,6 +337,17 @@ pub(crate) enum Consumer {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+fn setting(text: &str) -> Result<(String, Value), String> {
+    argument(text).map_err(|_| "expected KEY=VALUE, such as telemetry.sample_s=5".into())
+}
+
+fn confirm_within(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.as_secs() > 0 && time <= MAX_CONFIRM_WITHIN => Ok(time),
+        _ => Err("expected a time from 1s to 1h, such as 30s or 5min".into()),
+    }
 }
 
 /// A number, `true`, `false` or a text in quotes is what JSON says it is; everything else is a text.
@@ -392,6 +464,22 @@ mod tests {
             &expect![
                 "error: invalid value '8d' for '--expires <TIME>': expected a time from 1s to 7d, such as 10s or 1h"
             ],
+        );
+        check(
+            "lekiwi config set kiwi-01 log",
+            &expect![
+                "error: invalid value 'log' for '[KEY=VALUE]...': expected KEY=VALUE, such as telemetry.sample_s=5"
+            ],
+        );
+        check(
+            "lekiwi config set kiwi-01 log=debug --confirm-within 2h",
+            &expect![
+                "error: invalid value '2h' for '--confirm-within <TIME>': expected a time from 1s to 1h, such as 30s or 5min"
+            ],
+        );
+        check(
+            "lekiwi config set kiwi-01",
+            &expect!["error: the following required arguments were not provided:"],
         );
         check(
             "lekiwi estop kiwi-01 --all",

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
-    Approval, CommandList, CommandRequest, CommandView, ConsumerCreated, ConsumerRequest,
-    EventPage, Login, Problem, RobotList, RobotView, Session, TokenCreated, TokenList,
-    TokenRequest,
+    Approval, CommandList, CommandRequest, CommandView, ConfigurationRequest, ConfigurationView,
+    ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView,
+    RollbackRequest, Session, TokenCreated, TokenList, TokenRequest,
 };
 use lekiwi_protocol::pinned::Verifier;
 use reqwest::{Method, Response, StatusCode, Url};
@@ -197,6 +197,32 @@ impl Relay {
     pub(crate) async fn commands(&self, id: &RobotId, limit: u16) -> Result<CommandList, Failure> {
         let path = format!("/api/v1/robots/{id}/commands?limit={limit}");
         self.json(Method::GET, &path, None::<&()>, "a list of commands")
+            .await
+    }
+
+    pub(crate) async fn configuration(&self, id: &RobotId) -> Result<ConfigurationView, Failure> {
+        let path = format!("/api/v1/robots/{id}/configuration");
+        self.json(Method::GET, &path, None::<&()>, "a configuration")
+            .await
+    }
+
+    pub(crate) async fn configure(
+        &self,
+        id: &RobotId,
+        request: &ConfigurationRequest,
+    ) -> Result<ConfigurationView, Failure> {
+        let path = format!("/api/v1/robots/{id}/configuration");
+        self.json(Method::PUT, &path, Some(request), "a configuration")
+            .await
+    }
+
+    pub(crate) async fn roll_back(
+        &self,
+        id: &RobotId,
+        request: &RollbackRequest,
+    ) -> Result<ConfigurationView, Failure> {
+        let path = format!("/api/v1/robots/{id}/configuration/rollback");
+        self.json(Method::POST, &path, Some(request), "a configuration")
             .await
     }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use lekiwi_discovery::scan::ScanError;
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::Problem;
-use lekiwi_protocol::message::Op;
+use lekiwi_protocol::message::{ConfigurationState, Op};
+use lekiwi_protocol::yaml::YamlError;
 
 use crate::exit::Exit;
 use crate::trust::{Fingerprint, FingerprintError};
@@ -57,6 +58,15 @@ pub(crate) enum Failure {
         robot: RobotId,
         reason: String,
     },
+    #[error("version {version} of the configuration of {robot} is {state}: {reason}")]
+    Configuration {
+        robot: RobotId,
+        version: u64,
+        state: ConfigurationState,
+        reason: String,
+    },
+    #[error(transparent)]
+    Settings(YamlError),
     #[error("expected every robot to stop, but {0} did not say that it has")]
     NotStopped(usize),
     #[error("expected somebody who can be asked, or --yes")]
@@ -160,6 +170,7 @@ impl Failure {
             Self::Scan(ScanError::Large(_)) => {
                 "name a smaller one, or add `--force` and some minutes".into()
             }
+            Self::Settings(error) => return error.hint(),
             Self::Exists(_) => {
                 "name another folder with `--out`; keys are never overwritten".into()
             }

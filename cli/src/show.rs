@@ -2,6 +2,7 @@
 //! made harmless for the terminal.
 
 mod commands;
+mod configuration;
 
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
@@ -15,6 +16,7 @@ use lekiwi_protocol::message::{
 
 use crate::ui::plain;
 pub(crate) use commands::{command, commands, progress};
+pub(crate) use configuration::configuration;
 
 const NONE: &str = "–";
 
@@ -276,6 +278,17 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
         fact("up for", span(seconds));
     }
     fact("type", robot.robot_type.clone());
+    if let Some(status) = robot
+        .configuration
+        .as_ref()
+        .filter(|status| status.desired > 0)
+    {
+        let reported = status.reported.as_ref();
+        fact(
+            "configuration",
+            configuration::standing(status.desired, reported),
+        );
+    }
     if robot.health.is_some() {
         fact("health", health(robot.health.as_ref()).0);
     }

@@ -2,6 +2,7 @@
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
 mod commands;
+mod configuration;
 mod discovered;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::message::{
 };
 use crate::timestamp::Timestamp;
 pub use commands::{CommandList, CommandRequest, CommandView};
+pub use configuration::{
+    ConfigurationRequest, ConfigurationStatus, ConfigurationView, DesiredView, RollbackRequest,
+};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 
 /// `GET /api/v1/robots`.
@@ -77,6 +81,9 @@ pub struct RobotView {
     /// Whether its clock is set from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<TimeSync>,
+    /// Which configuration it should have, and has; absent while nobody wanted one and it said nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
     /// Newest value of each metric.
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, f64>))]
     pub resources: Metrics,

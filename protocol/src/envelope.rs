@@ -59,6 +59,10 @@ pub enum MessageType {
     Command,
     /// [`crate::message::CommandStatus`]
     Response,
+    /// [`crate::message::Desired`]
+    Desired,
+    /// [`crate::message::Reported`]
+    Reported,
 }
 
 impl MessageType {
@@ -74,7 +78,8 @@ impl MessageType {
             FromRobot::Events => Self::Events,
             FromRobot::Backlog => Self::Backlog,
             FromRobot::Command(_) => Self::Response,
-            FromRobot::Reported | FromRobot::Request(..) | FromRobot::ControlAck => return None,
+            FromRobot::Reported => Self::Reported,
+            FromRobot::Request(..) | FromRobot::ControlAck => return None,
         })
     }
 
@@ -85,7 +90,8 @@ impl MessageType {
             ToRobot::Ack => Some(Self::Ack),
             ToRobot::Registration => Some(Self::Registration),
             ToRobot::Command(..) | ToRobot::Estop => Some(Self::Command),
-            ToRobot::Control | ToRobot::Desired | ToRobot::Response(_) | ToRobot::Signal => None,
+            ToRobot::Desired => Some(Self::Desired),
+            ToRobot::Control | ToRobot::Response(_) | ToRobot::Signal => None,
         }
     }
 
@@ -104,6 +110,8 @@ impl MessageType {
             Self::Registration => "registration",
             Self::Command => "command",
             Self::Response => "response",
+            Self::Desired => "desired",
+            Self::Reported => "reported",
         }
     }
 }

@@ -53,6 +53,12 @@ pub const MAX_RESULT_BYTES: usize = 2048;
 pub const MAX_REASON_BYTES: usize = 1024;
 /// Longest time that an action of a profile may take.
 pub const MAX_ACTION_TIME: Duration = Duration::from_secs(3600);
+/// Most bytes of the settings that operators want a robot to have, as JSON.
+pub const MAX_SETTINGS_BYTES: usize = 16 * 1024;
+/// Time for which a robot tries new settings without the relay's confirmation, when nobody says one.
+pub const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
+/// Longest such time.
+pub const MAX_CONFIRM_WITHIN: Duration = Duration::from_secs(3600);
 /// Life of a robot's certificate (H9).
 pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Most ports that a profile's teleoperation may have: the kernel's filter for them stays small.

@@ -4,6 +4,7 @@
 mod ack;
 mod backlog;
 pub mod command;
+mod configuration;
 mod connection;
 mod event;
 mod factsheet;
@@ -19,6 +20,7 @@ mod teleoperation;
 pub use ack::{Ack, SeqRange, ranges};
 pub use backlog::{Backlog, BacklogError, LateSample, Thinned};
 pub use command::{Arguments, Command, CommandState, CommandStatus, Op};
+pub use configuration::{ConfigurationError, ConfigurationState, Desired, Reported, Settings};
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};

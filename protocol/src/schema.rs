@@ -26,6 +26,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("registration", of::<Envelope<message::Registration>>()),
         ("command", of::<Envelope<message::Command>>()),
         ("response", of::<Envelope<message::CommandStatus>>()),
+        ("desired", of::<Envelope<message::Desired>>()),
+        ("reported", of::<Envelope<message::Reported>>()),
         ("relay", of::<message::RelayBirth>()),
         ("dropped", of::<message::Dropped>()),
         ("service_changed", of::<message::ServiceChanged>()),

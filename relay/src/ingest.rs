@@ -16,12 +16,13 @@ mod check;
 mod commands;
 mod decision;
 mod folded;
+mod handle;
+mod twins;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::limits::MAX_METRICS;
 use lekiwi_protocol::message::{
     Ack, CommandStatus, ConnectionState, EventBatch, Registration, RelayBirth, State, Telemetry,
@@ -30,6 +31,7 @@ use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
 use lekiwi_relay_core::commands::Commands;
+use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,9 +39,10 @@ use uuid::Uuid;
 
 use self::check::{Refusal, check_events, envelope};
 pub(crate) use self::commands::send;
+use self::decision::Desk;
 pub use self::decision::{DecideError, Decision};
-use self::decision::{Desk, Request};
 use self::folded::{acknowledgements, folded};
+pub use self::handle::Handle;
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::{Collector, Live};
@@ -78,38 +81,6 @@ pub struct Settings {
     pub registration: Policy,
 }
 
-/// What the rest of the relay sees of ingest; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    fleet: Arc<RwLock<Fleet>>,
-    live: Live,
-    decisions: mpsc::Sender<Request>,
-}
-
-impl Handle {
-    /// All robots, by id, and the log position that the answer includes.
-    #[must_use]
-    pub fn robots(&self) -> (Vec<RobotView>, u64) {
-        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
-        (fleet.views().collect(), fleet.position())
-    }
-
-    /// One robot.
-    #[must_use]
-    pub fn robot(&self, id: &RobotId) -> Option<RobotView> {
-        self.fleet
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .view(id)
-    }
-
-    /// The live stream.
-    #[must_use]
-    pub fn live(&self) -> &Live {
-        &self.live
-    }
-}
-
 /// The task, before it runs.
 #[derive(Debug)]
 pub struct Ingest {
@@ -121,6 +92,8 @@ pub struct Ingest {
     desk: Desk,
     /// What robots are told to do.
     commands: Commands,
+    /// Which configuration they should have.
+    twins: Twins,
     metrics: Arc<Metrics>,
     /// The relay's own name in the log.
     source: Arc<str>,
@@ -173,6 +146,7 @@ impl Ingest {
         }
         fleet.begin();
         let commands = commands::restore(&store).await?;
+        let twins = twins::restore(&store).await?;
         let fleet = Arc::new(RwLock::new(fleet));
         let live = Live::new(&metrics);
         let (decisions, desk) = Desk::new();
@@ -190,6 +164,7 @@ impl Ingest {
             live: Collector::new(live),
             desk,
             commands,
+            twins,
             metrics,
             stream: Uuid::new_v4(),
             seq: 0,
@@ -311,6 +286,7 @@ impl Ingest {
                         if let LivePayload::Connection(connection) = &payload {
                             let online = connection.state == ConnectionState::Online;
                             self.commands.connection(now, &robot, online);
+                            self.twins.connection(now, &robot, online);
                         }
                         self.live.message(now, robot, sequence, &payload);
                     }
@@ -342,6 +318,7 @@ impl Ingest {
             }
         }
         self.look_after_commands(broker, now).await;
+        self.look_after_twins(broker, now).await;
     }
 
     /// Puts an event of the relay's own on its way into the log; its number.
@@ -422,8 +399,15 @@ impl Ingest {
                 self.answered(robot, from, envelope.payload, received_ms)?;
                 Heard::Heard(robot.clone())
             }
+            MessageType::Reported => {
+                let envelope = envelope(expected, robot, payload)?;
+                self.reported(envelope, received_ms)?
+            }
             // A robot has no topic of this type.
-            MessageType::Ack | MessageType::Registration | MessageType::Command => {
+            MessageType::Ack
+            | MessageType::Registration
+            | MessageType::Command
+            | MessageType::Desired => {
                 return Err((
                     "unsupported",
                     format!("expected a message of a robot, got {expected}"),
@@ -492,6 +476,7 @@ impl Ingest {
                 self.live.event(robot.clone(), stored);
             }
             self.requested(robot.as_ref(), stored);
+            self.configured(robot.as_ref(), stored);
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;

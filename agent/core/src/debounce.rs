@@ -74,6 +74,11 @@ impl FromIterator<(String, Rule)> for Rules {
 }
 
 impl Rules {
+    /// All of them, each with what it is for.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
+        self.0.iter().map(|(key, rule)| (key.as_str(), rule))
+    }
+
     /// The rule of a metric by its whole name; `None` for one that is not known.
     #[must_use]
     pub fn of(&self, name: &str) -> Option<&Rule> {

@@ -18,6 +18,7 @@
 //! * [`endpoints`]: which of several ways to the relay is taken.
 //! * [`settle`]: when a burst of changes is over.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
+//! * [`twin`]: the configuration that operators want, tried before it counts.
 //! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
 pub mod backlog;
@@ -38,3 +39,4 @@ pub mod settle;
 pub mod setup;
 pub mod teleop;
 pub mod time;
+pub mod twin;

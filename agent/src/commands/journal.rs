@@ -1,13 +1,12 @@
 //! The file with what is remembered of commands. Written as a whole, since it is small and rarely written.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lekiwi_agent_core::command::Record;
-use nix::sys::signal::{Signal, raise};
 use serde::{Deserialize, Serialize};
 
-use crate::storage::write_atomically;
+use crate::storage::Kept as File;
 
 /// The one version of the file.
 const VERSION: u32 = 1;
@@ -27,29 +26,25 @@ struct Keep<'a> {
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    path: PathBuf,
-    /// Places passed so far: one before each write, one after it.
-    places: u32,
-    kill_at: Option<u32>,
+    file: File,
 }
 
 impl Journal {
     pub(super) fn new(folder: &Path, kill_at: Option<u32>) -> Self {
         Self {
-            path: folder.join(FILE),
-            places: 0,
-            kill_at,
+            file: File::new(folder.join(FILE), kill_at),
         }
     }
 
     /// What was remembered. A file that is damaged or of another version is told and left out: it is only
     /// ever replaced as a whole, so that somebody else made it so.
     pub(super) fn read(&self) -> Vec<Record> {
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        let path = self.file.path().display();
+        let text = match self.file.read() {
+            Ok(Some(text)) => text,
+            Ok(None) => return Vec::new(),
             Err(error) => {
-                log::warn!("cannot read {}: {error}", self.path.display());
+                log::warn!("cannot read {path}: {error}");
                 return Vec::new();
             }
         };
@@ -59,12 +54,11 @@ impl Journal {
                 commands,
             }) => commands,
             Ok(Kept { version, .. }) => {
-                let path = self.path.display();
                 log::warn!("expected version {VERSION} of {path}, got {version}");
                 Vec::new()
             }
             Err(error) => {
-                log::warn!("expected commands in {}: {error}", self.path.display());
+                log::warn!("expected commands in {path}: {error}");
                 Vec::new()
             }
         }
@@ -80,17 +74,6 @@ impl Journal {
             commands: records.collect(),
         };
         let json = serde_json::to_vec(&kept).map_err(io::Error::other)?;
-        self.pass();
-        write_atomically(&self.path, &json, 0o600)?;
-        self.pass();
-        Ok(())
-    }
-
-    /// A place where a test may want the power to go.
-    fn pass(&mut self) {
-        self.places += 1;
-        if self.kill_at == Some(self.places) {
-            let _ = raise(Signal::SIGKILL);
-        }
+        self.file.write(&json)
     }
 }

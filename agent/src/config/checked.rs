@@ -483,7 +483,7 @@ fn threshold(
 
 /// One rule over another: what the first does not say the second does. An alert's level goes with the end
 /// of the alert that the same rule says.
-fn over(upper: MetricRule, lower: MetricRule) -> MetricRule {
+pub(super) fn over(upper: MetricRule, lower: MetricRule) -> MetricRule {
     let has_level = upper.alert_above.or(upper.alert_below).is_some();
     let alert = |upper: Option<f64>, lower| if has_level { upper } else { upper.or(lower) };
     MetricRule {

@@ -1,8 +1,37 @@
 //! Which keys of the configuration can change while the agent runs. Pure.
 
+use std::fmt::Write;
+
+use lekiwi_agent_core::debounce::{Rule, Threshold};
+use sha2::{Digest, Sha256};
+
 use super::Config;
 
 impl Config {
+    /// SHA-256 of what can change while the agent runs and whose values others may know.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let (heartbeat, sample) = (self.heartbeat.as_secs(), self.sample.as_secs());
+        let mut text = format!("{heartbeat} {sample} {}\n", self.log);
+        for (key, rule) in self.metrics.iter() {
+            let Rule {
+                deadband,
+                min_interval,
+                keep_alive,
+                alert,
+            } = rule;
+            let alert = match alert {
+                None => String::new(),
+                Some(Threshold::Above { level, clear }) => format!(" above {level} {clear}"),
+                Some(Threshold::Below { level, clear }) => format!(" below {level} {clear}"),
+            };
+            let (least, most) = (min_interval.as_secs(), keep_alive.as_secs());
+            // A text takes everything.
+            let _ = writeln!(text, "{key} {deadband} {least} {most}{alert}");
+        }
+        hex::encode(Sha256::digest(text))
+    }
+
     /// Takes what of `new` can change while the agent runs: rules of telemetry, heartbeat, log level and
     /// the folder of profiles. Returns the other keys that `new` has otherwise; of those the old values stay.
     #[must_use]

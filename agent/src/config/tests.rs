@@ -488,10 +488,68 @@ fn a_missing_file_says_which() {
         Path::new("/nonexistent/agent.yml"),
         &Environment::default(),
         "a",
+        None,
     )
     .unwrap_err();
     assert_eq!(
         error.to_string(),
         "expected a readable configuration file at /nonexistent/agent.yml"
     );
+}
+
+#[test]
+fn desired_settings_stand_over_the_file_and_under_the_environment() {
+    let file = "heartbeat_s: 20\nlog: warn\ntelemetry:\n  sample_s: 3\n  metrics: {cpu_percent: {deadband: 7, alert_above: 50}}\n";
+    let with = |settings: serde_json::Value, variables: &[(&str, &str)]| {
+        let layer = Layer {
+            version: 4,
+            settings: serde_json::from_value(settings).unwrap(),
+        };
+        let origin = "/etc/lekiwi/agent.yml";
+        let config = desired::over(&minimal(file), origin, &layer, &environment(variables), "a");
+        config.map_err(|error| error.to_string())
+    };
+    let own = read(&minimal(file), &[]).unwrap().config;
+    assert_eq!(
+        with(serde_json::json!({}), &[]).unwrap().digest(),
+        own.digest()
+    );
+
+    let settings = serde_json::json!({
+        "heartbeat_s": 5,
+        "telemetry": { "metrics": { "cpu_percent": { "keep_alive_s": 9 }, "cpu_percent.*": { "deadband": 1.5 } } },
+    });
+    let config = with(settings.clone(), &[]).unwrap();
+    let cpu = config.metrics.of("cpu_percent").unwrap();
+    assert_eq!(
+        (
+            config.heartbeat.as_secs(),
+            config.sample.as_secs(),
+            config.log
+        ),
+        (5, 3, log::LevelFilter::Warn)
+    );
+    assert_eq!((cpu.deadband, cpu.keep_alive.as_secs()), (7.0, 9));
+    assert_eq!(config.metrics.of("cpu_percent.1").unwrap().deadband, 1.5);
+    assert_ne!(config.digest(), own.digest());
+    let config = with(settings, &[("LEKIWI_HEARTBEAT_S", "8")]).unwrap();
+    assert_eq!(
+        config.heartbeat.as_secs(),
+        8,
+        "root on the robot has the last word"
+    );
+
+    for (settings, reason) in [
+        (
+            serde_json::json!({ "state_dir": "/elsewhere" }),
+            "unknown key \"state_dir\" at the desired configuration 4:1:2, expected one of heartbeat_s, log, telemetry",
+        ),
+        (
+            serde_json::json!({ "telemetry": { "metrics": { "cpu_percent": { "alert_clear": 60 } } } }),
+            "telemetry.metrics.cpu_percent.alert_clear in the desired configuration 4: expected at most alert_above, which \
+             is 50, got 60",
+        ),
+    ] {
+        assert_eq!(with(settings, &[]).unwrap_err(), reason);
+    }
 }

@@ -1,26 +1,32 @@
 //! Reading the configuration again while the agent runs. What cannot change then is named, and counts from
 //! the next start; a file that is wrong changes nothing.
 
+use lekiwi_agent_core::twin::Layer;
 use lekiwi_protocol::ProfileName;
 use sd_notify::NotifyState;
 use serde_json::json;
 
 use super::service::notify;
 use super::{Driver, chain};
-use crate::config::{ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Loaded};
 use crate::{clock, journal, profiles};
 
-/// Reads the configuration; called again for each reload.
-pub type Reader = Box<dyn Fn() -> Result<Loaded, ConfigError>>;
+/// Reads the configuration, with what operators desire over it; called again for each reload.
+pub type Reader = Box<dyn Fn(Option<&Layer>) -> Result<Loaded, ConfigError>>;
 
 impl Driver {
     /// Takes what of the file is new. Answers as the socket does.
     pub(super) fn reload(&mut self) -> Result<String, String> {
         notify(&[NotifyState::Reloading]);
-        let result = self.take_configuration();
+        let desired = self.twin.in_force().cloned();
+        let result = self.take_configuration(desired.as_ref());
         notify(&[NotifyState::Ready]);
         match &result {
-            Ok(_) => log::info!("the configuration was read again"),
+            Ok(_) => {
+                log::info!("the configuration was read again");
+                self.twin.applied(Ok(()));
+                self.carry_out_twin();
+            }
             Err(reason) => {
                 log::error!("the configuration stays as it was: {reason}");
                 self.configuration.refused = Some(reason.clone());
@@ -29,11 +35,12 @@ impl Driver {
         result
     }
 
-    fn take_configuration(&mut self) -> Result<String, String> {
+    /// The configuration as it would be with what operators desire over it, the profile's defaults included.
+    pub(super) fn candidate(&self, desired: Option<&Layer>) -> Result<Config, String> {
         let Loaded {
             config: mut new,
             warnings,
-        } = (self.reader)().map_err(|error| {
+        } = (self.reader)(desired).map_err(|error| {
             let hint = error.hint();
             let hint = hint.map_or(String::new(), |hint| format!(" (hint: {hint})"));
             format!("{}{hint}", chain(&error))
@@ -50,6 +57,11 @@ impl Driver {
             let profile = profile.map_err(|error| chain(&error))?;
             new.adopt(&profile).map_err(|error| chain(&error))?;
         }
+        Ok(new)
+    }
+
+    pub(super) fn take_configuration(&mut self, desired: Option<&Layer>) -> Result<String, String> {
+        let new = self.candidate(desired)?;
         let has_other_profiles = new.profiles_dir != self.config.profiles_dir;
         let waiting = self.config.take(new);
         for key in &waiting {

@@ -5,7 +5,7 @@ use lekiwi_protocol::message::{kind, metric};
 use serde_json::{Value, json};
 
 use super::Driver;
-use crate::ipc::{OutboxStatus, Status};
+use crate::ipc::{ConfigurationStatus, OutboxStatus, Status};
 
 impl Driver {
     pub(super) fn status(&self) -> Status {
@@ -30,7 +30,10 @@ impl Driver {
                 durable: self.outbox.is_durable(),
                 trouble: self.outbox.trouble().map(str::to_owned),
             },
-            configuration: self.configuration.clone(),
+            configuration: ConfigurationStatus {
+                desired: self.twin.live(),
+                ..self.configuration.clone()
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use lekiwi_protocol::message::{
     Backlog, CommandStatus, Connection, ConnectionState, EventBatch, Factsheet, Heartbeat,
-    Identification, State, Telemetry,
+    Identification, Reported, State, Telemetry,
 };
 use lekiwi_protocol::topic::Name;
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root, ToRobot};
@@ -39,9 +39,16 @@ impl Speech {
                 hardware: machine.hardware(),
                 agent_version: env!("CARGO_PKG_VERSION").to_owned(),
                 agent_target: env!("AGENT_TARGET").to_owned(),
-                capabilities: ["backlog", "commands", "events", "services", "telemetry"]
-                    .map(str::to_owned)
-                    .to_vec(),
+                capabilities: [
+                    "backlog",
+                    "commands",
+                    "configuration",
+                    "events",
+                    "services",
+                    "telemetry",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
                 boot_id,
             },
             session: Uuid::nil(),
@@ -114,6 +121,11 @@ impl Speech {
         self.say(link, topic, MessageType::Response, status)
     }
 
+    /// Which configuration is in force.
+    pub(super) fn reported(&mut self, link: Option<&Link>, reported: Reported) -> bool {
+        self.say(link, FromRobot::Reported, MessageType::Reported, reported)
+    }
+
     /// OFFLINE, then the end of the connection.
     pub(super) fn goodbye(&mut self, link: Option<&Link>) -> bool {
         let offline = self.connection(ConnectionState::Offline);
@@ -176,7 +188,10 @@ impl Speech {
             return false;
         };
         let delivery = match from {
-            FromRobot::Connection | FromRobot::Factsheet | FromRobot::State => Delivery::Retained,
+            FromRobot::Connection
+            | FromRobot::Factsheet
+            | FromRobot::State
+            | FromRobot::Reported => Delivery::Retained,
             FromRobot::Events | FromRobot::Backlog | FromRobot::Command(_) => {
                 Delivery::Acknowledged
             }

@@ -3,6 +3,7 @@
 
 mod broker;
 mod commands;
+mod configuration;
 mod doctor;
 mod enrolment;
 mod health;

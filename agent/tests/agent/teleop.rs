@@ -63,7 +63,15 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
     })
     .await;
     ears.wait(&site, "factsheet", "no capability yet", |payload| {
-        payload["capabilities"] == json!(["backlog", "commands", "events", "services", "telemetry"])
+        payload["capabilities"]
+            == json!([
+                "backlog",
+                "commands",
+                "configuration",
+                "events",
+                "services",
+                "telemetry"
+            ])
     })
     .await;
     register(&ears, json!({ "status": "registered", "profile": "xle" }));
@@ -72,6 +80,7 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
             == json!([
                 "backlog",
                 "commands",
+                "configuration",
                 "events",
                 "services",
                 "telemetry",

@@ -1,6 +1,7 @@
 //! What each command does: ask the relay, show the answer.
 
 mod command;
+mod config;
 mod consumer;
 mod discover;
 mod session;
@@ -66,6 +67,7 @@ pub(crate) async fn run(
         Command::Commands(arguments) => {
             command::list(&Relay::of(environment)?, &arguments, ui).await
         }
+        Command::Config(config) => config::run(&Relay::of(environment)?, config, ui).await,
         Command::Estop(arguments) => command::estop(Relay::of(environment)?, arguments, ui).await,
         Command::Events(Events { id, limit, output }) => {
             let page = Relay::of(environment)?.events(&id, limit).await?;

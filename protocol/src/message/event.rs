@@ -137,6 +137,14 @@ pub mod kind {
     pub const COMMAND_SUCCESSFUL: &str = "command.successful";
     /// It is not done, or it is not known whether it is: `id`, `op`, `reason`. By the relay.
     pub const COMMAND_FAILED: &str = "command.failed";
+    /// Somebody wants another configuration: the data is the [`super::Desired`]. By the relay.
+    pub const CONFIGURATION_DESIRED: &str = "configuration.desired";
+    /// The robot has it, for good: `version`, `digest`. By the relay.
+    pub const CONFIGURATION_APPLIED: &str = "configuration.applied";
+    /// The robot refuses it: `version`, `digest`, `reason`. By the relay.
+    pub const CONFIGURATION_REJECTED: &str = "configuration.rejected";
+    /// The robot tried it and has the one before again: `version`, `digest`, `reason`. By the relay.
+    pub const CONFIGURATION_ROLLED_BACK: &str = "configuration.rolled_back";
     /// An emergency stop came: `id`, `by`, `listeners` that were told, `action` that began. By the robot.
     pub const ESTOP_RECEIVED: &str = "estop.received";
     /// The stop action has ended: `id`, and `reason` where it did not end well. By the robot.

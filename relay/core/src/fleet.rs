@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lekiwi_protocol::api::{Claim, RobotView};
 use lekiwi_protocol::message::{
-    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, Registration, State, Telemetry,
-    kind,
+    Connection, ConnectionState, Factsheet, Heartbeat, Metrics, Registration, Reported, State,
+    Telemetry, kind,
 };
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
@@ -50,6 +50,22 @@ pub enum Input {
     Heartbeat(Envelope<Heartbeat>),
     /// Metrics that moved.
     Telemetry(Envelope<Telemetry>),
+    /// Which configuration it has.
+    Reported {
+        /// Whose.
+        robot: RobotId,
+        /// What it says.
+        reported: Reported,
+    },
+    /// The relay's own `configuration.desired` is in the log.
+    Desired {
+        /// Whose.
+        robot: RobotId,
+        /// The event's place in the log.
+        position: u64,
+        /// The configuration's version.
+        version: u64,
+    },
     /// Something that changes nothing yet, such as events on their way to the log.
     Heard(RobotId),
     /// An event of the robot that is in the log.
@@ -267,6 +283,20 @@ impl Fleet {
                     envelope.sequence,
                     LivePayload::Telemetry(envelope.payload.metrics),
                 );
+            }
+            Input::Reported { robot, reported } => {
+                let known = self.heard(now, &robot);
+                known.reported = Some(reported);
+                known.changed = true;
+            }
+            Input::Desired {
+                robot,
+                position,
+                version,
+            } => {
+                if let Some(known) = self.fold(&robot, position) {
+                    known.desired = known.desired.max(version);
+                }
             }
             Input::Heard(id) => {
                 self.heard(now, &id);

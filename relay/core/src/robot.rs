@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lekiwi_protocol::api::{Claim, Registration, RobotView, Status};
+use lekiwi_protocol::api::{Claim, ConfigurationStatus, Registration, RobotView, Status};
 use lekiwi_protocol::limits::{MAX_HISTORY_METRICS, MAX_METRICS, STALE_AFTER};
 use lekiwi_protocol::message::{
     Activity, BatteryStatus, Connection, ConnectionState, Deployment, Factsheet, Metrics, Network,
-    OperatingMode, RegistrationStatus, RobotHealth, Service, State, Teleoperation, Throttling,
-    TimeSync,
+    OperatingMode, RegistrationStatus, Reported, RobotHealth, Service, State, Teleoperation,
+    Throttling, TimeSync,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
 use uuid::Uuid;
@@ -47,6 +47,10 @@ pub(crate) struct Robot {
     pub(crate) registration: Option<Registration>,
     /// Since when and why it is in quarantine, though the log does not say so yet.
     pub(crate) suspicion: Option<(Timestamp, String)>,
+    /// The version of the configuration that is wanted, 0 for none.
+    pub(crate) desired: u64,
+    /// What it says of that.
+    pub(crate) reported: Option<Reported>,
     uptime_s: Option<u64>,
     robot_type: Option<String>,
     factsheet: Option<Factsheet>,
@@ -92,6 +96,8 @@ impl Robot {
             changed: true,
             registration: None,
             suspicion: None,
+            desired: 0,
+            reported: None,
             uptime_s: None,
             robot_type: None,
             factsheet: None,
@@ -119,6 +125,10 @@ impl Robot {
         };
         let registration = restored(&view);
         let at = view.resources_at.unwrap_or_default();
+        let (desired, reported) = match view.configuration {
+            Some(configuration) => (configuration.desired, configuration.reported),
+            None => (0, None),
+        };
         let readings = view
             .resources
             .into_iter()
@@ -140,6 +150,8 @@ impl Robot {
             registered_at: view.status.registered_at,
             changed: false,
             registration,
+            desired,
+            reported,
             uptime_s: view.status.uptime_s,
             robot_type: Some(view.robot_type).filter(|t| !t.is_empty()),
             factsheet: view.factsheet,
@@ -362,6 +374,11 @@ impl Robot {
             })
     }
 
+    fn configuration(&self) -> Option<ConfigurationStatus> {
+        let is_told = self.desired > 0 || self.reported.is_some();
+        is_told.then(|| ConfigurationStatus::new(self.desired, self.reported.clone()))
+    }
+
     pub(crate) fn view(&self) -> RobotView {
         RobotView {
             id: self.id.clone(),
@@ -386,6 +403,7 @@ impl Robot {
             battery: self.battery,
             throttling: self.throttling,
             clock: self.clock,
+            configuration: self.configuration(),
             resources: self
                 .readings
                 .iter()

@@ -61,6 +61,15 @@ export interface Flag {
   readonly since_boot: boolean;
 }
 
+export type ConfigurationState = "trying" | "applied" | "rejected" | "rolled_back";
+
+/** What the relay wants a robot's configuration to be, and what the robot says of it. Version 0 is the robot's own file. */
+export interface ConfigurationStatus {
+  readonly desired: number;
+  readonly reported?: { readonly version: number; readonly state: ConfigurationState; readonly reason?: string };
+  readonly drift: boolean;
+}
+
 export interface RobotView {
   readonly id: string;
   readonly type: string;
@@ -80,6 +89,7 @@ export interface RobotView {
   readonly services?: readonly Service[];
   readonly battery?: "unknown" | "charging" | "discharging" | "not_charging" | "full";
   readonly throttling?: Readonly<Record<string, Flag>>;
+  readonly configuration?: ConfigurationStatus;
   readonly clock?: { readonly synchronized: boolean; readonly synchronized_at?: string };
   readonly resources: Metrics;
   readonly resources_at?: string;

@@ -3,7 +3,7 @@
  * network, no clock. Applying a message twice, or one that is older than the snapshot, changes nothing.
  */
 
-import type { ConnectionState, EventRecord, Live, Metrics, Point, RobotList, RobotView, Service } from "./api";
+import type { ConfigurationState, ConnectionState, EventRecord, Live, Metrics, Point, RobotList, RobotView, Service } from "./api";
 
 /** How far sparklines reach back. */
 export const SPARK_MS = 5 * 60_000;
@@ -190,10 +190,36 @@ export class Fleet {
       case "robot.approved":
       case "robot.rejected":
         return registration(view, event.type ?? live.type, live.timestamp, isRecord(event.data) ? event.data : {});
+      case "configuration.desired":
+      case "configuration.applied":
+      case "configuration.rejected":
+      case "configuration.rolled_back":
+        return configured(view, (event.type ?? live.type).slice("configuration.".length), isRecord(event.data) ? event.data : {});
       default:
         return view;
     }
   }
+}
+
+function configured(view: RobotView, what: string, data: Record<string, unknown>): RobotView {
+  const version = typeof data["version"] === "number" ? data["version"] : 0;
+  const known = view.configuration;
+  // Events come after their commit: what was heard of a later version since counts more.
+  if (version < (known?.desired ?? 0)) return view;
+  if (what === "desired") return { ...view, configuration: { ...known, desired: version, drift: known?.reported?.version !== version } };
+  const reason = text(data["reason"]);
+  const reported = { version, state: what as ConfigurationState, ...(reason === undefined ? {} : { reason }) };
+  return { ...view, configuration: { desired: version, reported, drift: what !== "applied" } };
+}
+
+/** Which configuration the robot has, in words; nothing while nobody wanted one. */
+export function configuration(view: RobotView): string {
+  const known = view.configuration;
+  if (known === undefined || known.desired === 0) return "";
+  const said = known.reported;
+  if (said?.version !== known.desired) return `version ${known.desired} is wanted`;
+  const reason = said.reason === undefined ? "" : `: ${said.reason}`;
+  return `version ${known.desired} is ${said.state.replace("_", " ")}${reason}`;
 }
 
 const text = (value: unknown): string | undefined => (typeof value === "string" && value !== "" ? value : undefined);

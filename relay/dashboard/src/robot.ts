@@ -6,7 +6,7 @@ import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import { showHealth } from "./fleet";
 import * as format from "./format";
-import { battery, complaints, condition, serviceWord, standing } from "./model";
+import { battery, complaints, condition, configuration, serviceWord, standing } from "./model";
 import type { RobotView as Robot } from "./api";
 
 const RANGES: readonly [label: string, ms: number][] = [
@@ -242,6 +242,7 @@ function stateFacts(view: Robot): Fact[] {
     ["System", deployment?.os_version ?? ""],
     ["Packages", deployment?.installed_packages ? `${deployment.installed_packages.count} (${deployment.installed_packages.digest.slice(0, 19)}…)` : ""],
     ["Clock", view.clock === undefined ? "" : view.clock.synchronized ? "set from the network" : "not set from the network"],
+    ["Configuration", configuration(view)],
     ["Registration", view.registration?.reason ?? (view.registration?.approved_by ? `approved by ${view.registration.approved_by}` : "")],
     ["Registered", status.registered_at === undefined ? "" : format.moment(status.registered_at)],
   ];

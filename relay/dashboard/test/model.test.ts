@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Live, RobotList, RobotView } from "../src/api";
-import { Fleet, SPARK_POINTS, battery, complaints, condition, presence, serviceWord, standing } from "../src/model";
+import { Fleet, SPARK_POINTS, battery, complaints, condition, configuration, presence, serviceWord, standing } from "../src/model";
 import { Sync } from "../src/sync";
 
 const at = (s: number): string => new Date(Date.UTC(2026, 10, 21, 4, 0, 0) + s * 1000).toISOString();
@@ -61,6 +61,28 @@ describe("live messages", () => {
     expect(f.get("kiwi-01")?.view.resources).toEqual({ cpu_percent: 55.5, memory_percent: 40 });
     expect(f.get("kiwi-01")?.view.status.last_seen).toBe(at(3));
     expect(f.spark("kiwi-01", "cpu_percent").map(([, v]) => v)).toEqual([10, 55.5]);
+  });
+
+  it("configurations follow the log", () => {
+    const f = fleet(view("kiwi-01"));
+    const seen: string[] = [];
+    const log = (sequence: number, type: string, data: unknown): void => {
+      f.apply(live(type, sequence, { type, data }, { sequence }));
+      const { view: now } = f.get("kiwi-01") ?? { view: view("none") };
+      seen.push(`${configuration(now)}${now.configuration?.drift ? " (drift)" : ""}`);
+    };
+    log(6, "configuration.desired", { version: 1, settings: {} });
+    log(7, "configuration.applied", { version: 1 });
+    log(8, "configuration.desired", { version: 2, settings: {} });
+    log(9, "configuration.rolled_back", { version: 2, reason: "the relay did not confirm it within 60 s" });
+    log(10, "configuration.applied", { version: 1 });
+    expect(seen).toEqual([
+      "version 1 is wanted (drift)",
+      "version 1 is applied",
+      "version 2 is wanted (drift)",
+      "version 2 is rolled back: the relay did not confirm it within 60 s (drift)",
+      "version 2 is rolled back: the relay did not confirm it within 60 s (drift)",
+    ]);
   });
 
   it("quarantine, approval and rejection follow the log, and an approved profile stands", () => {

@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use lekiwi_protocol::api::{self, CommandList, CommandRequest, CommandView};
+use lekiwi_protocol::api::{self, CommandList, CommandRequest, CommandView, RobotView};
 use lekiwi_protocol::limits::{COMMAND_LIFETIME, MAX_COMMAND_LIFETIME, MAX_OPEN_COMMANDS};
-use lekiwi_protocol::message::{Arguments, Command, CommandState, Op, RegistrationStatus};
+use lekiwi_protocol::message::{
+    Arguments, Command, CommandState, Factsheet, Op, RegistrationStatus,
+};
 use lekiwi_protocol::{RobotId, Timestamp};
 use uuid::Uuid;
 
@@ -121,7 +123,7 @@ pub(super) async fn create(
             "expected expires_in_s to be 1 to {most}, got {seconds}"
         )));
     }
-    able(&app, &robot)?;
+    takes_commands(&app, &robot)?;
     if app.store.open_commands_of_robot(&robot).await? >= MAX_OPEN_COMMANDS {
         return Err(Failure::new(
             Kind::TooManyCommands,
@@ -150,7 +152,7 @@ pub(super) async fn estop(
     Robot(robot): Robot,
     Who(session): Who,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
-    able(&app, &robot)?;
+    takes_commands(&app, &robot)?;
     let command = new(Op::Estop, Arguments::new(), COMMAND_LIFETIME, session.user);
     send(&app.broker, &app.root, &robot, &command).await;
     requested(&app, &robot, command).await
@@ -193,8 +195,8 @@ async fn requested(
     Ok((StatusCode::ACCEPTED, Answer(view)))
 }
 
-/// Whether the robot takes part, and takes commands.
-fn able(app: &App, robot: &RobotId) -> Result<(), Failure> {
+/// The robot, if it takes part.
+pub(super) fn registered(app: &App, robot: &RobotId) -> Result<RobotView, Failure> {
     let view = known(app, robot)?;
     let status = view.registration.status;
     if status != RegistrationStatus::Registered {
@@ -204,11 +206,20 @@ fn able(app: &App, robot: &RobotId) -> Result<(), Failure> {
         )
         .hint(format!("`lekiwi robot {robot}` says why")));
     }
-    let takes = |sheet: &lekiwi_protocol::message::Factsheet| {
-        sheet.capabilities.iter().any(|name| name == "commands")
-    };
+    Ok(view)
+}
+
+/// Whether the robot's agent has this part; one that has not spoken yet may have it.
+pub(super) fn able(robot: &RobotView, capability: &str) -> bool {
+    let has = |sheet: &Factsheet| sheet.capabilities.iter().any(|name| name == capability);
+    robot.factsheet.as_ref().is_none_or(has)
+}
+
+/// Whether the robot takes part, and takes commands.
+fn takes_commands(app: &App, robot: &RobotId) -> Result<(), Failure> {
+    let view = registered(app, robot)?;
     match &view.factsheet {
-        Some(sheet) if !takes(sheet) => Err(Failure::new(
+        Some(sheet) if !able(&view, "commands") => Err(Failure::new(
             Kind::CommandsUnsupported,
             format!(
                 "expected an agent that takes commands, but {robot} has version {}",

@@ -8,6 +8,7 @@
 
 pub mod auth;
 mod commands;
+mod configuration;
 mod consumers;
 mod dashboard;
 mod discovered;

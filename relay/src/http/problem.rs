@@ -70,6 +70,12 @@ kinds! {
     TooManyCommands = "too-many-commands", CONFLICT, "Too many commands";
     /// No such command.
     CommandUnknown = "command-unknown", NOT_FOUND, "Unknown command";
+    /// The robot's agent takes no configurations.
+    ConfigurationUnsupported = "configuration-unsupported", CONFLICT, "Robot takes no configurations";
+    /// Another version of the configuration is the newest by now.
+    ConfigurationChanged = "configuration-changed", CONFLICT, "Configuration changed meanwhile";
+    /// No such version of a configuration.
+    ConfigurationUnknown = "configuration-unknown", NOT_FOUND, "Unknown configuration";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// The route exists, the method does not.
@@ -230,6 +236,9 @@ impl From<DecideError> for Failure {
             DecideError::Slow => Self::new(Kind::StoreUnavailable, error.to_string())
                 .hint("see /health; look at the robot before you decide again")
                 .header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            DecideError::Changed { .. } => {
+                Self::new(Kind::ConfigurationChanged, error.to_string()).hint("look at it again")
+            }
             DecideError::Stopping => Self::new(Kind::Stopping, error.to_string()),
         }
     }

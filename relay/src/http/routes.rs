@@ -2,12 +2,12 @@
 //! on this page. `http::auth` enforces the permissions, a test walks all of them without a credential.
 
 use axum::http::Method;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::App;
 use super::{
-    commands, consumers, dashboard, discovered, est, events, health, live, login, openapi, refused,
-    robots, session, telemetry, tokens,
+    commands, configuration, consumers, dashboard, discovered, est, events, health, live, login,
+    openapi, refused, robots, session, telemetry, tokens,
 };
 
 /// Who may use a route.
@@ -77,6 +77,9 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST,   "/api/v1/robots/{id}/commands",      Admin,  || post(commands::create)),
     route(Method::GET,    "/api/v1/robots/{id}/commands/{cmd}", Read,  || get(commands::one)),
     route(Method::POST,   "/api/v1/robots/{id}/estop",         Admin,  || post(commands::estop)),
+    route(Method::GET,    "/api/v1/robots/{id}/configuration", Read,  || get(configuration::one)),
+    route(Method::PUT,    "/api/v1/robots/{id}/configuration", Admin, || put(configuration::replace)),
+    route(Method::POST,   "/api/v1/robots/{id}/configuration/rollback", Admin, || post(configuration::rollback)),
     route(Method::GET,    "/api/v1/stream",                    Read,   || get(live::stream)),
     route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use lekiwi_protocol::api::{Claim, RobotView};
-use lekiwi_protocol::message::{Command, kind};
+use lekiwi_protocol::message::{Command, Desired, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +30,13 @@ pub enum Decision {
     Reject,
     /// The robot is told to do something.
     Command(Command),
+    /// The robot should have another configuration.
+    Configure {
+        /// Which; its version is given here.
+        desired: Desired,
+        /// The version that it changes, where somebody looked at one.
+        base: Option<u64>,
+    },
 }
 
 /// Why a decision did not come into effect.
@@ -38,10 +45,21 @@ pub enum DecideError {
     /// The disk takes no writes at the moment; the decision may still come into effect.
     #[error("expected the decision on disk within {} s", PATIENCE.as_secs())]
     Slow,
+    /// Somebody else was faster.
+    #[error("expected version {expected} of the configuration to be the newest, got {newest}")]
+    Changed {
+        /// The version that was looked at.
+        expected: u64,
+        /// The one that there is.
+        newest: u64,
+    },
     /// The relay goes down.
     #[error("the relay is stopping")]
     Stopping,
 }
+
+/// Who waits for a decision.
+type Done = oneshot::Sender<Result<(), DecideError>>;
 
 /// A decision and who waits for it.
 #[derive(Debug)]
@@ -49,7 +67,7 @@ pub(super) struct Request {
     robot: RobotId,
     by: String,
     decision: Decision,
-    done: oneshot::Sender<()>,
+    done: Done,
 }
 
 /// Ingest's end.
@@ -57,7 +75,7 @@ pub(super) struct Request {
 pub(super) struct Desk {
     pub(super) requests: mpsc::Receiver<Request>,
     /// Those who wait, by the number of their event in the relay's stream.
-    waiting: HashMap<u64, oneshot::Sender<()>>,
+    waiting: HashMap<u64, Done>,
 }
 
 impl Desk {
@@ -92,7 +110,8 @@ impl Handle {
         let stopping = |_| DecideError::Stopping;
         self.decisions.send(request).await.map_err(stopping)?;
         match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(())) => Ok(self.robot(robot)),
+            Ok(Ok(Ok(()))) => Ok(self.robot(robot)),
+            Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) => Err(DecideError::Stopping),
             Err(_) => Err(DecideError::Slow),
         }
@@ -127,6 +146,18 @@ impl Ingest {
             }
             // String keys and JSON values always become JSON.
             Decision::Command(command) => (kind::COMMAND_REQUESTED, serde_json::json!(command)),
+            Decision::Configure { mut desired, base } => match self.twins.reserve(&robot, base) {
+                Ok(version) => {
+                    desired.version = version;
+                    (kind::CONFIGURATION_DESIRED, serde_json::json!(desired))
+                }
+                Err(newest) => {
+                    let expected = base.unwrap_or_default();
+                    // Whoever asked may have gone.
+                    let _ = done.send(Err(DecideError::Changed { expected, newest }));
+                    return;
+                }
+            },
             Decision::Reject => (kind::REJECTED, serde_json::json!({ "by": by })),
         };
         let now = Timestamp::from_ms(clock::now_ms());
@@ -145,7 +176,7 @@ impl Ingest {
                 && let Some(done) = self.desk.waiting.remove(&stored.event.seq)
             {
                 // Whoever asked may have gone.
-                let _ = done.send(());
+                let _ = done.send(Ok(()));
             }
         }
     }

@@ -19,6 +19,7 @@ struct Data {
     bound: bool,
     reason: Option<String>,
     by: Option<String>,
+    version: u64,
     seen: Claim,
 }
 
@@ -71,6 +72,11 @@ pub(super) fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
             position,
             at,
             by: data().by.unwrap_or_default(),
+        },
+        kind::CONFIGURATION_DESIRED => Heard::Desired {
+            robot,
+            position,
+            version: data().version,
         },
         _ => Heard::Event { robot, position },
     }

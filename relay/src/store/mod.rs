@@ -9,6 +9,7 @@
 //! in the log at most once; the queue is bounded in bytes, and what does not fit is handed back.
 
 mod commands;
+mod configurations;
 mod identity;
 mod reader;
 pub mod records;

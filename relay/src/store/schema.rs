@@ -129,6 +129,16 @@ CREATE TABLE commands (
 CREATE INDEX commands_of_robot ON commands (robot, issued);
 CREATE INDEX commands_open ON commands (issued) WHERE state NOT IN ('successful', 'failed');
 ",
+    // Desired configurations, as their events tell of them; without a state until the robot said what became of one.
+    "
+CREATE TABLE configurations (
+    robot   TEXT    NOT NULL,
+    version INTEGER NOT NULL,
+    desired TEXT    NOT NULL,
+    state   TEXT,
+    PRIMARY KEY (robot, version)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Opens the one writing connection, creating or migrating the file.

@@ -13,11 +13,11 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::commands::project;
 use super::records::{
     Ack, Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot, StoredEvent,
 };
 use super::{Health, StoreError};
+use super::{commands, configurations};
 use crate::clock;
 use crate::metrics::Metrics;
 
@@ -428,7 +428,8 @@ fn insert_events(
         ])?;
         if new == 1 {
             let position = connection.last_insert_rowid() as u64;
-            project(connection, event)?;
+            commands::project(connection, event)?;
+            configurations::project(connection, event)?;
             commit.events.push(StoredEvent {
                 position,
                 event: event.clone(),

@@ -106,6 +106,31 @@ impl Admin {
         Ok(answer.json().await?)
     }
 
+    /// A PUT with a JSON body, as the administrator.
+    ///
+    /// # Errors
+    /// When the relay refuses, with its words.
+    pub async fn put<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<A> {
+        let answer = self
+            .http
+            .put(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+            .json(body)
+            .send()
+            .await?;
+        ensure!(
+            answer.status().is_success(),
+            "PUT {path}: {}: {}",
+            answer.status(),
+            answer.text().await?
+        );
+        Ok(answer.json().await?)
+    }
+
     /// All robots.
     ///
     /// # Errors

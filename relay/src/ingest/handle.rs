@@ -1,0 +1,43 @@
+//! What the rest of the relay sees of ingest.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::api::RobotView;
+use lekiwi_relay_core::Fleet;
+use tokio::sync::mpsc;
+
+use super::decision::Request;
+use crate::live::Live;
+
+/// What the rest of the relay sees of ingest; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) fleet: Arc<RwLock<Fleet>>,
+    pub(super) live: Live,
+    pub(super) decisions: mpsc::Sender<Request>,
+}
+
+impl Handle {
+    /// All robots, by id, and the log position that the answer includes.
+    #[must_use]
+    pub fn robots(&self) -> (Vec<RobotView>, u64) {
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        (fleet.views().collect(), fleet.position())
+    }
+
+    /// One robot.
+    #[must_use]
+    pub fn robot(&self, id: &RobotId) -> Option<RobotView> {
+        self.fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .view(id)
+    }
+
+    /// The live stream.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+}

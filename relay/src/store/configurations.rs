@@ -1,0 +1,141 @@
+//! Desired configurations as their events tell of them: a table that is written in the same commit as the
+//! events, so that those of one robot are found without reading the log.
+
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::message::{ConfigurationState, Desired, kind};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Deserialize;
+
+use super::records::{NewEvent, OWN_SOURCE};
+use super::{Store, StoreError};
+
+/// Versions of one robot that are kept here; the log has all of them.
+const KEPT: u32 = 100;
+
+/// What the later events of a version say.
+#[derive(Deserialize)]
+struct Data {
+    version: u64,
+}
+
+/// Takes what a new event of the log says of a configuration. Only the relay's own say something.
+pub(super) fn project(connection: &Connection, event: &NewEvent) -> rusqlite::Result<()> {
+    if !event.kind.starts_with("configuration.") || !event.source.starts_with(OWN_SOURCE) {
+        return Ok(());
+    }
+    let state = match &*event.kind {
+        kind::CONFIGURATION_DESIRED => return desired(connection, event),
+        kind::CONFIGURATION_APPLIED => ConfigurationState::Applied,
+        kind::CONFIGURATION_REJECTED => ConfigurationState::Rejected,
+        kind::CONFIGURATION_ROLLED_BACK => ConfigurationState::RolledBack,
+        _ => return Ok(()),
+    };
+    // The relay wrote it: what cannot be read is of another version, and says nothing here.
+    let Ok(Data { version }) = serde_json::from_str(&event.data) else {
+        return Ok(());
+    };
+    connection
+        .prepare_cached("UPDATE configurations SET state = ?3 WHERE robot = ?1 AND version = ?2")?
+        .execute(params![event.aggregate_id, version as i64, state.as_str()])?;
+    Ok(())
+}
+
+fn desired(connection: &Connection, event: &NewEvent) -> rusqlite::Result<()> {
+    let Ok(Desired { version, .. }) = serde_json::from_str(&event.data) else {
+        return Ok(());
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO configurations (robot, version, desired) VALUES (?1, ?2, ?3)
+             ON CONFLICT (robot, version) DO NOTHING",
+        )?
+        .execute(params![event.aggregate_id, version as i64, event.data])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM configurations WHERE robot = ?1 AND version <
+             (SELECT version FROM configurations WHERE robot = ?1 ORDER BY version DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![event.aggregate_id, KEPT - 1])?;
+    Ok(())
+}
+
+impl Store {
+    /// The newest version of each robot, and whether the log has what became of it. What is of another version
+    /// of the relay is left out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn desired_configurations(
+        &self,
+    ) -> Result<Vec<(RobotId, Desired, bool)>, StoreError> {
+        self.inner
+            .readers
+            .read(|c| {
+                c.prepare_cached(
+                    "SELECT robot, desired, state IS NOT NULL, max(version) FROM configurations
+                     GROUP BY robot ORDER BY robot",
+                )?
+                .query_map([], |row| {
+                    let (robot, desired): (String, String) = (row.get(0)?, row.get(1)?);
+                    let is_settled: bool = row.get(2)?;
+                    let read = || {
+                        let robot = RobotId::new(&robot).ok()?;
+                        Some((robot, serde_json::from_str(&desired).ok()?, is_settled))
+                    };
+                    Ok(read())
+                })?
+                .filter_map(Result::transpose)
+                .collect()
+            })
+            .await
+    }
+
+    /// One version of one robot.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn desired_configuration(
+        &self,
+        robot: &RobotId,
+        version: u64,
+    ) -> Result<Option<Desired>, StoreError> {
+        let robot = robot.clone();
+        self.read_desired(move |c| {
+            c.prepare_cached(
+                "SELECT desired FROM configurations WHERE robot = ?1 AND version = ?2",
+            )?
+            .query_row(params![robot.as_str(), version as i64], |row| row.get(0))
+            .optional()
+        })
+        .await
+    }
+
+    /// The newest version of one robot before `version` that the robot applied.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn applied_configuration_before(
+        &self,
+        robot: &RobotId,
+        version: u64,
+    ) -> Result<Option<Desired>, StoreError> {
+        let robot = robot.clone();
+        self.read_desired(move |c| {
+            c.prepare_cached(
+                "SELECT desired FROM configurations WHERE robot = ?1 AND version < ?2 AND state = 'applied'
+                 ORDER BY version DESC LIMIT 1",
+            )?
+            .query_row(params![robot.as_str(), version as i64], |row| row.get(0))
+            .optional()
+        })
+        .await
+    }
+
+    async fn read_desired(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<Option<String>> + Send + 'static,
+    ) -> Result<Option<Desired>, StoreError> {
+        let json = self.inner.readers.read(read).await?;
+        Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+    }
+}
