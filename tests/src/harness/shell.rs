@@ -118,7 +118,7 @@ impl Shell {
             if let Some((_, rest)) = text.split_once(&begin)
                 && let Some((said, _)) = rest.split_once(&end)
             {
-                return Ok(Some(said.trim().replace("\n:", ":").replace("\r", "")));
+                return Ok(Some(said.trim().replace("\n:", ":").replace('\r', "")));
             }
         }
     }
