@@ -49,6 +49,7 @@ use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::memory;
 use crate::outbox::Outbox;
+use crate::ros;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use health::next_found;
@@ -98,6 +99,7 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    ros: ros::Slot,
     teleop: Teleop,
     local: Local,
     reader: Reader,
@@ -263,6 +265,7 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            ros: ros::Slot::default(),
             teleop: Teleop::default(),
             local,
             reader,

@@ -214,6 +214,8 @@ fn clippy(_: &Options) -> Result<()> {
     ];
     each_group(&["clippy"], &["--", "-D", "warnings"])?;
     each_group(&["clippy"], &tests)?;
+    let variant = [&["--features", "ros2"], &tests[..]].concat();
+    command::run(&mut over(&["clippy"], &["lekiwi-agent"], &variant))?;
     command::run(&mut over(&["clippy"], &["lekiwi-tests"], &tests))
 }
 
@@ -260,6 +262,7 @@ fn package(options: &Options) -> Result<()> {
 }
 
 fn end_to_end(options: &Options) -> Result<()> {
+    build::agent_for_ros2()?;
     for (package, binary) in [
         ("lekiwi-relay", "lekiwi-relay"),
         ("lekiwi-agent", "lekiwi-agent"),

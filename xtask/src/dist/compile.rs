@@ -44,13 +44,19 @@ const PROFILE: [&str; 2] = ["--profile", "agent"];
 
 /// Builds the agent and answers where it is.
 pub(crate) fn agent(target: Target, way: Way, yes: bool) -> Result<PathBuf> {
+    variant(&AGENT, target, way, yes)
+}
+
+/// Builds the agent or a variant of it, and answers where it is until another is built.
+pub(super) fn variant(program: &Program, target: Target, way: Way, yes: bool) -> Result<PathBuf> {
     ui::step(format_args!(
-        "building lekiwi-agent for {}",
+        "building {} for {}",
+        program.binary,
         target.triple()
     ));
     match way {
-        Way::Cross => cross(target)?,
-        Way::Fallback => zig(target, yes)?,
+        Way::Cross => cross(program, target)?,
+        Way::Fallback => zig(program, target, yes)?,
     }
     built(target, "agent", AGENT.binary)
 }
@@ -68,7 +74,14 @@ fn built(target: Target, profile: &str, binary: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn cross(target: Target) -> Result<()> {
+fn features(program: &Program) -> impl Iterator<Item = &'static str> {
+    program
+        .feature
+        .into_iter()
+        .flat_map(|feature| ["--features", feature])
+}
+
+fn cross(program: &Program, target: Target) -> Result<()> {
     let cross = match find_program("cross") {
         Some(cross) => cross,
         None => needs::cargo_tool("cross", "0.2.5")?,
@@ -77,16 +90,18 @@ fn cross(target: Target) -> Result<()> {
     cross
         .args(["build", "--locked", "--package", AGENT.package])
         .args(PROFILE)
+        .args(features(program))
         .args(["--target", target.triple()])
         .env("CROSS_CONFIG", workspace::root().join("cross.toml"));
     command::run(&mut cross)
 }
 
-fn zig(target: Target, yes: bool) -> Result<()> {
+fn zig(program: &Program, target: Target, yes: bool) -> Result<()> {
     let bin = needs::python_tools("zig", &["ziglang==0.17.0", "cargo-zigbuild==0.24.0"], yes)?;
     let mut zigbuild = cargo(["zigbuild", "--locked", "--package", AGENT.package]);
     zigbuild
         .args(PROFILE)
+        .args(features(program))
         .args(["--target", target.triple()])
         .env("PATH", needs::path_with(&[bin])?)
         .env(
