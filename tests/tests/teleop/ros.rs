@@ -7,7 +7,7 @@ use lekiwi_protocol::message::{OperatorKind, StopReason, kind};
 use lekiwi_tests::harness::{Lan, target, wait_until};
 
 use super::site::{NODE, Site};
-use super::{Row, Traffic, exactly, silence_after, started, stopped, within};
+use super::{Row, Traffic, exactly, started, stopped, within};
 
 /// The agent's variant.
 const PROGRAM: &str = "lekiwi-agent-ros2";
@@ -228,14 +228,14 @@ fn a_node_that_comes_or_goes_is_told_at_once() -> Result<()> {
         path("agent.yml").into(),
         "run".into(),
     ];
-    let mut agent = start("agent", PROGRAM, below.into())?;
+    let agent = start("agent", PROGRAM, below.into())?;
     let nodes = |name: &str, nodes: &[&str]| {
         let arguments = with(nodes).into_iter().map(Into::into).collect();
         start(name, NODE, arguments)
     };
     let mut slam = nodes("slam", &["/slam"])?;
     let mut driver = nodes("driver", &["/arm/driver", "/arm/other"])?;
-    let mut told = |what: &str, count: usize, limit_s: u64| -> Result<()> {
+    let told = |what: &str, count: usize, limit_s: u64| -> Result<()> {
         let seen = wait_until(what, Duration::from_secs(limit_s), || {
             (agent.log().matches(what).count() >= count).then_some(())
         });
