@@ -139,6 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.yes,
     )?;
     needs::python_environments(options.yes)?;
+    needs::rtsp_server(options.yes)?;
 
     let mut times = Vec::new();
     let mut outcome = Ok(());
@@ -277,7 +278,7 @@ fn end_to_end(options: &Options) -> Result<()> {
     // What operators and cameras of real robots speak.
     let peers = needs::python_tools(
         "teleop",
-        &["pyzmq==27.1.0", "websockets==15.0.1"],
+        &["pyzmq==27.1.0", "websockets==15.0.1", "aiortc==1.16.0"],
         options.yes,
     )?;
     tests.env("LEKIWI_TELEOP_PYTHON", peers.join("python"));

@@ -4,6 +4,7 @@
 
 mod ros;
 mod site;
+mod video;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -57,7 +58,7 @@ const fn traffic(name: &'static str, play: fn(&mut Site) -> Result<Row>) -> Traf
 }
 
 /// The longest first.
-const ALL: &[&[Traffic]] = &[WITHOUT_ROS, ros::ALL];
+const ALL: &[&[Traffic]] = &[WITHOUT_ROS, ros::ALL, video::ALL];
 
 const WITHOUT_ROS: &[Traffic] = &[
     traffic(

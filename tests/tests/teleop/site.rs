@@ -33,6 +33,7 @@ teleop:
     - {port: 8442, role: control, what: VR headset}
     - {port: 8443, role: page, what: VR page}
     - {port: 8554, role: video, what: RTSP}
+    - {port: 8889, role: video, what: WebRTC}
 ";
 
 /// A line of `lekiwi-agent teleop --watch --json`.
@@ -117,6 +118,15 @@ impl Site {
     pub(crate) fn on_robot(&mut self, kind: &str, arguments: &[&str]) -> Result<Peer> {
         let robot = self.robot.clone();
         self.peer(&robot, kind, arguments, "ready")
+    }
+
+    /// A camera on the robot that serves RTSP.
+    pub(crate) fn camera(&mut self) -> Result<Peer> {
+        let robot = self.robot.clone();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/teleop/rtsp.py");
+        // Debian's: GStreamer's bindings are in no other.
+        let python = Path::new("/usr/bin/python3");
+        self.run(&robot, "camera", python, vec![script.into()], "ready")
     }
 
     /// Another machine.
@@ -248,10 +258,10 @@ fn lines(log: &Path) -> Vec<Line> {
     lines.collect()
 }
 
-/// Python with pyzmq and websockets.
+/// Python with pyzmq, websockets and aiortc.
 fn python() -> Result<PathBuf> {
     let python = std::env::var_os("LEKIWI_TELEOP_PYTHON").context(
-        "expected LEKIWI_TELEOP_PYTHON (hint: cargo xtask test makes a Python with pyzmq and websockets, and sets it)",
+        "expected LEKIWI_TELEOP_PYTHON (hint: cargo xtask test makes a Python with pyzmq, websockets and aiortc, and sets it)",
     )?;
     Ok(python.into())
 }
