@@ -4,6 +4,7 @@
 mod machine;
 mod own;
 mod relay;
+mod ros;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -51,6 +51,7 @@ use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::memory::Code;
 use crate::outbox::Outbox;
+use crate::ros;
 use crate::storage::Kept;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
@@ -107,6 +108,7 @@ struct Driver {
     last_error: Option<String>,
     is_quarantined: bool,
     monitor: Option<Monitor>,
+    ros: ros::Slot,
     teleop: Teleop,
     local: Local,
     reader: Reader,
@@ -276,6 +278,7 @@ impl Driver {
             last_error: None,
             is_quarantined: false,
             monitor: None,
+            ros: ros::Slot::default(),
             teleop: Teleop::default(),
             local,
             reader,

@@ -1,7 +1,8 @@
-//! Looks at the services, processes and checks of the robot's profile, for [`lekiwi_agent_core::health`]
+//! Looks at the services, processes, checks and nodes of the robot's profile, for [`lekiwi_agent_core::health`]
 //! and [`lekiwi_agent_core::services`]. Used by the driver. Units are looked at in systemd's files, which
 //! takes microseconds; checks run as tasks of their own, so that nothing waits for them.
 
+mod node;
 mod probe;
 mod process;
 mod unit;
@@ -22,8 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::profiles;
+use crate::ros;
 use crate::setup::{self, Record};
 use crate::telemetry::{Files, Sink};
+use node::Node;
 use probe::Probe;
 use process::Process;
 use unit::Unit;
@@ -32,6 +35,8 @@ use unit::Unit;
 const UNITS_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks for a process.
 const PROCESSES_EVERY: Duration = Duration::from_secs(10);
+/// Time between two looks at a node, whose coming and going is told at once.
+const NODES_EVERY: Duration = Duration::from_secs(5);
 /// Time between two measurements of all services' memory and processor time.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
 /// Most services, processes and checks that are looked at.
@@ -46,6 +51,7 @@ enum Watched {
     Unit(Unit),
     Process(Process),
     Check(Probe),
+    Node(Node),
 }
 
 /// What a service uses.
@@ -80,7 +86,13 @@ impl Monitor {
     /// Watches `profile`, with the system's files below `root`. `None` when there is no such profile and
     /// root's setup has said nothing of it either.
     #[must_use]
-    pub fn open(packaged: &Path, root: &Path, name: &ProfileName, now: Instant) -> Option<Self> {
+    pub fn open(
+        packaged: &Path,
+        root: &Path,
+        name: &ProfileName,
+        ros: &mut ros::Slot,
+        now: Instant,
+    ) -> Option<Self> {
         let profile = match profiles::load(packaged, root, name) {
             Ok(profile) => Some(profile),
             Err(error) => {
@@ -94,9 +106,10 @@ impl Monitor {
         if profile.is_none() {
             record(root, name)?;
         }
+        let nodes = profile.as_ref().map(|profile| node::all(profile, ros));
         let watched: Vec<(Target, ServiceKind, Watched)> = profile
             .as_ref()
-            .map(|profile| watched(now, profile))
+            .map(|profile| watched(now, profile, nodes.unwrap_or_default()))
             .unwrap_or_default();
         let names = watched
             .iter()
@@ -107,6 +120,7 @@ impl Monitor {
             .map(|(target, _, watched)| (target, watched))
             .unzip();
         let (sender, found) = mpsc::channel(MOST);
+        node::follow(&watched, &sender);
         let mut monitor = Self {
             health: Health::new(now, targets),
             services,
@@ -164,6 +178,7 @@ impl Monitor {
             let look = match &mut self.watched[index] {
                 Watched::Unit(unit) => Some(unit.look(&mut self.files)),
                 Watched::Process(process) => process.look(&mut self.files, now, load_per_core),
+                Watched::Node(node) => node.look(now),
                 Watched::Check(probe) => {
                     let (probe, sender) = (probe.clone(), self.sender.clone());
                     // One task a check at most, each with a deadline; the channel has room for all.
@@ -197,7 +212,7 @@ impl Monitor {
             let (memory_bytes, cpu_us) = match watched {
                 Watched::Unit(unit) => (unit.memory_bytes(files), unit.cpu_us(files)),
                 Watched::Process(process) => (process.memory_bytes(files), None),
-                Watched::Check(_) => continue,
+                Watched::Check(_) | Watched::Node(_) => continue,
             };
             let cpu = cpu_us.map(|cpu_us| (now, cpu_us));
             let before = std::mem::replace(usage, Usage { memory_bytes, cpu });
@@ -227,8 +242,11 @@ impl Monitor {
         }
     }
 
-    /// Takes a result.
+    /// Takes a result. Nodes come and go before the setup is done too, which is nobody's business then.
     pub fn found(&mut self, now: Instant, (index, result): Found) {
+        if !self.is_set_up() {
+            return self.health.put_off(index);
+        }
         let cut = |reason: String| reason.chars().take(MAX_REASON).collect();
         let state = match result {
             Ok(()) => ServiceState::Active,
@@ -278,11 +296,11 @@ impl Monitor {
     }
 }
 
-/// One look at each service, process and check of `profile`, for people who ask.
+/// One look at each service, process and check of `profile`, for people who ask. Nodes take a while to be found.
 pub async fn look_once(profile: &Profile, root: &Path) -> Vec<(String, Result<(), String>)> {
     let (now, mut files) = (clock::now(), Files::new(root));
     let mut results = Vec::new();
-    for (target, _, watched) in watched(now, profile) {
+    for (target, _, watched) in watched(now, profile, Vec::new()) {
         let result = match watched {
             Watched::Unit(mut unit) => unit.look(&mut files).1,
             // Without a load to wait for it always looks.
@@ -291,6 +309,7 @@ pub async fn look_once(profile: &Profile, root: &Path) -> Vec<(String, Result<()
                 None => continue,
             },
             Watched::Check(probe) => probe.run().await,
+            Watched::Node(_) => continue,
         };
         results.push((target.name, result));
     }
@@ -303,7 +322,11 @@ fn record(root: &Path, name: &ProfileName) -> Option<Record> {
     Record::load(&folder).filter(|record| record.profile == name.as_str())
 }
 
-fn watched(now: Instant, profile: &Profile) -> Vec<(Target, ServiceKind, Watched)> {
+fn watched(
+    now: Instant,
+    profile: &Profile,
+    nodes: Vec<Node>,
+) -> Vec<(Target, ServiceKind, Watched)> {
     let target = |name: &String, every| Target {
         name: name.clone(),
         every,
@@ -322,7 +345,12 @@ fn watched(now: Instant, profile: &Profile) -> Vec<(Target, ServiceKind, Watched
         let probe = Probe::new(check.probe()?, Duration::from_secs(check.timeout_s));
         Some((target, ServiceKind::Check, Watched::Check(probe)))
     });
-    units.chain(processes).chain(checks).take(MOST).collect()
+    let nodes = nodes.into_iter().map(|node| {
+        let target = target(&node.name, NODES_EVERY);
+        (target, ServiceKind::RosNode, Watched::Node(node))
+    });
+    let all = units.chain(processes).chain(checks).chain(nodes);
+    all.take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -340,7 +368,8 @@ mod tests {
         let text = format!("version: 1\nname: lekiwi\ntitle: A robot\n{profile}");
         std::fs::write(folder.join("lekiwi.yml"), text).unwrap();
         let name = ProfileName::new("lekiwi").unwrap();
-        Monitor::open(Path::new(FOLDER), root, &name, clock::now())
+        let ros = &mut ros::Slot::default();
+        Monitor::open(Path::new(FOLDER), root, &name, ros, clock::now())
     }
 
     #[tokio::test]

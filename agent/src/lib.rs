@@ -25,6 +25,7 @@ pub mod migration;
 pub mod outbox;
 pub mod profiles;
 mod program;
+pub mod ros;
 pub mod scrub;
 pub mod setup;
 mod storage;

@@ -1,5 +1,6 @@
 //! The probes of teleoperation: who is connected at the profile's ports (`NETLINK_SOCK_DIAG`, which any user may
-//! ask), who reads from the media server, and whether keys or sticks at the robot move. What that means is
+//! ask), who reads from the media server, whether keys or sticks at the robot move, and in the variant for ROS 2,
+//! which nodes write commands. What that means is
 //! decided by [`lekiwi_agent_core::teleop`]. Used by the driver and by `lekiwi-agent teleop`.
 //!
 //! Nothing is asked more often than needed: every second the kernel's count of accepted connections, which is
@@ -11,6 +12,7 @@ mod input;
 mod media;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::teleop::diag::SocketId;
@@ -21,6 +23,7 @@ use lekiwi_protocol::profile::{PortRole, Profile};
 use uuid::Uuid;
 
 use crate::driver::chain;
+use crate::ros::Ros;
 use diag::Diag;
 pub use diag::DiagError;
 use input::Input;
@@ -51,19 +54,29 @@ pub struct Watcher {
     input: Option<Input>,
     moved: Option<Instant>,
     media: Option<Media>,
+    ros: Option<Arc<Ros>>,
+    /// Somebody wrote to the profile's topics at the last look.
+    writes: bool,
     complaint: Option<String>,
     next_look: Instant,
     next_discovery: Instant,
 }
 
 impl Watcher {
-    /// Watches for the signatures of `profile`, with devices below `root`. `None` when it has none.
+    /// Watches for the signatures of `profile`, with devices below `root`, and in `ros` where that can be had.
+    /// `None` when it has none.
     ///
     /// # Errors
     /// When the kernel does not tell who is connected.
-    pub fn open(profile: &Profile, root: &Path, now: Instant) -> Result<Option<Self>, DiagError> {
+    pub fn open(
+        profile: &Profile,
+        root: &Path,
+        ros: Option<Arc<Ros>>,
+        now: Instant,
+    ) -> Result<Option<Self>, DiagError> {
         let signatures = &profile.teleop;
-        if signatures.ports.is_empty() && !signatures.local_input {
+        let ros = ros.filter(|_| !signatures.ros_topics.is_empty());
+        if signatures.ports.is_empty() && !signatures.local_input && ros.is_none() {
             return Ok(None);
         }
         let ports: Vec<u16> = signatures.ports.iter().map(|port| port.port).collect();
@@ -81,6 +94,8 @@ impl Watcher {
             dumps: DUMPS,
             input: signatures.local_input.then(|| Input::new(root)),
             moved: None,
+            ros,
+            writes: false,
             complaint: None,
             next_look: now,
             next_discovery: now,
@@ -113,10 +128,14 @@ impl Watcher {
                 let is_video = |open: &Connection| self.video.contains(&open.port);
                 let has_peers = connections.iter().any(is_video);
                 let media = self.media.as_mut().and_then(|m| m.poll(now, has_peers));
+                let commanders = self.ros.as_ref().map(|ros| ros.take_commanders());
+                let commanders = commanders.unwrap_or_default();
+                self.writes = commanders.iter().any(|writer| writer.commands > 0);
                 let sample = Sample {
                     connections: &connections,
                     moves,
                     media: media.as_deref(),
+                    commanders: &commanders,
                 };
                 self.detector.observe(now, sample, &mut Uuid::new_v4)
             }
@@ -171,7 +190,8 @@ impl Watcher {
         let moving = self
             .moved
             .is_some_and(|at| now.saturating_duration_since(at) < MOVING);
-        let busy = !self.known.is_empty() || moving || self.detector.driving().is_some();
+        let busy =
+            !self.known.is_empty() || moving || self.writes || self.detector.driving().is_some();
         let tick = now + if busy { BUSY } else { IDLE };
         match self.detector.poll_timeout() {
             Some(deadline) => tick.min(deadline.max(now + LEAST)),

@@ -10,6 +10,7 @@ use lekiwi_agent::config::{Config, ProfileChoice};
 use lekiwi_agent::exit::ExitCode;
 use lekiwi_agent::hardware;
 use lekiwi_agent::profiles;
+use lekiwi_agent::ros;
 use lekiwi_agent::setup;
 use lekiwi_agent::teleop::Watcher;
 use lekiwi_agent_core::teleop::{CandidatePicture, Event};
@@ -82,7 +83,8 @@ pub(crate) async fn run(
     watch: bool,
     json: bool,
 ) -> Result<(), Failure> {
-    let opened = Watcher::open(profile, root, clock::now());
+    let ros = ros::Slot::default().open(profile);
+    let opened = Watcher::open(profile, root, ros, clock::now());
     let mut watcher = opened
         .map_err(|error| Failure {
             hint: Some("run it on the robot itself, outside of emulators and sandboxes".to_owned()),

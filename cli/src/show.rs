@@ -132,6 +132,8 @@ fn doing(service: &Service) -> String {
         (ServiceState::Unknown, _) => "not looked at yet",
         (ServiceState::Active, ServiceKind::Check) => "answers",
         (ServiceState::Inactive, ServiceKind::Check) => "does not answer",
+        (ServiceState::Active, ServiceKind::RosNode) => "present",
+        (ServiceState::Inactive, ServiceKind::RosNode) => "absent",
         (ServiceState::Active, _) => "active",
         (ServiceState::Restarting, _) => "restarting",
         (ServiceState::Inactive, _) => "inactive",

@@ -63,3 +63,5 @@ pub const MAX_CONFIRM_WITHIN: Duration = Duration::from_secs(3600);
 pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Most ports that a profile's teleoperation may have: the kernel's filter for them stays small.
 pub const MAX_TELEOP_PORTS: usize = 16;
+/// Most ROS 2 topics that a profile's teleoperation may have.
+pub const MAX_ROS_TOPICS: usize = 8;

@@ -6,6 +6,7 @@
 
 mod action;
 mod check;
+mod ros;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 pub use crate::id::ProfileName;
 use crate::message::metric;
 pub use action::{Action, ActionError, Argument, ArgumentKind, StopAction};
+pub use ros::{Ros, is_node};
 
 /// The one version of the file that there is.
 pub const VERSION: u32 = 1;
@@ -57,6 +59,9 @@ pub struct Profile {
     /// What else must answer in a healthy robot.
     #[serde(default)]
     pub checks: Vec<Check>,
+    /// What of ROS 2 is watched.
+    #[serde(default)]
+    pub ros: Ros,
     /// What teleoperation of this type looks like from outside.
     #[serde(default)]
     pub teleop: Teleop,
@@ -282,12 +287,15 @@ pub struct Teleop {
     /// Whether gamepads and keyboards at the robot drive it.
     #[serde(default)]
     pub local_input: bool,
-    /// ROS 2 topics with commands.
+    /// ROS 2 topics with commands, of any type; seen by the agent's variant for ROS 2.
     #[serde(default)]
     pub ros_topics: Vec<String>,
-    /// ROS 2 nodes that write there without a person.
-    #[serde(default)]
+    /// ROS 2 nodes that write there without a person, named as in [`Ros::nodes`]; those of Nav2 by default.
+    #[serde(default = "ros::autonomous_nodes")]
     pub autonomous_nodes: Vec<String>,
+    /// ROS 2 nodes that write there for their clients; rosbridge and Foxglove's by default.
+    #[serde(default = "ros::bridge_nodes")]
+    pub bridge_nodes: Vec<String>,
 }
 
 /// A TCP port that teleoperation uses.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use lekiwi_protocol::message::Arguments;
-use lekiwi_protocol::profile::{Action, PortRole, Probe, Profile, ProfileError};
+use lekiwi_protocol::profile::{Action, PortRole, Probe, Profile, ProfileError, is_node};
 use serde_json::{Value, json};
 
 fn shipped() -> Vec<(String, Profile)> {
@@ -98,6 +98,9 @@ checks:
   - {name: socket, unix: /run/a}
 teleop:
   ports: [{port: 5555, role: control, what: commands}]
+  ros_topics: [/cmd_vel]
+  autonomous_nodes: [planner]
+ros: {domain_id: 7, nodes: [/arm/driver, slam]}
 actions:
   - name: wave
     what: waves
@@ -135,7 +138,7 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "groups: [dialout]",
             "zzz: []",
             "unknown key \"zzz\" at robot.yml:8:1, expected one of version, name, title, recognise, labels, groups, \
-             device_rules, software, services, processes, checks, teleop, actions, stop, agent",
+             device_rules, software, services, processes, checks, ros, teleop, actions, stop, agent",
         ),
         (
             "version: 1",
@@ -370,6 +373,41 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "port: 0, role",
             "teleop.ports[0].port in robot.yml: expected each port once, from 1, got 0",
         ),
+        (
+            "[/cmd_vel]",
+            "[cmd_vel]",
+            "teleop.ros_topics[0] in robot.yml: expected a topic such as /cmd_vel, got \"cmd_vel\"",
+        ),
+        (
+            "[/cmd_vel]",
+            "[/a, /b, /c, /d, /e, /f, /g, /h, /i]",
+            "teleop.ros_topics in robot.yml: expected at most 8 topics, got 9",
+        ),
+        (
+            "[planner]",
+            "[2nd]",
+            "teleop.autonomous_nodes[0] in robot.yml: expected a node such as /arm/driver or driver, got \"2nd\"",
+        ),
+        (
+            "[planner]",
+            "[planner]\n  bridge_nodes: [a-b]",
+            "teleop.bridge_nodes[0] in robot.yml: expected a node such as /arm/driver or driver, got \"a-b\"",
+        ),
+        (
+            "domain_id: 7",
+            "domain_id: 233",
+            "ros.domain_id in robot.yml: expected 0 to 232, got 233",
+        ),
+        (
+            "[/arm/driver, slam]",
+            "[/arm/driver, arm//driver]",
+            "ros.nodes[1] in robot.yml: expected a node such as /arm/driver or driver, got \"arm//driver\"",
+        ),
+        (
+            "[/arm/driver, slam]",
+            "[slam, slam]",
+            "ros.nodes in robot.yml: expected each name once, got \"slam\" again",
+        ),
     ];
     for (right, wrong, expected) in cases {
         assert!(RIGHT.contains(right), "{right}");
@@ -379,6 +417,35 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
             "{wrong}"
         );
     }
+}
+
+#[test]
+fn nodes_are_named_with_their_namespace_or_without() {
+    for (full, wanted, expected) in [
+        ("/driver", "driver", true),
+        ("/arm/driver", "driver", true),
+        ("/arm/driver", "/arm/driver", true),
+        ("/arm/driver", "/driver", false),
+        ("/driver_2", "driver", false),
+        ("/driver", "arm/driver", false),
+    ] {
+        assert_eq!(is_node(full, wanted), expected, "{full} for {wanted}");
+    }
+    let profile = Profile::parse(
+        "version: 1\nname: a\ntitle: A\nteleop: {ros_topics: [/cmd_vel]}",
+        "a",
+    );
+    let teleop = profile.expect("a right profile").teleop;
+    assert!(
+        teleop
+            .autonomous_nodes
+            .contains(&"controller_server".to_owned())
+    );
+    assert!(
+        teleop
+            .bridge_nodes
+            .contains(&"rosbridge_websocket".to_owned())
+    );
 }
 
 #[test]

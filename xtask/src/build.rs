@@ -59,6 +59,29 @@ pub(crate) fn program(package: &str, binary: &str, profile: Profile) -> Result<P
     Ok(path)
 }
 
+/// Builds the agent's variant for ROS 2, beside the agent under a name of its own, and a process of ROS 2 for its
+/// tests. The agent's own name has the variant until the agent is built.
+pub(crate) fn agent_for_ros2() -> Result<()> {
+    ui::step("building lekiwi-agent-ros2 (dev)");
+    run(&mut cargo([
+        "build",
+        "--locked",
+        "--package",
+        "lekiwi-agent",
+        "--features",
+        "ros2",
+        "--bin",
+        "lekiwi-agent",
+        "--example",
+        "ros2_node",
+    ]))?;
+    let folder = workspace::target().join(Profile::Dev.folder());
+    let copy = folder.join("lekiwi-agent-ros2");
+    std::fs::copy(folder.join("lekiwi-agent"), &copy)
+        .with_context(|| format!("could not write {}", copy.display()))?;
+    Ok(())
+}
+
 /// `npm` in the dashboard's folder.
 pub(crate) fn npm(arguments: &[&str], yes: bool) -> Result<Command> {
     let node = needs::node(yes)?;

@@ -27,7 +27,7 @@ use crate::workspace::{self, environment};
 /// What `cargo xtask dist` takes.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these programs: agent, relay, cli, provisioner
+    /// Only these programs: agent, agent-ros2, relay, cli, provisioner
     #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
     only: Vec<String>,
     /// Only these targets, by triple
@@ -56,11 +56,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         for target in targets {
             let binary = if program.package == AGENT.package {
-                compile::agent(*target, way, options.yes)?
+                compile::variant(program, *target, way, options.yes)?
             } else {
                 compile::server(program, *target, options.yes)?
             };
-            pack(program, *target, &binary)?;
+            match program.feature {
+                Some(_) => copy(program, *target, &binary)?,
+                None => drop(pack(program, *target, &binary)?),
+            }
         }
     }
     let sums = write_sums(&folder())?;
@@ -147,17 +150,24 @@ fn pack(program: &Program, target: Target, binary: &Path) -> Result<Packed> {
         program.binary,
         target.triple()
     ));
+    copy(program, target, binary)?;
     let folder = folder();
-    std::fs::create_dir_all(&folder)?;
-    let copy = folder.join(format!("{}-{VERSION}-{}", program.binary, target.triple()));
-    std::fs::copy(binary, &copy).with_context(|| format!("could not write {}", copy.display()))?;
-    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
     let deb = deb::write(program, target, binary, &folder)?;
     let image = program
         .has_image
         .then(|| oci::write(program, target, binary, &folder))
         .transpose()?;
     Ok(Packed { deb, image })
+}
+
+/// The executable by itself.
+fn copy(program: &Program, target: Target, binary: &Path) -> Result<()> {
+    let folder = folder();
+    std::fs::create_dir_all(&folder)?;
+    let copy = folder.join(format!("{}-{VERSION}-{}", program.binary, target.triple()));
+    std::fs::copy(binary, &copy).with_context(|| format!("could not write {}", copy.display()))?;
+    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
+    Ok(())
 }
 
 /// The version of everything in this workspace.
@@ -229,8 +239,9 @@ mod tests {
                 .map(|(_, targets)| targets.len())
                 .sum::<usize>()
         };
-        assert_eq!(count(&[], &[]), 9);
+        assert_eq!(count(&[], &[]), 12);
         assert_eq!(count(&["agent"], &[]), 3);
+        assert_eq!(count(&["agent-ros2"], &[]), 3);
         assert_eq!(count(&["relay", "cli"], &["aarch64-unknown-linux-gnu"]), 2);
     }
 
@@ -244,7 +255,7 @@ mod tests {
         };
         assert_eq!(
             refused(&["agnet"], &[]),
-            "expected a program among agent, relay, cli, provisioner, got `agnet`"
+            "expected a program among agent, agent-ros2, relay, cli, provisioner, got `agnet`"
         );
         assert_eq!(
             refused(&["agent"], &["sparc"]),

@@ -181,6 +181,11 @@ pub(crate) const TEST: &[Need] = &[
         "finds robots, and is found",
     ),
     need(
+        &["ffmpeg", "gst-inspect-1.0"],
+        &["ffmpeg", "gstreamer1.0-tools", "gstreamer1.0-plugins-good"],
+        "serves a camera's pictures, and reads them",
+    ),
+    need(
         &["udhcpc", "capsh"],
         &["udhcpc", "libcap2-bin"],
         "asks for an address; runs the relay with fewer rights",
@@ -315,7 +320,12 @@ pub(crate) fn ensure_possible(needs: &[Need], yes: bool) {
 
 /// What operators and cameras of real robots speak, as programs of Python; and what simple agents are made of.
 pub(crate) fn robot_python(yes: bool) -> Result<PathBuf> {
-    let packages = ["pyzmq==27.1.0", "websockets==15.0.1", "psutil==7.1.3"];
+    let packages = [
+        "pyzmq==27.1.0",
+        "websockets==15.0.1",
+        "aiortc==1.16.0",
+        "psutil==7.1.3",
+    ];
     Ok(python_tools("teleop", &packages, yes)?.join("python"))
 }
 
@@ -356,6 +366,20 @@ pub(crate) fn python_environments(yes: bool) -> Result<()> {
         "makes virtual environments of Python",
     );
     ensure([&venv], yes)
+}
+
+/// GStreamer's RTSP server, which Debian has as a library for its own Python alone.
+pub(crate) fn rtsp_server(yes: bool) -> Result<()> {
+    let load = "import gi; gi.require_version('GstRtspServer', '1.0')";
+    if succeeds(command("/usr/bin/python3").args(["-c", load])) {
+        return Ok(());
+    }
+    let server = need(
+        &["gst-rtsp-server"], // no program of this name exists: it is missing, as was just seen
+        &["python3-gi", "gir1.2-gst-rtsp-server-1.0"],
+        "serves a camera over RTSP",
+    );
+    ensure([&server], yes)
 }
 
 /// A virtual environment below `target/tools` with exactly these Python packages; answers its `bin`.

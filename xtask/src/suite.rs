@@ -139,6 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.yes,
     )?;
     needs::python_environments(options.yes)?;
+    needs::rtsp_server(options.yes)?;
 
     let mut times = Vec::new();
     let mut outcome = Ok(());
@@ -214,6 +215,8 @@ fn clippy(_: &Options) -> Result<()> {
     ];
     each_group(&["clippy"], &["--", "-D", "warnings"])?;
     each_group(&["clippy"], &tests)?;
+    let variant = [&["--features", "ros2"], &tests[..]].concat();
+    command::run(&mut over(&["clippy"], &["lekiwi-agent"], &variant))?;
     command::run(&mut over(&["clippy"], &["lekiwi-tests"], &tests))
 }
 
@@ -260,6 +263,7 @@ fn package(options: &Options) -> Result<()> {
 }
 
 fn end_to_end(options: &Options) -> Result<()> {
+    build::agent_for_ros2()?;
     for (package, binary) in [
         ("lekiwi-relay", "lekiwi-relay"),
         ("lekiwi-agent", "lekiwi-agent"),

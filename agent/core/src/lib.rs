@@ -12,6 +12,7 @@
 //! * [`pattern`]: command lines with `*`.
 //! * [`feetech`]: what is said on a servo bus to ask who is there.
 //! * [`hardware`]: which profile fits what the probes found, and why.
+//! * [`ros`]: which nodes of ROS 2 there are, and what they command.
 //! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`backlog`]: how much telemetry of an outage is kept, which of it goes first, and at which pace it is told later.
 //! * [`local`]: how much the robot's own programs may say, and how long it counts.
@@ -34,6 +35,7 @@ pub mod local;
 pub mod outbox;
 pub mod patience;
 pub mod pattern;
+pub mod ros;
 pub mod services;
 pub mod settle;
 pub mod setup;

@@ -15,6 +15,8 @@
 //!
 //! A session starts when the confidence is 0.65 for 2 s with control or local input in it, or when either has
 //! been steady for 5 s; what comes through a connection younger than 3 s starts nothing (scans, health checks).
+//! A node of ROS 2 that writes to a command topic is an operator by its own name and its messages are commands,
+//! unless the profile calls the node autonomous; what a bridge writes there is of its remote client.
 //! It stops for want of commands alone: an open picture holds nothing. Time in which nobody looked (the process
 //! was stopped, the machine was busy) is neither silence nor evidence: counts begin anew, and deadlines move.
 //!
@@ -32,10 +34,13 @@ use std::time::{Duration, Instant};
 use lekiwi_protocol::message::{Operator, TeleoperationEvent};
 use serde::Serialize;
 
+use crate::ros::Commander;
 pub use detector::Detector;
 
 /// Most connections that are looked at: those that commands came through last.
 pub const MAX_CONNECTIONS: usize = 24;
+/// Most writers of ROS 2 topics.
+pub const MAX_WRITERS: usize = crate::ros::MAX_COMMANDERS;
 /// Most readers of a media server.
 pub const MAX_MEDIA: usize = 8;
 /// Most programs that report operators.
@@ -92,6 +97,8 @@ pub struct Sample<'a> {
     pub moves: u32,
     /// Readers of the media server, up to [`MAX_MEDIA`]; `None` when it was not asked anew.
     pub media: Option<&'a [MediaSession]>,
+    /// Writers of the profile's ROS 2 topics, with what they wrote since the last sample.
+    pub commanders: &'a [Commander],
 }
 
 /// What a program on the robot says about an operator.

@@ -213,6 +213,7 @@ impl World {
             connections: &connections,
             moves: look.moves,
             media: media.as_deref(),
+            ..Sample::default()
         };
         self.detector.observe(self.now, sample, &mut Uuid::new_v4)
     }
@@ -350,6 +351,7 @@ proptest! {
                 connections: &connections,
                 moves: commands,
                 media: Some(&media),
+                ..Sample::default()
             };
             detector.observe(now, sample, &mut Uuid::new_v4);
             let picture = detector.picture(now);

@@ -180,7 +180,7 @@ fn play(peers: &[Peer], beside: &Beside, until_ms: u64) -> Vec<(u64, Event)> {
             let sample = Sample {
                 connections: &open,
                 moves: if beside.moves.contains(&ms) { 7 } else { 0 },
-                media: None,
+                ..Sample::default()
             };
             let event = detector.observe(at(ms), sample, &mut Uuid::new_v4);
             events.extend(event.map(|event| (ms, event)));
@@ -485,6 +485,7 @@ fn readers_of_the_media_server_look_on() {
             connections: &[rtsp],
             moves: 0,
             media: Some(&[session]),
+            ..Sample::default()
         };
         let event = detector.observe(now, sample, &mut Uuid::new_v4);
         said.extend(event.map(|event| format!("{second} s {}", told(&event))));

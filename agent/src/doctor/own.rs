@@ -353,6 +353,7 @@ pub(super) async fn profile(root: &Path, config: &Config, findings: &mut Vec<Fin
     findings.extend(groups(root, &profile));
     if registered.is_some() {
         software(root, &profile, findings).await;
+        super::ros::examine(&profile, findings).await;
     }
 }
 

@@ -33,7 +33,8 @@ impl Driver {
         {
             return;
         }
-        self.monitor = Monitor::open(&self.config.profiles_dir, &self.root, &name, clock::now());
+        let (packaged, now) = (&self.config.profiles_dir, clock::now());
+        self.monitor = Monitor::open(packaged, &self.root, &name, &mut self.ros, now);
         self.learn_stop();
         self.look_after_health(clock::now());
     }

@@ -75,7 +75,8 @@ impl Driver {
         };
         self.end_teleoperation();
         self.teleop.profile = Some(name);
-        self.teleop.watcher = Watcher::open(&profile, &self.root, clock::now())
+        let ros = self.ros.open(&profile);
+        self.teleop.watcher = Watcher::open(&profile, &self.root, ros, clock::now())
             .unwrap_or_else(|error| {
                 log::warn!("teleoperation is not detected: {}", chain(&error));
                 None

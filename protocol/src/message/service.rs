@@ -1,15 +1,15 @@
-//! What the profile's services, processes and checks do: in the robot's state, and as events.
+//! What the profile's services, processes, checks and nodes do: in the robot's state, and as events.
 
 use serde::{Deserialize, Serialize};
 
-/// A systemd unit, a process or a check that the robot's profile names.
+/// A systemd unit, a process, a check or a node of ROS that the robot's profile names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Service {
     /// The unit, or what the profile calls it.
     pub name: String,
-    /// Which of the three.
+    /// Which of these.
     pub kind: ServiceKind,
     /// What it does.
     pub state: ServiceState,
@@ -36,6 +36,9 @@ pub enum ServiceKind {
     Process,
     /// A port, page or socket that must answer.
     Check,
+    /// A node of ROS.
+    #[serde(rename = "ros_node")]
+    RosNode,
 }
 
 /// What a [`Service`] does.

@@ -77,6 +77,8 @@ impl Profile {
                 format!("expected at most {MAX_TELEOP_PORTS} ports, got {ports}"),
             );
         }
+        self.teleop.ros_rules().map_err(below("teleop"))?;
+        self.ros.rules().map_err(below("ros"))?;
         each("actions", &self.actions, Action::rules)?;
         let mut names = BTreeSet::new();
         for (index, action) in self.actions.iter().enumerate() {
@@ -109,8 +111,9 @@ impl Profile {
         let services = self.services.iter().map(|name| ("services", name));
         let processes = self.processes.iter().map(|p| ("processes", &p.name));
         let checks = self.checks.iter().map(|check| ("checks", &check.name));
+        let nodes = self.ros.nodes.iter().map(|name| ("ros.nodes", name));
         let mut names = BTreeSet::new();
-        for (key, name) in services.chain(processes).chain(checks) {
+        for (key, name) in services.chain(processes).chain(checks).chain(nodes) {
             if !names.insert(name.as_str()) {
                 return complain(key, format!("expected each name once, got {name:?} again"));
             }

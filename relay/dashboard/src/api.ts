@@ -49,7 +49,7 @@ export interface Health {
 
 export interface Service {
   readonly name: string;
-  readonly kind: "unit" | "process" | "check";
+  readonly kind: "unit" | "process" | "check" | "ros_node";
   readonly state: "unknown" | "active" | "restarting" | "inactive";
   readonly restarts?: number;
   readonly flapping?: boolean;

@@ -44,8 +44,9 @@ export function condition(view: RobotView): { readonly word: string; readonly le
   return (health.failing ?? []).length === 0 ? { word: "starting", level: "busy" } : { word: "unhealthy", level: "bad" };
 }
 
-/** A service's state in a word; a check answers or does not. */
+/** A service's state in a word; a check answers or does not, a node is there or not. */
 export function serviceWord({ kind, state }: Service): string {
+  if (kind === "ros_node") return state === "active" ? "present" : state === "inactive" ? "absent" : state;
   if (kind !== "check") return state;
   return state === "active" ? "answers" : state === "inactive" ? "silent" : state;
 }

@@ -2,7 +2,9 @@
 //! agent as a user without rights. With `UPDATE_TELEOPERATION=1` what was measured goes into
 //! `docs/teleoperation.md`; with `LEKIWI_SLOW=1` the mix of everything else lasts thirty minutes.
 
+mod ros;
 mod site;
+mod video;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -23,7 +25,7 @@ use nix::unistd::Pid;
 use site::{Peer, Said, Site};
 
 /// Sites at the same time: programs that wait, mostly, on a machine with few cores.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 /// How long is waited for what should come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,15 +42,25 @@ struct Row {
 /// A kind of traffic, and what it is to be taken for.
 struct Traffic {
     name: &'static str,
+    /// The agent, and the robot's profile.
+    program: &'static str,
+    profile: &'static str,
     play: fn(&mut Site) -> Result<Row>,
 }
 
 const fn traffic(name: &'static str, play: fn(&mut Site) -> Result<Row>) -> Traffic {
-    Traffic { name, play }
+    Traffic {
+        name,
+        program: "lekiwi-agent",
+        profile: site::PORTS,
+        play,
+    }
 }
 
 /// The longest first.
-const ALL: &[Traffic] = &[
+const ALL: &[&[Traffic]] = &[WITHOUT_ROS, ros::ALL, video::ALL];
+
+const WITHOUT_ROS: &[Traffic] = &[
     traffic(
         "all of the traffic below that is no session, at once",
         everything_else,
@@ -328,7 +340,8 @@ fn everything_else(site: &mut Site) -> Result<Row> {
 
 #[test]
 fn real_traffic_is_told_from_everything_else() -> Result<()> {
-    let waiting: Mutex<VecDeque<(usize, &Traffic)>> = Mutex::new(ALL.iter().enumerate().collect());
+    let all = || ALL.iter().copied().flatten();
+    let waiting: Mutex<VecDeque<(usize, &Traffic)>> = Mutex::new(all().enumerate().collect());
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
@@ -336,7 +349,8 @@ fn real_traffic_is_told_from_everything_else() -> Result<()> {
             let Some((index, traffic)) = next else {
                 return;
             };
-            let played = Site::start().and_then(|mut site| (traffic.play)(&mut site));
+            let started = Site::start(traffic.program, traffic.profile);
+            let played = started.and_then(|mut site| (traffic.play)(&mut site));
             let row = played
                 .map(|row| Row {
                     traffic: traffic.name,
@@ -356,7 +370,7 @@ fn real_traffic_is_told_from_everything_else() -> Result<()> {
     let mut done = done
         .into_inner()
         .map_err(|_| anyhow::anyhow!("a site panicked"))?;
-    ensure!(done.len() == ALL.len(), "expected all to be played");
+    ensure!(done.len() == all().count(), "expected all to be played");
     done.sort_by_key(|(index, _)| *index);
     let (mut rows, mut failures) = (Vec::new(), String::new());
     for (_, row) in done {

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 
 FRAME = base64.b64encode(os.urandom(15_000)).decode()
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]
@@ -214,6 +215,102 @@ def scan(arguments):
                 pass
 
 
+def rtsp_reader(arguments):
+    """Whoever looks at the camera, over TCP."""
+    import subprocess
+
+    stop = ended()
+    address = f"rtsp://{arguments.host}:8554/camera"
+    quiet = ["ffmpeg", "-nostdin", "-loglevel", "error", "-rtsp_transport", "tcp"]
+    reader = subprocess.Popen([*quiet, "-i", address, "-progress", "pipe:1", "-f", "null", "-"], stdout=subprocess.PIPE)
+    threading.Thread(target=lambda: (stop.wait(), reader.terminate()), daemon=True).start()
+    did("connected")
+    for line in reader.stdout:
+        if line.startswith(b"frame=") and int(line[6:]) > 0:
+            did("first")
+            break
+    for _ in reader.stdout:
+        pass
+
+
+def webrtc_robot(arguments):
+    """Pictures over WebRTC, and a data channel that takes commands; offers come as lines on 8889. Its readers are
+    told on 9997 as mediamtx 1.9 tells them, with what the connection has really sent, and to where."""
+    from aiortc import RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+
+    taken = {}
+
+    async def signalling(reader, writer):
+        connection = RTCPeerConnection()
+        session, remote = str(uuid.uuid4()), writer.get_extra_info("peername")[0]
+        connection.addTrack(VideoStreamTrack())
+        offer = json.loads(await reader.readline())
+        await connection.setRemoteDescription(RTCSessionDescription(**offer))
+        await connection.setLocalDescription(await connection.createAnswer())
+        answer = connection.localDescription
+        writer.write(json.dumps({"sdp": answer.sdp, "type": answer.type}).encode() + b"\n")
+        taken[session] = connection, remote
+        await reader.read()
+        del taken[session]
+        await connection.close()
+
+    async def sent(connection):
+        stats = (await connection.getStats()).values()
+        return sum(each.bytesSent for each in stats if each.type == "outbound-rtp")
+
+    async def api(reader, writer):
+        request = await reader.readuntil(b"\r\n\r\n")
+        readers = list(taken.items()) if b"webrtcsessions" in request else []
+        items = [{"id": session, "created": "2026-03-01T10:00:05Z", "remoteAddr": f"{remote}:50000",
+                  "peerConnectionEstablished": connection.connectionState == "connected", "state": "read",
+                  "path": "front", "query": "", "bytesReceived": 0, "bytesSent": await sent(connection)}
+                 for session, (connection, remote) in readers]
+        body = json.dumps({"itemCount": len(items), "pageCount": 1, "items": items})
+        writer.write(f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    async def run():
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        await asyncio.start_server(signalling, "0.0.0.0", 8889)
+        await asyncio.start_server(api, "127.0.0.1", 9997)
+        did("ready")
+        await stop.wait()
+
+    asyncio.run(run())
+
+
+def webrtc_client(arguments):
+    """A browser that looks, and commands by a data channel."""
+    from aiortc import RTCPeerConnection, RTCSessionDescription
+
+    async def run():
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        connection, pictures = RTCPeerConnection(), asyncio.get_running_loop().create_future()
+        connection.addTransceiver("video", direction="recvonly")
+        commands = connection.createDataChannel("commands")
+        connection.on("track", pictures.set_result)
+        await connection.setLocalDescription(await connection.createOffer())
+        reader, writer = await asyncio.open_connection(arguments.host, 8889)
+        offer = connection.localDescription
+        writer.write(json.dumps({"sdp": offer.sdp, "type": offer.type}).encode() + b"\n")
+        answer = RTCSessionDescription(**json.loads(await reader.readline()))
+        await connection.setRemoteDescription(answer)
+        did("connected")
+        track, count = await pictures, 0
+        while not stop.is_set():
+            await track.recv()
+            did("first" if count == 0 else "picture")
+            count += 1
+            if commands.readyState == "open":
+                commands.send(command(count))
+                did("sent")
+
+    asyncio.run(run())
+
+
 def navigation(arguments):
     """Velocities at 20 Hz between programs of the robot, over UDP as DDS sends them."""
     stop = ended()
@@ -226,7 +323,7 @@ def navigation(arguments):
 def main():
     parser = argparse.ArgumentParser()
     kinds = [lerobot_host, lerobot_client, camera, viewer, websocket_server, websocket_client, http_server,
-             health_check, scan, navigation]
+             health_check, scan, rtsp_reader, webrtc_robot, webrtc_client, navigation]
     parser.add_argument("kind", choices=[kind.__name__ for kind in kinds])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--rate", type=float, default=0, help="commands a second; none when absent")

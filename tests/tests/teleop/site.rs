@@ -10,16 +10,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::{TeleoperationEvent, kind};
-use lekiwi_tests::harness::{Host, Lan, Process, program, target, wait_until};
+use lekiwi_tests::harness::{self, Host, Lan, Process, target, wait_until};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The process of ROS 2, beside the agents.
+pub(crate) const NODE: &str = "examples/ros2_node";
 
 /// `nobody`
 const UID: &str = "65534";
 
 /// Ports as the shipped profiles have them.
-const PROFILE: &str = "version: 1
+pub(crate) const PORTS: &str = "version: 1
 name: robot
 title: A robot with every port
 teleop:
@@ -30,6 +33,7 @@ teleop:
     - {port: 8442, role: control, what: VR headset}
     - {port: 8443, role: page, what: VR page}
     - {port: 8554, role: video, what: RTSP}
+    - {port: 8889, role: video, what: WebRTC}
 ";
 
 /// A line of `lekiwi-agent teleop --watch --json`.
@@ -73,28 +77,30 @@ struct Did {
 }
 
 impl Site {
-    pub(crate) fn start() -> Result<Self> {
+    /// A robot of `profile` whose agent is `program`.
+    pub(crate) fn start(program: &str, profile: &str) -> Result<Self> {
         let mut lan = Lan::new()?;
         let robot = lan.host(1)?;
         let files = tempfile::tempdir()?;
         // It has no rights: it needs a program and a profile that everybody may read.
         std::fs::set_permissions(files.path(), PermissionsExt::from_mode(0o755))?;
         let (built, agent) = (
-            target("lekiwi-agent", "lekiwi-agent")?,
+            target(program, "lekiwi-agent")?,
             files.path().join("lekiwi-agent"),
         );
         if std::fs::hard_link(&built, &agent).is_err() {
             std::fs::copy(&built, &agent)?;
         }
+        let text = profile;
         let profile = files.path().join("robot.yml");
-        std::fs::write(&profile, PROFILE)?;
+        std::fs::write(&profile, text)?;
         let identity = ["--reuid", UID, "--regid", UID, "--clear-groups"];
         let mut arguments: Vec<OsString> = identity.map(Into::into).to_vec();
         arguments.extend(["--pdeathsig", "KILL", "--"].map(Into::into));
         arguments.push(agent.into());
         arguments.extend(["teleop", "--watch", "--json", "--profile"].map(Into::into));
         arguments.push(profile.into());
-        let setpriv = program("setpriv", "util-linux")?;
+        let setpriv = harness::program("setpriv", "util-linux")?;
         let log = files.path().join("agent.log");
         let mut agent = robot.start("agent", &setpriv, arguments, &[], &log)?;
         agent.wait_for("a first look", || lines(&log).into_iter().next())?;
@@ -114,6 +120,15 @@ impl Site {
         self.peer(&robot, kind, arguments, "ready")
     }
 
+    /// A camera on the robot that serves RTSP.
+    pub(crate) fn camera(&mut self) -> Result<Peer> {
+        let robot = self.robot.clone();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/teleop/rtsp.py");
+        // Debian's: GStreamer's bindings are in no other.
+        let python = Path::new("/usr/bin/python3");
+        self.run(&robot, "camera", python, vec![script.into()], "ready")
+    }
+
     /// Another machine.
     pub(crate) fn host(&mut self) -> Result<Host> {
         let last = self.hosts.pop_front().context("expected fewer hosts")?;
@@ -131,9 +146,27 @@ impl Site {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/teleop/peers.py");
         let mut all: Vec<OsString> = vec![script.into(), kind.into()];
         all.extend(arguments.iter().map(Into::into));
+        self.run(host, kind, &python()?, all, ready)
+    }
+
+    /// A process of ROS 2, with these nodes.
+    pub(crate) fn nodes(&mut self, host: &Host, arguments: &[&str]) -> Result<Peer> {
+        let program = target(NODE, "lekiwi-agent --features ros2 --example ros2_node")?;
+        let arguments = arguments.iter().map(Into::into).collect();
+        self.run(host, "nodes", &program, arguments, "ready")
+    }
+
+    fn run(
+        &mut self,
+        host: &Host,
+        kind: &str,
+        program: &Path,
+        arguments: Vec<OsString>,
+        ready: &str,
+    ) -> Result<Peer> {
         let index = self.peers.len();
         let log = self.files.path().join(format!("peer-{index}.log"));
-        let mut process = host.start(kind, &python()?, all, &[], &log)?;
+        let mut process = host.start(kind, program, arguments, &[], &log)?;
         let peer = Peer { log, index };
         process.wait_for(ready, || peer.first(ready))?;
         self.peers.push(process);
@@ -225,10 +258,10 @@ fn lines(log: &Path) -> Vec<Line> {
     lines.collect()
 }
 
-/// Python with pyzmq and websockets.
+/// Python with pyzmq, websockets and aiortc.
 fn python() -> Result<PathBuf> {
     let python = std::env::var_os("LEKIWI_TELEOP_PYTHON").context(
-        "expected LEKIWI_TELEOP_PYTHON (hint: cargo xtask test makes a Python with pyzmq and websockets, and sets it)",
+        "expected LEKIWI_TELEOP_PYTHON (hint: cargo xtask test makes a Python with pyzmq, websockets and aiortc, and sets it)",
     )?;
     Ok(python.into())
 }

@@ -44,13 +44,19 @@ const PROFILE: [&str; 2] = ["--profile", "agent"];
 
 /// Builds the agent and answers where it is.
 pub(crate) fn agent(target: Target, way: Way, yes: bool) -> Result<PathBuf> {
+    variant(&AGENT, target, way, yes)
+}
+
+/// Builds the agent or a variant of it, and answers where it is until another is built.
+pub(super) fn variant(program: &Program, target: Target, way: Way, yes: bool) -> Result<PathBuf> {
     ui::step(format_args!(
-        "building lekiwi-agent for {}",
+        "building {} for {}",
+        program.binary,
         target.triple()
     ));
     match way {
-        Way::Cross => cross(target)?,
-        Way::Fallback => zig(target, &[], yes)?,
+        Way::Cross => cross(program, target)?,
+        Way::Fallback => zig(target, &features(program), yes)?,
     }
     built(target, "agent", AGENT.binary)
 }
@@ -75,7 +81,13 @@ fn built(target: Target, profile: &str, binary: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn cross(target: Target) -> Result<()> {
+fn features(program: &Program) -> Vec<&'static str> {
+    program
+        .feature
+        .map_or_else(Vec::new, |feature| vec!["--features", feature])
+}
+
+fn cross(program: &Program, target: Target) -> Result<()> {
     let cross = match find_program("cross") {
         Some(cross) => cross,
         None => needs::cargo_tool("cross", "0.2.5")?,
@@ -84,6 +96,7 @@ fn cross(target: Target) -> Result<()> {
     cross
         .args(["build", "--locked", "--package", AGENT.package])
         .args(PROFILE)
+        .args(features(program))
         .args(["--target", target.triple()])
         .env("CROSS_CONFIG", workspace::root().join("cross.toml"));
     command::run(&mut cross)

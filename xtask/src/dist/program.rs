@@ -75,6 +75,9 @@ pub(super) struct Program {
     pub(super) package: &'static str,
     /// The executable.
     pub(super) binary: &'static str,
+    /// The feature that makes it a variant of the package's program. It is shipped as an executable alone, to be put
+    /// beside the packaged one.
+    pub(super) feature: Option<&'static str>,
     /// One line for package lists.
     pub(super) summary: &'static str,
     /// The folder that packages put it in.
@@ -100,7 +103,11 @@ pub(super) struct Program {
 impl Program {
     /// The name without the project's.
     pub(super) fn short(&self) -> &'static str {
-        self.package.strip_prefix("lekiwi-").unwrap_or(self.package)
+        let name = match self.feature {
+            Some(_) => self.binary,
+            None => self.package,
+        };
+        name.strip_prefix("lekiwi-").unwrap_or(name)
     }
 
     /// Where packages put the executable.
@@ -116,6 +123,7 @@ pub(super) const SERVER_TARGETS: &[Target] = &[Target::X86_64Gnu, Target::Aarch6
 pub(super) const AGENT: Program = Program {
     package: "lekiwi-agent",
     binary: "lekiwi-agent",
+    feature: None,
     summary: "makes this machine a robot of a Lekiwi fleet",
     folder: "/opt/lekiwi-agent",
     targets: &[Target::Aarch64Musl, Target::Armv7Musl, Target::X86_64Musl],
@@ -141,9 +149,17 @@ pub(super) const AGENT: Program = Program {
     ports: &[],
 };
 
+/// The daemon on a robot with ROS 2.
+pub(super) const AGENT_ROS2: Program = Program {
+    binary: "lekiwi-agent-ros2",
+    feature: Some("ros2"),
+    ..AGENT
+};
+
 const RELAY: Program = Program {
     package: "lekiwi-relay",
     binary: "lekiwi-relay",
+    feature: None,
     summary: "server of a Lekiwi fleet: broker, event log, API, dashboard",
     folder: "/usr/bin",
     targets: SERVER_TARGETS,
@@ -167,6 +183,7 @@ const RELAY: Program = Program {
 const CLI: Program = Program {
     package: "lekiwi-cli",
     binary: "lekiwi",
+    feature: None,
     summary: "operator's command line for a Lekiwi fleet",
     folder: "/usr/bin",
     targets: SERVER_TARGETS,
@@ -187,4 +204,4 @@ const PROVISIONER: Program = Program {
 };
 
 /// All of them.
-pub(super) const PROGRAMS: &[&Program] = &[&AGENT, &RELAY, &CLI, &PROVISIONER];
+pub(super) const PROGRAMS: &[&Program] = &[&AGENT, &AGENT_ROS2, &RELAY, &CLI, &PROVISIONER];

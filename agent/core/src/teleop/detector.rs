@@ -1,5 +1,6 @@
 //! The detector: takes samples, keeps a bounded picture of who is there, and asks [`session`] what it means.
 
+mod ros;
 mod session;
 
 use core::net::IpAddr;
@@ -9,6 +10,7 @@ use lekiwi_protocol::message::{Evidence, Operator, OperatorKind, SourceKind};
 use lekiwi_protocol::profile::{PortRole, Teleop, TeleopPort};
 use uuid::Uuid;
 
+use self::ros::Writer;
 use self::session::{Observation, Session};
 use super::scores::{Scores, bits, ms, per_second, rounded};
 use super::source::{Beats, Source};
@@ -29,15 +31,20 @@ const FIRST_MEDIA_BIT: usize = 16;
 pub struct Detector {
     profile: String,
     ports: Vec<TeleopPort>,
+    topics: Vec<String>,
+    autonomous_nodes: Vec<String>,
+    bridge_nodes: Vec<String>,
     /// At most [`MAX_CONNECTIONS`].
     tracks: Vec<Track>,
     /// At most [`MAX_MEDIA`].
     readers: Vec<Reader>,
     /// At most [`MAX_REPORTS`].
     reports: Vec<Reported>,
+    /// At most [`MAX_WRITERS`](super::MAX_WRITERS).
+    writers: Vec<Writer>,
     serial: u32,
     input: Source,
-    /// One for everybody who can be told apart in the three lists, and the robot itself.
+    /// One for everybody who can be told apart in the lists, and the robot itself.
     candidates: Vec<Candidate>,
     contended_since: Option<Instant>,
     looked: Option<Instant>,
@@ -51,6 +58,8 @@ enum Who {
     Address(IpAddr),
     /// By its [`Reported::serial`].
     Reported(u32),
+    /// A node of ROS, by [`Writer::name_hash`].
+    Node(u64),
     Local,
 }
 
@@ -120,9 +129,13 @@ impl Detector {
         Self {
             profile: profile.to_owned(),
             ports: ports.collect(),
+            topics: signatures.ros_topics.clone(),
+            autonomous_nodes: signatures.autonomous_nodes.clone(),
+            bridge_nodes: signatures.bridge_nodes.clone(),
             tracks: Vec::new(),
             readers: Vec::new(),
             reports: Vec::new(),
+            writers: Vec::new(),
             serial: 0,
             input: Source::default(),
             candidates: Vec::new(),
@@ -149,6 +162,7 @@ impl Detector {
         if let Some(media) = sample.media {
             self.take_media(now, media, gap.is_some());
         }
+        self.take_commanders(now, sample.commanders, gap.is_some());
         let moves = if gap.is_some() { 0 } else { sample.moves };
         self.input.take(now, moves, now);
         self.reports
@@ -335,6 +349,9 @@ impl Detector {
         for report in &mut self.reports {
             report.commands.forget();
         }
+        for writer in &mut self.writers {
+            writer.commands.forget();
+        }
         for reader in &mut self.readers {
             reader.read.clear();
         }
@@ -353,6 +370,7 @@ impl Detector {
         let whos = self.tracks.iter().map(|track| self.who(now, track));
         let whos = whos.chain(self.readers.iter().map(|r| Who::Address(r.remote)));
         let whos = whos.chain(self.reports.iter().map(Reported::who));
+        let whos = whos.chain(self.writers.iter().map(|w| self.who_writes(now, w)));
         let local = (!self.input.is_quiet()).then_some(Who::Local);
         for who in whos.chain(local) {
             if !everybody.contains(&who) {
@@ -406,6 +424,7 @@ impl Detector {
             scores.control.add(now, &report.commands, None);
             scores.settled.add(now, &report.commands, None);
         }
+        self.add_writers(now, who, &mut scores);
         if who == Who::Local {
             scores.moves = self.input.recent(now);
             scores.moved = self.input.last().filter(|_| scores.moves > 0);
@@ -419,12 +438,17 @@ impl Detector {
     /// Whose connection that is. One from the robot itself is a bridge's: of the operator that a program
     /// reports, else of the remote client that the bridge has on another port.
     fn who(&self, now: Instant, track: &Track) -> Who {
-        if !track.is_loopback {
-            return Who::Address(track.remote);
+        match track.is_loopback {
+            true => self.client(now, Some(track.port)).unwrap_or(Who::Local),
+            false => Who::Address(track.remote),
         }
+    }
+
+    /// Whom a bridge on the robot speaks for, which is itself no client of `port`.
+    fn client(&self, now: Instant, port: Option<usize>) -> Option<Who> {
         let mut reports = self.reports.iter().filter(|r| r.address.is_none());
         if let (Some(report), None) = (reports.next(), reports.next()) {
-            return report.who();
+            return Some(report.who());
         }
         let remote = self
             .tracks
@@ -432,7 +456,7 @@ impl Detector {
             .filter(|other| {
                 let role = self.ports[other.port].role;
                 !other.is_loopback
-                    && other.port != track.port
+                    && Some(other.port) != port
                     && matches!(role, PortRole::Control | PortRole::Page)
                     && now.saturating_duration_since(other.since) >= SETTLED
             })
@@ -440,7 +464,7 @@ impl Detector {
                 let commands = other.commands.last().filter(|_| !other.commands.is_quiet());
                 (commands, std::cmp::Reverse((other.since, other.id)))
             });
-        remote.map_or(Who::Local, |other| Who::Address(other.remote))
+        remote.map(|other| Who::Address(other.remote))
     }
 
     /// As events name it.
@@ -470,8 +494,13 @@ impl Detector {
                     },
                 }
             }
-            // Its program has not been heard for a while; a session keeps the name.
-            Who::Reported(_) => known.map_or_else(
+            Who::Node(hash) if self.node(hash).is_some() => Operator {
+                id: self.node(hash).unwrap_or_default().to_owned(),
+                kind: OperatorKind::RosNode,
+                source_kind: SourceKind::Unknown,
+            },
+            // It has not been heard for a while; a session keeps the name.
+            Who::Reported(_) | Who::Node(_) => known.map_or_else(
                 || Operator {
                     id: "unknown".to_owned(),
                     kind: OperatorKind::User,
@@ -483,7 +512,7 @@ impl Detector {
     }
 
     fn evidence(&self, now: Instant, scores: &Scores) -> Evidence {
-        let port = |index: usize| self.ports[index].what.clone();
+        let port = |index: usize| self.what(index).to_owned();
         scores.evidence(now, port, |bit| self.stream_name(bit))
     }
 

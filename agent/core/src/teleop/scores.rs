@@ -43,7 +43,8 @@ pub(super) struct Control {
     pub(super) commands: u32,
     pub(super) last: Option<Instant>,
     pub(super) steady_since: Option<Instant>,
-    /// The port with the most of them, as an index; `None` where a program reports.
+    /// The port with the most of them, as an index, or the topic, counted after the ports; `None` where a program
+    /// reports.
     pub(super) port: Option<usize>,
     most: u32,
 }

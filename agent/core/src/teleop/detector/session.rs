@@ -252,6 +252,8 @@ impl Detector {
         let is_open = self.tracks.iter().any(|track| {
             self.ports[track.port].role == PortRole::Control && self.who(now, track) == session_who
         });
+        let mut writers = self.writers.iter();
+        let is_open = is_open || writers.any(|w| self.who_writes(now, w) == session_who);
         session.closed_since = match session.by_connection && !is_open && !anybody {
             true => Some(session.closed_since.unwrap_or(now)),
             false => None,
