@@ -259,7 +259,7 @@ fn every_wrong_profile_says_where_and_what_was_expected() {
         (
             "cpu_percent: {deadband: 5}",
             "cpu: {deadband: 5}",
-            "unknown key \"cpu\" at robot.yml:40:13, expected one of cpu_percent, cpu_percent.*, load_1m, load_5m, \
+            "unknown key \"cpu\" at robot.yml:43:13, expected one of cpu_percent, cpu_percent.*, load_1m, load_5m, \
              load_15m, memory_percent, swap_percent, disk_percent, disk_free_bytes, disk_inodes_percent, \
              disk_wear_percent, disk_pre_eol_level, temperature_c, temperature_c.*, throttling.*, \
              net_rx_bytes_per_s, net_rx_bytes_per_s.*, net_tx_bytes_per_s, net_tx_bytes_per_s.*, \
