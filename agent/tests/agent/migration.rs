@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::broker::Site;
+use crate::support::eventually;
 
 /// One request; returns status and body.
 fn ask(port: u16, request: &str, body: &str) -> (u16, Value) {
@@ -59,9 +60,15 @@ async fn both_systems_see_the_robot() {
     let taken = (200, json!({ "success": true, "robot_id": "k1_001" }));
     let put = "PUT /fleet/robots/k1_001";
     assert_eq!(ask(port, put, &robot.to_string()), taken);
-    ears.wait(&site, "telemetry", "battery and place", |payload| {
-        let metrics = &payload["metrics"];
-        metrics["battery_percent"] == 61.5 && metrics["legacy.position_x"] == 1.5
+    // Whichever comes first tells it: telemetry, or the state, which also has the robot's other name.
+    let tells = |level: &str, metrics: &str| {
+        ears.all(level).iter().any(|heard| {
+            let metrics = &heard.body["payload"][metrics];
+            metrics["battery_percent"] == 61.5 && metrics["legacy.position_x"] == 1.5
+        })
+    };
+    eventually("battery and place", || {
+        tells("telemetry", "metrics") || tells("state", "resources")
     })
     .await;
     let changed = |payload: &Value| {
