@@ -443,7 +443,7 @@ fn a_broken_profile_is_named_and_left_out() {
             format!("{folder}/a.yml: expected the name b.yml for the profile b"),
             format!(
                 "unknown key \"titel\" at {folder}/kiwi.yml:3:1, expected one of version, name, title, recognise, labels, \
-                 groups, device_rules, software, services, processes, checks, teleop, actions, stop, agent (did you mean \"title\"?)"
+                 groups, device_rules, software, services, processes, checks, ros, teleop, actions, stop, agent (did you mean \"title\"?)"
             ),
         ]
     );
