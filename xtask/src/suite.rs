@@ -263,7 +263,10 @@ fn package(options: &Options) -> Result<()> {
 }
 
 fn end_to_end(options: &Options) -> Result<()> {
-    build::agent_for_ros2()?;
+    let slow = is_slow(options);
+    if slow {
+        build::agent_for_ros2()?;
+    }
     for (package, binary) in [
         ("lekiwi-relay", "lekiwi-relay"),
         ("lekiwi-agent", "lekiwi-agent"),
@@ -274,7 +277,6 @@ fn end_to_end(options: &Options) -> Result<()> {
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
     let python = needs::robot_python(options.yes)?;
-    let slow = is_slow(options);
     let suites = |arguments: &[&str]| {
         let mut tests = over(&["test"], &["lekiwi-tests"], arguments);
         tests.env("LEKIWI_AARCH64_AGENT", &aarch64);

@@ -184,6 +184,9 @@ fn navigation(site: &mut Site) -> Result<Row> {
 /// An agent that a relay has registered; it is in a network of its own, and the relay is away.
 #[test]
 fn a_node_that_comes_or_goes_is_told_at_once() -> Result<()> {
+    if !super::is_slow() {
+        return Ok(()); // there is no variant for ROS 2
+    }
     let mut lan = Lan::new()?;
     let (robot, other) = (lan.host(1)?, lan.host(2)?);
     let files = tempfile::tempdir()?;
