@@ -68,7 +68,7 @@ fn is_slow() -> bool {
 
 const WITHOUT_ROS: &[Traffic] = &[
     traffic(
-        "all of the traffic below that is no session, at once",
+        "camera, viewer, scans, health checks, dashboard and navigation, at once",
         everything_else,
     ),
     traffic("LeRobot client at 1 Hz, then silent", sparse),
