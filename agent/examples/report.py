@@ -3,6 +3,7 @@
 
     report.py '{"battery": {"percent": 80}}' '{"event": {"type": "custom.bumped"}}'
     report.py --follow state
+    report.py --on-stop /opt/robot/torque-off
 
 One connection, a line of JSON for each thing that is said, and one back. For root, the agent's own user and
 members of its group (`usermod -aG lekiwi-agent NAME`). Where the socket is: $LEKIWI_SOCKET.
@@ -11,6 +12,7 @@ members of its group (`usermod -aG lekiwi-agent NAME`). Where the socket is: $LE
 import json
 import os
 import socket
+import subprocess
 import sys
 
 SOCKET = os.environ.get("LEKIWI_SOCKET", "/run/lekiwi/agent.sock")
@@ -41,9 +43,28 @@ class Agent:
         for line in self.lines:
             yield json.loads(line)
 
+    def stops(self):
+        """Yields the id of each emergency stop. Whoever stops something then says so with `confirm`."""
+        for told in self.follow("control"):
+            stop = told.get("control", {}).get("estop")
+            if stop:
+                yield stop["id"]
+
+    def confirm(self, stop):
+        """What this program drives stands still: counts within a second. The answer is among what is followed."""
+        self.socket.sendall(json.dumps({"stopped": stop}).encode() + b"\n")
+
 
 def main(arguments):
     agent = Agent()
+    if arguments and arguments[0] == "--on-stop":
+        program = arguments[1:]
+        if not program:
+            sys.exit("expected --on-stop PROGRAM [ARGUMENT…]")
+        for stop in agent.stops():
+            if subprocess.run(program).returncode == 0:
+                agent.confirm(stop)
+        raise ConnectionError("the agent has closed the connection")
     if arguments and arguments[0] == "--follow":
         for told in agent.follow(*arguments[1:]):
             print(json.dumps(told), flush=True)

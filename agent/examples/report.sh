@@ -2,6 +2,7 @@
 # What a robot's scripts may tell its agent. For root, the agent's own user and members of its group
 # (`usermod -aG lekiwi-agent NAME`). Without this program a line of JSON does the same:
 #   echo '{"battery":{"percent":80}}' | socat - UNIX:/run/lekiwi/agent.sock
+# What must stop with the robot keeps a connection open: `report.py --on-stop PROGRAM` runs the program and confirms.
 set -eu
 agent=${LEKIWI_AGENT:-lekiwi-agent}
 

@@ -1,6 +1,7 @@
 //! A process of ROS 2 as its middlewares make one: a participant of DDS that announces its nodes, some of which
 //! write velocities. For tests of `lekiwi-agent-ros2`. Says on stdout, as JSON lines, when it did what:
-//! `{"did": "first", "at": milliseconds since the epoch}`. Ends with SIGTERM, and leaves the domain then.
+//! `{"did": "first", "at": milliseconds since the epoch}`, and `work` once a second while it writes. Ends with SIGTERM, and
+//! leaves the domain then.
 //!
 //! `ros2_node [--domain N] [--gid 24] [--stamped] [--seconds N] NODE[:TOPIC:RATE]…`
 
@@ -212,7 +213,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .seconds
         .map(|seconds| start + Duration::from_secs(seconds));
     let mut due: Vec<Instant> = writers.iter().map(|_| start).collect();
-    let mut is_first = true;
+    let (mut is_first, mut said) = (true, start);
     loop {
         let next = due.iter().min().copied().into_iter().chain(end).min();
         let wait = next.map_or(Duration::from_secs(3600), |at| {
@@ -234,6 +235,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         if is_first && !writers.is_empty() {
             did("first")?;
             is_first = false;
+        }
+        if !writers.is_empty() && said.elapsed() >= Duration::from_secs(1) {
+            did("work")?;
+            said = Instant::now();
         }
     }
     did("sent")?;

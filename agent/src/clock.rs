@@ -56,7 +56,7 @@ pub fn build_time() -> Timestamp {
 }
 
 /// What is known to have passed, kept in a file over restarts; see [`lekiwi_agent_core::time`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Floor {
     path: PathBuf,
     known: Known,

@@ -6,13 +6,14 @@
 
 mod action;
 mod journal;
+mod logs;
 pub mod privileged;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lekiwi_agent_core::command::{Commands as Core, Output};
+use lekiwi_agent_core::command::{Commands as Core, Output, Step};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::command::UNIT;
 use lekiwi_protocol::message::{Arguments, Command, CommandStatus, Op};
@@ -27,6 +28,7 @@ use crate::driver::chain;
 use crate::profiles;
 use crate::setup;
 use journal::Journal;
+pub use logs::Way;
 use privileged::{Act, Helper};
 
 /// How many ends may wait for the driver; more operations than that never run at a time.
@@ -65,6 +67,8 @@ pub type Ended = (Uuid, Result<Arguments, String>);
 pub enum Task {
     /// Answer, or say everything again; then call [`Commands::ended`].
     Execute(Uuid, Op),
+    /// Call [`Commands::upload`], with the way to the relay.
+    Upload(Uuid, Op, Arguments),
     /// Tell the relay how far a command is.
     Say(Uuid, CommandStatus),
 }
@@ -85,6 +89,12 @@ impl Commands {
     pub fn open(place: Place, kill_at: Option<u32>) -> Self {
         let journal = Journal::new(&place.state_dir, kill_at);
         let core = Core::restore(clock::now(), place.boot_id, journal.read());
+        let going_on: Vec<Uuid> = core
+            .records()
+            .filter(|record| !matches!(record.step, Step::Ended(_)))
+            .map(|record| record.id)
+            .collect();
+        logs::forget_others(&place.state_dir, &going_on);
         let (sender, ends) = mpsc::channel(ENDS);
         Self {
             core,
@@ -137,6 +147,11 @@ impl Commands {
         self.core.ended(id, outcome);
     }
 
+    /// An emergency stop: actions are over.
+    pub fn stop(&mut self) {
+        self.core.stop();
+    }
+
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -155,14 +170,18 @@ impl Commands {
         loop {
             match self.core.poll_output()? {
                 Output::Keep => match self.journal.write(self.core.records()) {
-                    Ok(()) => self.core.kept(clock::now()),
+                    Ok(()) => self.core.kept(),
                     Err(error) => {
                         log::warn!("commands cannot be kept: {error}");
                         self.core.not_kept(clock::now(), &error.to_string());
+                        self.make_room();
                     }
                 },
                 Output::Execute { id, op, arguments } => match op {
                     Op::Ping | Op::FullState => return Some(Task::Execute(id, op)),
+                    Op::CollectLogs | Op::ListPackages => {
+                        return Some(Task::Upload(id, op, arguments));
+                    }
                     _ => self.execute(id, op, arguments),
                 },
                 Output::Abandon(id) => {
@@ -170,16 +189,50 @@ impl Commands {
                         task.abort();
                     }
                 }
-                Output::Say { id, status } => return Some(Task::Say(id, status)),
+                Output::Say { id, status } => {
+                    if status.state().is_end() {
+                        logs::forget(&self.place.state_dir, id);
+                    }
+                    return Some(Task::Say(id, status));
+                }
             }
         }
     }
 
+    /// What commands have left that have ended may be what fills the disk.
+    fn make_room(&self) {
+        for record in self.core.records() {
+            if matches!(record.step, Step::Ended(_)) {
+                logs::forget(&self.place.state_dir, record.id);
+            }
+        }
+    }
+
+    /// Collects what is asked for, and uploads it by `way`.
+    pub fn upload(&mut self, id: Uuid, op: Op, arguments: Arguments, way: Way) {
+        let place = self.place.clone();
+        self.spawn(id, op, async move {
+            logs::run(&place, &way, id, op, &arguments).await
+        });
+    }
+
     fn execute(&mut self, id: Uuid, op: Op, arguments: Arguments) {
+        let place = self.place.clone();
+        self.spawn(id, op, async move {
+            carry_out(&place, id, op, &arguments).await
+        });
+    }
+
+    fn spawn(
+        &mut self,
+        id: Uuid,
+        op: Op,
+        execution: impl Future<Output = Result<Arguments, String>> + Send + 'static,
+    ) {
         log::info!("command {id}: {op}");
-        let (place, sender) = (self.place.clone(), self.sender.clone());
+        let sender = self.sender.clone();
         let task = async move {
-            let outcome = carry_out(&place, id, op, &arguments).await;
+            let outcome = execution.await;
             if let Err(reason) = &outcome {
                 log::warn!("command {id}: {op} failed: {reason}");
             }
@@ -209,8 +262,10 @@ async fn carry_out(
             // The next start of the agent knows how it ended.
             std::future::pending().await
         }
-        // Not tasks of their own.
-        Op::Ping | Op::FullState | Op::Estop => Ok(Arguments::new()),
+        // Not done here.
+        Op::Ping | Op::FullState | Op::CollectLogs | Op::ListPackages | Op::Estop => {
+            Ok(Arguments::new())
+        }
     }
 }
 

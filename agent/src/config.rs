@@ -24,8 +24,14 @@ pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lekiwi/agent.yml";
+/// Where the agent keeps what it needs when nothing says otherwise; what `lekiwi-privileged.path` looks at.
+pub const DEFAULT_STATE_DIR: &str = "/opt/lekiwi-agent/state";
 /// Where the socket is when nothing says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lekiwi/agent.sock";
+
+/// What helps a user who may not see what root and the agent's group may.
+pub const DENIED: &str = "run it with `sudo`, or add yourself to the group lekiwi-agent: \
+                          `sudo usermod -aG lekiwi-agent $USER`, then log in again";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +65,11 @@ impl ConfigError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Unreadable { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Some(DENIED.to_owned())
+            }
             Self::Unreadable { .. } => Some(
                 "say where it is with `--config FILE`, or begin with agent.example.yml".to_owned(),
             ),

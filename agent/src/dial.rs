@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::Address;
+use crate::http;
 
 /// Head start of one address before the next is tried beside it (RFC 8305, connection attempt delay).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -220,19 +221,14 @@ async fn tunnel(stream: &mut TcpStream, proxy: &Address, to: &Address) -> Result
             break;
         }
     }
-    let head = String::from_utf8_lossy(&head);
-    let line = head.lines().next().unwrap_or_default();
-    let mut words = line.split(' ');
-    let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
-    let is_yes = words
-        .next()
-        .is_some_and(|status| status.len() == 3 && status.starts_with('2'));
-    if is_http && is_yes && head.ends_with("\r\n\r\n") {
+    let line = http::first_line(&head);
+    let is_yes = matches!(http::status(&line), Some(200..=299));
+    if is_yes && head.ends_with(b"\r\n\r\n") {
         return Ok(());
     }
     Err(DialError::Proxy {
         proxy: proxy.clone(),
-        answer: line.chars().take(80).collect(),
+        answer: line,
     })
 }
 

@@ -1,10 +1,13 @@
 //! `lekiwi-agent doctor`: looks at everything that can be wrong with a robot's agent, and says what helps.
 //! Works beside a running agent and without one; changes nothing.
 
+mod logs;
 mod machine;
+mod migration;
 mod own;
 mod relay;
 mod ros;
+mod stop;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -151,6 +154,7 @@ pub async fn examine(root: &Path, loaded: Result<Loaded, ConfigError>) -> Report
         }
     }
     machine::examine(root, &mut checks);
+    checks.extend(logs::examine(root));
     Report::new(checks)
 }
 
@@ -167,5 +171,8 @@ async fn configured(root: &Path, config: &Config, checks: &mut Vec<Finding>) {
     checks.push(own::outbox(&config.state_dir, status.as_ref().ok()));
     checks.extend(own::unit(root));
     relay::examine(config, identity.ok(), now, status.as_ref().ok(), checks).await;
-    own::profile(root, config, checks).await;
+    if let Some(beside) = &config.migration {
+        migration::examine(beside, &status, checks).await;
+    }
+    own::profile(root, config, status.as_ref().ok(), checks).await;
 }

@@ -51,6 +51,7 @@ use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
 use crate::memory::Code;
 use crate::outbox::Outbox;
+use crate::program;
 use crate::ros;
 use crate::storage::Kept;
 use crate::telemetry::Sampler;
@@ -311,9 +312,14 @@ impl Driver {
 
     fn begin(&mut self) {
         let boot_id = self.speech.boot_id();
-        if machine::rebooted_since(&self.config.state_dir.join("boot_id"), boot_id) {
-            self.event(kind::REBOOTED, json!({ "boot_id": boot_id }));
-        }
+        let noted = self.config.state_dir.join("boot_id");
+        machine::tell_reboot(&noted, boot_id, || {
+            let data = json!({ "boot_id": boot_id });
+            // There when the agent was killed before the boot was noted, and not sent yet: that is later.
+            if !self.outbox.holds(kind::REBOOTED, &data) {
+                self.event(kind::REBOOTED, data);
+            }
+        });
         let version = env!("CARGO_PKG_VERSION");
         self.event(kind::AGENT_STARTED, json!({ "version": version }));
         log::info!(
@@ -430,6 +436,7 @@ impl Driver {
         if self.next_sample <= now {
             self.sample(now);
             self.look_at_setup(now);
+            program::reap();
         }
         self.look_after_health(now);
         self.look_at_teleoperation(now);
@@ -464,7 +471,7 @@ impl Driver {
             self.next_release,
             self.next_watchdog,
             self.lifecycle.poll_timeout(),
-            self.window.poll_timeout(),
+            self.window.poll_timeout().filter(|_| online),
             self.drain.poll_timeout().filter(|_| online),
             self.commands.poll_timeout(),
             self.twin.poll_timeout(),

@@ -26,7 +26,7 @@ pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolled, Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};
-pub use tls::BrokerTls;
+pub use tls::{BrokerTls, https};
 
 use crate::storage::write_atomically;
 

@@ -5,6 +5,8 @@
 //! * `{"subscribe":["state","control"]}` is answered with the same, and from then on there is a line
 //!   `{"state":{…}}` now and whenever something but telemetry changed, and one for whatever the robot is
 //!   told to do at once: `{"control":{"estop":{"id":…,"by":…}}}`. Who does not read them is dropped.
+//! * `{"stopped":ID}` confirms that emergency stop, on the connection that was told of it, and is answered
+//!   with `{"ok":true}`.
 //! * `{"battery":{"percent":80,"volts":11.8,"charging":false}}`, `{"mode":"MANUAL"}`,
 //!   `{"operator":{"id":"alice"}}`, `{"operator":null}` and `{"metric":{"name":"custom.gripper_n","value":3}}`
 //!   are answered with `{"ok":true}`. A metric that is not reported again for 15 minutes is forgotten.
@@ -12,13 +14,15 @@
 //!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens.
 //! * `{"reload":"configuration"}` reads the configuration again.
 //!
-//! Whoever may connect may ask and listen. Members of the agent's group report; only root and the agent's own
-//! user report events of the setup, and reload. `request` says what is taken, `server` is the agent's end,
-//! `bus` carries what subscribers are told; the callers' end is here.
+//! The socket lets in root, the agent's own user and members of the agent's group, and they may report; only
+//! root and the agent's own user report events of the setup, and reload. Where an administrator opens it to
+//! others, those may ask and listen. `request` says what is taken, `server` is the agent's end, `bus` carries
+//! what subscribers are told, `stops` what they confirm; the callers' end is here.
 
 mod bus;
 mod request;
 mod server;
+mod stops;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,9 +39,12 @@ use uuid::Uuid;
 pub use bus::{Bus, Line, Subscription, Topic};
 pub use request::{Battery, CUSTOM, Metric, Operator, Query, Reload, Report, Request};
 pub use server::serve;
+pub use stops::Confirmations;
 
 /// Longest wait for the first line, and for an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What everything that has no answer of its own is answered with.
+pub(crate) const OK: &str = r#"{"ok":true}"#;
 
 /// What the driver is asked, checked already.
 #[derive(Debug)]
@@ -84,6 +91,20 @@ pub struct Status {
     /// Which configuration runs.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+    /// What would stop the robot in an emergency; absent from older agents.
+    #[serde(default)]
+    pub stop: Option<StopStatus>,
+}
+
+/// What would stop the robot, in [`Status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopStatus {
+    /// Whether the profile has a stop action.
+    pub action: bool,
+    /// Local programs that are told.
+    pub listeners: usize,
+    /// Those of them that have confirmed a stop before.
+    pub confirmed: usize,
 }
 
 /// The configuration in [`Status`].

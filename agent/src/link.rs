@@ -1,9 +1,11 @@
 //! One MQTT 5 connection over mutual TLS. Made by the driver for each attempt, with a will of its own and
-//! the endpoints to try, one after the other; a task of its own has the socket, and tells the driver what
-//! happened. Nothing reconnects here: the lifecycle decides.
+//! the endpoints to try, the next beside the first when that is slow; a task of its own has the socket, and
+//! tells the driver what happened. Nothing reconnects here: the lifecycle decides.
 //!
 //! Invariants: publishing never waits (a full queue is told, not waited for); a dead connection is noticed
-//! within 25 s (see [`wire`]); an emergency stop waits for nothing that the driver has not done yet; after [`Link::leave`] the goodbye is on the wire before the socket closes.
+//! within 25 s (see [`wire`]); an emergency stop waits for nothing that the driver has not done yet; after [`Link::leave`]
+//! the goodbye is on the wire before the socket closes; MQTT begins on one endpoint at a time, since the broker
+//! would take a second one for this robot's next session.
 
 mod wire;
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use lekiwi_agent_core::race::{HEAD_START, Race};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill};
 use rustls::ClientConfig;
@@ -20,8 +23,8 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -37,8 +40,10 @@ const QUEUE: usize = 32;
 /// Messages from the socket to the driver. Enough for all that a relay sends at once, so that an emergency
 /// stop behind it is read at once as well.
 const INBOX: usize = 128;
-/// Longest time until TLS and MQTT agree, once TCP is there.
+/// Longest time until TCP, TLS and MQTT are there.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait for MQTT while others are on their way: a round trip on a network that is hardly one.
+const PATIENCE_BESIDE: Duration = Duration::from_secs(6);
 /// Longest wait for the broker to close after DISCONNECT.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What is read at once.
@@ -114,9 +119,12 @@ pub enum Trouble {
         #[source]
         source: io::Error,
     },
-    /// TCP answers, TLS or MQTT do not.
+    /// TLS or MQTT do not answer.
     #[error("expected TLS and MQTT to agree within {} s", PATIENCE.as_secs())]
     Slow,
+    /// Another endpoint had TLS first, although this one is the better.
+    #[error("expected TLS within {} s, before another endpoint had it", HEAD_START.as_secs())]
+    Overtaken,
     /// The session ended.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -150,7 +158,7 @@ pub struct Way {
 pub struct Opening {
     /// Client id, which is the robot's id.
     pub client_id: String,
-    /// The endpoints, in the order in which to try them; at least one.
+    /// The endpoints, the best first; at least one.
     pub routes: Vec<Route>,
     /// How to get there.
     pub way: Way,
@@ -228,6 +236,27 @@ impl Link {
     fn ask(&self, request: Request) -> bool {
         self.requests.try_send(request).is_ok()
     }
+
+    /// One that goes nowhere, and what takes the topics of all that waits in its queue.
+    #[cfg(test)]
+    pub(crate) fn stuck() -> (Self, impl FnMut() -> Vec<String>) {
+        let (requests, mut asked) = mpsc::channel(QUEUE);
+        let (_, events) = mpsc::channel(1);
+        let link = Self {
+            inbox: String::new(),
+            requests,
+            events,
+            task: tokio::spawn(async {}),
+        };
+        let take = move || {
+            let topics = std::iter::from_fn(|| match asked.try_recv().ok()? {
+                Request::Publish { topic, .. } => Some(topic),
+                other => Some(format!("{other:?}")),
+            });
+            topics.collect()
+        };
+        (link, take)
+    }
 }
 
 /// How a message is delivered.
@@ -247,7 +276,8 @@ pub enum Delivery {
 /// # Errors
 /// When it does not work now.
 pub async fn look(way: &Way, route: &Route) -> Result<Duration, LinkError> {
-    let looked = timeout(PATIENCE, async {
+    // One that needs longer than that would lose the race.
+    let looked = timeout(HEAD_START, async {
         let (stream, latency) = secure(way, &route.address).await?;
         drop(stream);
         Ok(latency)
@@ -266,18 +296,39 @@ async fn run(
     mut requests: mpsc::Receiver<Request>,
     events: mpsc::Sender<LinkEvent>,
 ) {
-    let mut routes = opening.routes.iter().peekable();
-    while let Some(route) = routes.next() {
-        let error = |source| LinkError {
-            route: route.clone(),
+    let mut race = Race::new(opening.routes.len());
+    let mut running = JoinSet::new();
+    loop {
+        while let Some(index) = race.poll_begin(clock::now()) {
+            let (way, to) = (opening.way.clone(), opening.routes[index].address.clone());
+            running.spawn(async move { (index, secure_in_time(way, to).await) });
+        }
+        let next = race.poll_timeout();
+        let (index, secured) = tokio::select! {
+            Some(Ok(secured)) = running.join_next() => secured,
+            () = tokio::time::sleep_until(next.unwrap_or_else(clock::now).into()), if next.is_some() => continue,
+            else => return,
+        };
+        let error = |index: usize, source| LinkError {
+            route: opening.routes[index].clone(),
             source,
         };
-        let mut session = match Session::begin(&opening, &route.address).await {
+        let begun = match secured {
+            Ok(secured) => {
+                // Others do not wait for one that has TLS and says nothing more.
+                let others = race.running().len() > 1 || race.poll_timeout().is_some();
+                let most = if others { PATIENCE_BESIDE } else { PATIENCE };
+                Session::begin(&opening, secured, most).await
+            }
+            Err(source) => Err(source),
+        };
+        race.failed(index);
+        let mut session = match begun {
             Ok(session) => session,
             Err(source) => {
-                let error = error(source);
+                let error = error(index, source);
                 // Who is refused by one is refused by all: they share what they know about robots.
-                let is_last = routes.peek().is_none() || error.is_refusal();
+                let is_last = race.is_lost() || error.is_refusal();
                 let event = match is_last {
                     true => LinkEvent::Down(error),
                     false => LinkEvent::Failed(error),
@@ -288,9 +339,16 @@ async fn run(
                 continue;
             }
         };
+        drop(running);
+        for slower in race.running().iter().filter(|slower| **slower < index) {
+            let overtaken = LinkEvent::Failed(error(*slower, Trouble::Overtaken));
+            if events.send(overtaken).await.is_err() {
+                return;
+            }
+        }
         let local = session.stream.get_ref().0.local_addr();
         let up = LinkEvent::Up(Established {
-            endpoint: route.endpoint,
+            endpoint: opening.routes[index].endpoint,
             latency: session.latency,
             local: local.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip()),
         });
@@ -299,11 +357,31 @@ async fn run(
         }
         let last = match session.serve(&mut requests, &events, &opening.estop).await {
             Ok(()) => LinkEvent::Left,
-            Err(source) => LinkEvent::Down(error(source)),
+            Err(source) => LinkEvent::Down(error(index, source)),
         };
         let _ = events.send(last).await;
         return;
     }
+}
+
+/// A connection with TLS, on which nothing was said yet.
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    latency: Duration,
+    /// What is left for MQTT, from when it begins.
+    left: Duration,
+}
+
+async fn secure_in_time(way: Way, to: Address) -> Result<Secured, Trouble> {
+    let until = clock::now() + PATIENCE;
+    let secured = timeout_at(until.into(), secure(&way, &to)).await;
+    let left = until.saturating_duration_since(clock::now());
+    let (stream, latency) = secured.unwrap_or(Err(Trouble::Slow))?;
+    Ok(Secured {
+        stream,
+        latency,
+        left,
+    })
 }
 
 /// TCP and TLS to `to`, and what TCP took.
@@ -337,24 +415,21 @@ struct Session {
 
 impl Session {
     /// Until the broker accepts it.
-    async fn begin(opening: &Opening, to: &Address) -> Result<Self, Trouble> {
-        let agreed = timeout(PATIENCE, async {
-            let (stream, latency) = secure(&opening.way, to).await?;
-            let (topic, payload) = opening.will.clone();
-            let will = LastWill::new(topic, payload, QoS::AtLeastOnce, true, None);
-            let mut out = BytesMut::new();
-            let client_id = opening.client_id.clone();
-            let mut session = Self {
-                stream,
-                latency,
-                wire: Wire::open(clock::now(), client_id, will, &mut out),
-                came: BytesMut::new(),
-                out,
-            };
-            session.accepted().await?;
-            Ok(session)
-        });
-        agreed.await.unwrap_or(Err(Trouble::Slow))
+    async fn begin(opening: &Opening, secured: Secured, most: Duration) -> Result<Self, Trouble> {
+        let (topic, payload) = opening.will.clone();
+        let will = LastWill::new(topic, payload, QoS::AtLeastOnce, true, None);
+        let mut out = BytesMut::new();
+        let client_id = opening.client_id.clone();
+        let mut session = Self {
+            stream: secured.stream,
+            latency: secured.latency,
+            wire: Wire::open(clock::now(), client_id, will, &mut out),
+            came: BytesMut::new(),
+            out,
+        };
+        let agreed = timeout(secured.left.min(most), session.accepted()).await;
+        agreed.unwrap_or(Err(Trouble::Slow))?;
+        Ok(session)
     }
 
     async fn accepted(&mut self) -> Result<(), Trouble> {

@@ -246,14 +246,17 @@ pub fn lasting_uuid(path: &Path) -> Uuid {
     uuid
 }
 
-/// Whether the machine was restarted since the last call with this file; `false` the first time.
-#[must_use]
-pub fn rebooted_since(path: &Path, boot_id: Uuid) -> bool {
-    let before = fs::read_to_string(path)
+/// Calls `tell` when the boot that the file at `path` has noted is another one than `boot_id`, and notes this one
+/// afterwards: whoever is killed in between is told again. The first boot is only noted.
+pub fn tell_reboot(path: &Path, boot_id: Uuid, tell: impl FnOnce()) {
+    let noted = fs::read_to_string(path)
         .ok()
         .and_then(|text| text.trim().parse::<Uuid>().ok());
-    if before == Some(boot_id) {
-        return false;
+    if noted == Some(boot_id) {
+        return;
+    }
+    if noted.is_some() {
+        tell();
     }
     let text = format!("{boot_id}\n");
     if let Err(error) = crate::storage::write_atomically(path, text.as_bytes(), 0o644) {
@@ -262,7 +265,6 @@ pub fn rebooted_since(path: &Path, boot_id: Uuid) -> bool {
             path.display()
         );
     }
-    before.is_some()
 }
 
 #[cfg(test)]
@@ -379,11 +381,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("boot_id");
         let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let seen: Vec<bool> = [first, first, second, second]
-            .into_iter()
-            .map(|boot| rebooted_since(&path, boot))
-            .collect();
-        assert_eq!(seen, [false, false, true, false]);
+        let mut told = Vec::new();
+        for boot in [first, first, second, second] {
+            tell_reboot(&path, boot, || {
+                let noted = fs::read_to_string(&path).unwrap();
+                told.push((noted.trim().to_owned(), boot));
+            });
+        }
+        // Before it is noted: a crash in between must not lose it.
+        assert_eq!(told, [(first.to_string(), second)]);
         let uuid = folder.path().join("uuid");
         assert_eq!(lasting_uuid(&uuid), lasting_uuid(&uuid));
     }

@@ -110,7 +110,8 @@ enum Command {
     },
     /// Print what the running agent tells, a line of JSON each
     Follow {
-        /// Which; all, when none is given
+        /// state, control or both; state, when none is given. Who follows control is told of emergency stops, and
+        /// counts as a listener that does not confirm them
         #[arg(value_name = "TOPIC", value_parser = ["state", "control"])]
         topics: Vec<String>,
     },
@@ -143,6 +144,13 @@ enum Command {
     /// Do what the agent has no rights for, when it asks: restart a service of the profile, or the machine; what
     /// root's service runs
     Privileged,
+    /// Switch the torque of all motors on servo buses off; fails unless every one of them says that it is. Whatever was
+    /// held up comes down
+    TorqueOff {
+        /// The serial ports, such as /dev/ttyACM0
+        #[arg(required = true, value_name = "PORT")]
+        ports: Vec<PathBuf>,
+    },
     /// Look at the hardware, and explain which profile fits
     Hardware {
         /// As one line of JSON
@@ -198,6 +206,7 @@ fn print(text: &str) {
 fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
     match &arguments.command {
         Command::Scrub { boot } => return scrub(&arguments.root, boot),
+        Command::TorqueOff { ports } => return torque_off(ports),
         Command::Packages { json } => return list_packages(&arguments.root, *json),
         _ => {}
     }
@@ -223,6 +232,20 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         (Command::Doctor { json }, loaded) => {
             let report = runtime.block_on(doctor::examine(&arguments.root, loaded));
             return show::report(&report, *json);
+        }
+        (Command::Privileged, Err(error)) => {
+            // The request is answered and taken away all the same, where systemd looks for it.
+            let state_dir = environment.value("LEKIWI_STATE_DIR");
+            let place = privileged_place(
+                state_dir.unwrap_or(config::DEFAULT_STATE_DIR).into(),
+                lekiwi_protocol::profile::FOLDER.into(),
+                &arguments.root,
+            );
+            let reason = format!("root's helper has no configuration: {}", chain(&error));
+            if let Err(error) = runtime.block_on(privileged::run(&place, Some(reason))) {
+                log::warn!("{}", chain(&error));
+            }
+            return Err(misconfigured(&error));
         }
         (command, Err(error)) => {
             // A running agent can be spoken to all the same: it knows why its configuration stays as it was.
@@ -269,7 +292,10 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             Ok(())
         }
         // Need no configuration: done above.
-        Command::Scrub { .. } | Command::Packages { .. } | Command::Doctor { .. } => Ok(()),
+        Command::Scrub { .. }
+        | Command::Packages { .. }
+        | Command::TorqueOff { .. }
+        | Command::Doctor { .. } => Ok(()),
         Command::Setup { dry_run } => {
             let options = setup::Options {
                 root: arguments.root.clone(),
@@ -286,14 +312,9 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             runtime.block_on(watch::run(&profile, &arguments.root, *watch, *json))
         }
         Command::Privileged => {
-            let place = Place {
-                state_dir: config.state_dir,
-                profiles_dir: config.profiles_dir,
-                root: arguments.root.clone(),
-                boot_id: Machine::default().boot_id().unwrap_or_default(),
-            };
+            let place = privileged_place(config.state_dir, config.profiles_dir, &arguments.root);
             runtime
-                .block_on(privileged::run(&place))
+                .block_on(privileged::run(&place, None))
                 .map_err(|error| failed(ExitCode::Failure, &error))
         }
         Command::Hardware { json, detect } => look(&config, *json, *detect),
@@ -304,6 +325,15 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
             let said = runtime.block_on(talk(&arguments.command, &config.socket));
             said.unwrap_or(Ok(()))
         }
+    }
+}
+
+fn privileged_place(state_dir: PathBuf, profiles_dir: PathBuf, root: &Path) -> Place {
+    Place {
+        state_dir,
+        profiles_dir,
+        root: root.to_owned(),
+        boot_id: Machine::default().boot_id().unwrap_or_default(),
     }
 }
 
@@ -326,7 +356,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(1)
+        // Names are looked up there: those of several endpoints must not wait for each other.
+        .max_blocking_threads(4)
         .thread_keep_alive(LIFETIME)
         .build()
         .map_err(|error| failed(ExitCode::Failure, &error))
@@ -371,8 +402,41 @@ fn scrub(root: &Path, boot: &Path) -> Result<(), Failure> {
     })
 }
 
+/// Of all buses at once: the wheels may be on any.
+fn torque_off(ports: &[PathBuf]) -> Result<(), Failure> {
+    use hardware::servo::{Timing, let_go};
+    let said: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = ports
+            .iter()
+            .map(|port| scope.spawn(|| let_go(port, Timing::default())))
+            .collect();
+        let panicked = |_| Err("expected to learn how it went".to_owned());
+        all.into_iter()
+            .map(|bus| bus.join().unwrap_or_else(panicked))
+            .collect()
+    });
+    let mut wrong = Vec::new();
+    for (port, said) in ports.iter().zip(said) {
+        match said {
+            Ok(ids) => {
+                let ids: Vec<String> = ids.iter().map(u8::to_string).collect();
+                print(&format!("{}: off at {}", port.display(), ids.join(", ")));
+            }
+            Err(reason) => wrong.push(reason),
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        code: ExitCode::Failure,
+        message: wrong.join("; "),
+        hint: None,
+    })
+}
+
 fn list_packages(root: &Path, json: bool) -> Result<(), Failure> {
-    let list = packages::list(root, usize::MAX).map_err(|error| Failure {
+    let list = packages::list(root).map_err(|error| Failure {
         code: ExitCode::Failure,
         message: format!("expected dpkg's database of installed packages: {error}"),
         hint: Some("only systems of the Debian family have one".to_owned()),
@@ -399,12 +463,19 @@ fn misconfigured(error: &ConfigError) -> Failure {
     }
 }
 
-fn failed(code: ExitCode, error: &dyn std::error::Error) -> Failure {
+fn failed(code: ExitCode, error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure {
         code,
         message: chain(error),
-        hint: None,
+        hint: is_denied(error).then(|| config::DENIED.to_owned()),
     }
+}
+
+/// Whether it is about something that this user may not see.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 fn start_failure(error: &StartError) -> Failure {
@@ -416,7 +487,11 @@ fn start_failure(error: &StartError) -> Failure {
             ),
             ..failed(ExitCode::Unavailable, error)
         },
-        _ => failed(ExitCode::Failure, error),
+        _ => Failure {
+            // The group of the agent has no part in its state.
+            hint: is_denied(error).then(|| "run it with `sudo`".to_owned()),
+            ..failed(ExitCode::Failure, error)
+        },
     }
 }
 

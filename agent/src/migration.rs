@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::config::Address;
 use crate::ipc::{Question, Request};
+use crate::lookup::Destination;
 use http::{Asked, read, write};
 
 /// Most callers at a time.
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the robots are.
 const ROBOTS: &str = "/fleet/robots/";
+/// What anything but that is answered with.
+const EXPECTED: &str = "expected PUT /fleet/robots/ID or GET /health";
 
 /// A robot as the K1 relay knows it. What is absent is not changed there, and means nothing here.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -136,7 +139,7 @@ async fn respond(
     }
     let id = path.strip_prefix(ROBOTS).unwrap_or_default().to_owned();
     if method != "PUT" || id.is_empty() || id.contains('/') {
-        let expected = format!("expected PUT {ROBOTS}ID or GET /health, got {method} {path}");
+        let expected = format!("{EXPECTED}, got {method} {path}");
         return Ok((404, error(&expected)));
     }
     let mut robot: Robot = match serde_json::from_slice(&body) {
@@ -164,11 +167,12 @@ fn error(reason: &str) -> Value {
 #[must_use]
 pub fn mirror(address: Address, key: Option<String>, robot_id: &RobotId) -> mpsc::Sender<Robot> {
     let (sender, mut robots) = mpsc::channel(1);
+    let relay = Destination::new(&address.to_string());
     let path = format!("{ROBOTS}{robot_id}");
     tokio::spawn(async move {
         let mut trouble = None;
         while let Some(robot) = robots.recv().await {
-            let result = put(&address, key.as_deref(), &path, &robot).await.err();
+            let result = put(&relay, key.as_deref(), &path, &robot).await.err();
             match (&result, &trouble) {
                 (Some(reason), None) => log::warn!("the older relay is not told: {reason}"),
                 (None, Some(_)) => log::info!("the older relay is told again"),
@@ -181,16 +185,14 @@ pub fn mirror(address: Address, key: Option<String>, robot_id: &RobotId) -> mpsc
 }
 
 async fn put(
-    address: &Address,
+    relay: &Destination,
     key: Option<&str>,
     path: &str,
     robot: &Robot,
 ) -> Result<(), String> {
+    let address = relay.as_str();
     let body = serde_json::to_string(robot).unwrap_or_default();
-    let put = async {
-        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-        http::put(&mut stream, &address.to_string(), path, key, &body).await
-    };
+    let put = async { http::status(&mut ask(relay, ("PUT", path), key, &body).await?).await };
     let expected = || format!("expected 200 from http://{address}{path}");
     match tokio::time::timeout(PATIENCE, put).await {
         Ok(Ok(200)) => Ok(()),
@@ -198,4 +200,42 @@ async fn put(
         Ok(Err(error)) => Err(format!("{}: {error}", expected())),
         Err(_) => Err(format!("{} within {} s", expected(), PATIENCE.as_secs())),
     }
+}
+
+/// Asks, on a connection of its own, from which the answer is to be read.
+async fn ask(
+    relay: &Destination,
+    request: (&str, &str),
+    key: Option<&str>,
+    body: &str,
+) -> io::Result<TcpStream> {
+    let mut stream = relay.connect().await?;
+    http::ask(&mut stream, relay.as_str(), request, key, body).await?;
+    Ok(stream)
+}
+
+async fn in_time<T>(asking: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let answered = tokio::time::timeout(PATIENCE, asking).await;
+    answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Asks a relay of the older system how it is; returns the status of its answer.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn health(address: &Address, key: Option<&str>) -> io::Result<u16> {
+    let relay = Destination::new(&address.to_string());
+    in_time(async { http::status(&mut ask(&relay, ("GET", "/health"), key, "").await?).await })
+        .await
+}
+
+/// Whether who listens at `address` is an agent: a relay of the older system answers `/health` as well.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn answers_as_agent(address: &Address, key: Option<&str>) -> io::Result<bool> {
+    let agent = Destination::new(&address.to_string());
+    let answer =
+        in_time(async { http::answer(&mut ask(&agent, ("GET", "/"), key, "").await?).await });
+    Ok(answer.await?.contains(EXPECTED))
 }

@@ -218,6 +218,13 @@ impl Outbox {
         }
     }
 
+    /// Whether the disk has an event of this kind with this data.
+    #[must_use]
+    pub fn holds(&self, kind: &str, data: &Value) -> bool {
+        let held = self.disk.as_ref().map(|disk| disk.holds(kind, data));
+        held.is_some_and(|held| held.unwrap_or(false))
+    }
+
     /// Whether events came back since the last call, with a disk that could not be read before: they are
     /// older than what was sent meanwhile.
     pub fn poll_found(&mut self) -> bool {

@@ -2,24 +2,28 @@
 //! silence. A program's process group goes with it when it is stopped or given up. Used by the setup and
 //! by commands.
 
+mod process;
+
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock;
+pub(crate) use process::{Process, reap};
 
 /// How much of the end of a program's output is kept, in bytes.
 const TAIL_BYTES: usize = 2048;
 /// How many lines of it a reason has.
 const TAIL_LINES: usize = 6;
+/// What is read of it at a time.
+const CHUNK_BYTES: usize = 4096;
+/// How often that is done of what a program has left in its pipe: as much as a pipe holds.
+const LAST_READS: usize = 16;
 /// How long a program has after SIGTERM.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -122,17 +126,29 @@ impl Stop {
 
 /// The end of a program's output.
 #[derive(Debug, Default)]
-struct Tail(Vec<u8>);
+pub(crate) struct Tail(Vec<u8>);
 
 impl Tail {
-    fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
         let excess = self.0.len().saturating_sub(TAIL_BYTES);
         self.0.drain(..excess);
     }
 
+    /// Adds what is there, of a program that has ended. A daemon that it left behind may go on writing: what a
+    /// pipe holds is all that is read, asked of the system itself, since the runtime may not have heard of it yet.
+    pub(crate) fn drain(&mut self, pipe: &Receiver) {
+        let mut chunk = [0; CHUNK_BYTES];
+        for _ in 0..LAST_READS {
+            match nix::unistd::read(pipe, &mut chunk) {
+                Ok(count @ 1..) => self.push(chunk.get(..count).unwrap_or_default()),
+                _ => break,
+            }
+        }
+    }
+
     /// The last lines in one, after a colon; nothing when there was no output.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self.lines() {
             lines if lines.is_empty() => lines,
             lines => format!(": {lines}"),
@@ -177,19 +193,9 @@ pub(crate) async fn run(
 #[derive(Debug)]
 pub(crate) struct Running {
     line: String,
-    child: Child,
+    process: Process,
     output: Receiver,
     ended: Signals,
-    is_over: bool,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !self.is_over {
-            signal_group(&self.child, Signal::SIGKILL);
-            let _ = self.child.wait();
-        }
-    }
 }
 
 impl Running {
@@ -207,13 +213,12 @@ impl Running {
         };
         // Before the program starts, so that its end is not missed.
         let ended = signal(SignalKind::child()).map_err(failed)?;
-        let (child, output) = spawn(command).map_err(failed)?;
+        let (process, output) = spawn(command).map_err(failed)?;
         Ok(Self {
             line,
-            child,
+            process,
             output,
             ended,
-            is_over: false,
         })
     }
 
@@ -229,17 +234,12 @@ impl Running {
         let line = self.line.clone();
         let mut tail = Tail::default();
         let mut open = true;
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; CHUNK_BYTES];
         let deadline = clock::now() + limits.total;
         let mut quiet = clock::now() + limits.silence;
         loop {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                self.is_over = true;
-                // A daemon that it left behind may keep the pipe open: what is there is all that is read, asked
-                // of the system itself, since the runtime may not have heard of it yet.
-                while let Ok(count @ 1..) = nix::unistd::read(&self.output, &mut chunk) {
-                    tail.push(&chunk[..count]);
-                }
+            if let Ok(Some(status)) = self.process.ended() {
+                tail.drain(&self.output);
                 if status.success() {
                     return Ok(tail.lines());
                 }
@@ -256,11 +256,11 @@ impl Running {
                 },
                 _ = self.ended.recv() => {}
                 () = stop.asked() => {
-                    self.stop().await;
+                    self.process.stop(LAST_WORDS).await;
                     return Err(ProgramError::Stopped);
                 }
                 () = tokio::time::sleep_until(deadline.min(quiet).into()) => {
-                    self.stop().await;
+                    self.process.stop(LAST_WORDS).await;
                     let limit = if deadline <= quiet {
                         format!("within {} s", limits.total.as_secs())
                     } else {
@@ -271,38 +271,17 @@ impl Running {
             }
         }
     }
-
-    /// Ends the program and what it started.
-    async fn stop(&mut self) {
-        signal_group(&self.child, Signal::SIGTERM);
-        let patience = clock::now() + LAST_WORDS;
-        while clock::now() < patience {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                self.is_over = true;
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        // What is left goes with the drop.
-    }
 }
 
-fn signal_group(child: &Child, signal: Signal) {
-    if let Ok(id) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(id), signal);
-    }
-}
-
-fn spawn(mut command: Command) -> io::Result<(Child, Receiver)> {
+fn spawn(mut command: Command) -> io::Result<(Process, Receiver)> {
     let (reader, writer) = io::pipe()?;
     command
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0);
+        .stderr(writer);
     let output = Receiver::from_owned_fd(OwnedFd::from(reader))?;
     // Our copies of the writing end go with the command, after this.
-    Ok((command.spawn()?, output))
+    Ok((Process::start(&mut command)?, output))
 }
 
 fn line_of(command: &Command) -> String {
@@ -422,5 +401,18 @@ mod tests {
         let begun = clock::now();
         assert_eq!(outcome("sleep 15 & echo done", LIMITS).await, Ok(()));
         assert!(clock::now().duration_since(begun) < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn what_a_daemon_goes_on_writing_is_not_read_for_ever() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
+        io::Write::write_all(&mut writer, &[b'x'; 1 << 18]).unwrap();
+        let reader = Receiver::from_owned_fd(OwnedFd::from(reader)).unwrap();
+        let mut tail = Tail::default();
+        tail.drain(&reader);
+        assert_eq!(tail.lines().len(), TAIL_BYTES);
+        let left = nix::unistd::read(&reader, &mut [0; CHUNK_BYTES]);
+        assert_eq!(left, Ok(CHUNK_BYTES), "it is left in the pipe");
     }
 }

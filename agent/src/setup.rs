@@ -90,6 +90,13 @@ pub fn registered_profile(state_dir: &Path) -> Option<ProfileName> {
     profile_of(&registration(state_dir)?)
 }
 
+/// Whether this user may not see as what the relay has registered the robot.
+#[must_use]
+pub fn is_registration_hidden(state_dir: &Path) -> bool {
+    fs::File::open(state_dir.join("registered.json"))
+        .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
 fn registration(state_dir: &Path) -> Option<Registration> {
     let text = fs::read(state_dir.join("registered.json")).ok()?;
     let registration: Registration = serde_json::from_slice(&text).ok()?;

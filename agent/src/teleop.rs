@@ -144,7 +144,8 @@ impl Watcher {
                 // The detector is told nothing: that nobody was seen is not that nobody was there.
                 self.diag = None;
                 self.dumps = DUMPS;
-                None
+                self.next_look = now + IDLE;
+                return None;
             }
         };
         self.next_look = self.next(now);

@@ -120,9 +120,14 @@ pub(crate) async fn report(socket: &Path, what: &What) -> Result<(), Failure> {
 
 /// Prints what the agent tells, a line each, until it ends or nobody reads.
 pub(crate) async fn follow(socket: &Path, topics: &[String]) -> Result<(), Failure> {
-    let all = [Topic::State, Topic::Control];
-    let chosen = |topic: &Topic| topics.is_empty() || topics.iter().any(|t| t == topic.as_str());
-    let topics: Vec<Topic> = all.into_iter().filter(chosen).collect();
+    let topics: Vec<Topic> = match topics {
+        // Who listens to control is counted as somebody who is told of stops.
+        [] => vec![Topic::State],
+        topics => [Topic::State, Topic::Control]
+            .into_iter()
+            .filter(|topic| topics.iter().any(|chosen| chosen == topic.as_str()))
+            .collect(),
+    };
     let print = |line: &str| writeln!(std::io::stdout().lock(), "{line}").is_ok();
     ipc::follow(socket, &topics, print)
         .await
@@ -158,11 +163,14 @@ pub(crate) async fn reload(socket: &Path) -> Result<(), Failure> {
 pub(crate) fn unheard(error: &IpcError) -> Failure {
     match error {
         IpcError::Refused(_) => failed(ExitCode::Failure, error),
-        _ => Failure {
-            hint: Some(
-                "start it with `systemctl start lekiwi-agent` or `lekiwi-agent run`".to_owned(),
-            ),
-            ..failed(ExitCode::Unavailable, error)
-        },
+        _ => {
+            let start = "start it with `systemctl start lekiwi-agent` or `lekiwi-agent run`";
+            let failure = failed(ExitCode::Unavailable, error);
+            Failure {
+                // It may run, and not be for this user.
+                hint: failure.hint.or_else(|| Some(start.to_owned())),
+                ..failure
+            }
+        }
     }
 }

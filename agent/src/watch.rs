@@ -19,7 +19,7 @@ use lekiwi_protocol::{ProfileName, Timestamp};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Failure, failed};
+use crate::{Failure, failed, is_denied};
 
 /// One look lasts as long as commands are counted over, and a little.
 const ONE_LOOK: Duration = Duration::from_millis(2600);
@@ -36,8 +36,8 @@ pub(crate) fn named(name: &str, root: &Path) -> Result<Profile, Failure> {
     if name.contains('/') {
         let text = std::fs::read_to_string(name).map_err(|error| Failure {
             code: ExitCode::Failure,
+            hint: is_denied(&error).then(|| "run it with `sudo`".to_owned()),
             message: format!("expected a readable profile at {name}: {error}"),
-            hint: None,
         })?;
         return Profile::parse(&text, name).map_err(|error| Failure {
             hint: error.hint(),
@@ -63,13 +63,26 @@ pub(crate) fn configured(config: &Config, root: &Path) -> Result<Profile, Failur
             hardware::remembered(config).and_then(|known| ProfileName::new(&known.profile).ok())
         }
     };
-    let name = name.ok_or_else(|| Failure {
+    let name = name.ok_or_else(|| match setup::is_registration_hidden(&config.state_dir) {
+        true => Failure {
+            code: ExitCode::Failure,
+            message:
+                "expected to see what the relay has registered this robot as, and this user may not"
+                    .to_owned(),
+            hint: Some("run it with `sudo`, or name a profile with `--profile`".to_owned()),
+        },
+        false => unknown_profile(),
+    })?;
+    load(&config.profiles_dir, root, &name)
+}
+
+fn unknown_profile() -> Failure {
+    Failure {
         code: ExitCode::Failure,
         message: "expected a robot that is known to be of a profile, this one is of none yet"
             .to_owned(),
         hint: Some("name one with `--profile`".to_owned()),
-    })?;
-    load(&config.profiles_dir, root, &name)
+    }
 }
 
 fn load(folder: &Path, root: &Path, name: &ProfileName) -> Result<Profile, Failure> {

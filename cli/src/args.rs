@@ -1,16 +1,20 @@
 //! The command line's shape. Every command says what it does and shows an example.
 
+pub(crate) mod alerts;
+mod parse;
+mod telemetry;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::discovery::network::Network;
-use lekiwi_protocol::limits::{MAX_COMMAND_LIFETIME, MAX_CONFIRM_WITHIN};
 use lekiwi_protocol::message::Op;
 use lekiwi_protocol::{ConsumerName, RobotId};
 use serde_json::Value;
 use uuid::Uuid;
 
+pub(crate) use self::telemetry::Telemetry;
 use crate::trust::Fingerprint;
 
 const ENVIRONMENT: &str = "\
@@ -65,13 +69,26 @@ It comes back only by a token of its own: lekiwi token create --robot kiwi-01")]
   lekiwi command kiwi-01 run_action action=wave times=3 --expires 1h
   lekiwi command kiwi-01 reboot
 
-Operations: ping, full_state, restart_service (unit), reboot, shutdown, run_action (action, and the action's own).
+Operations: ping, full_state, restart_service (unit), reboot, shutdown, run_action (action, and the action's own),
+collect_logs (unit, since, until, max_bytes; `lekiwi logs` fetches them as well), list_packages.
 A value is a number, true, false, or a text; '\"3\"' is a text."
     )]
     Send(SendCommand),
     /// List the newest commands of a robot
     #[command(after_help = "Example:\n  lekiwi commands kiwi-01 --limit 5")]
     Commands(Commands),
+    /// Fetch a part of a robot's journal
+    #[command(after_help = "Examples:
+  lekiwi logs kiwi-01
+  lekiwi logs kiwi-01 --unit lekiwi-host.service --unit lekiwi-agent.service --since 2h --until 30m
+  lekiwi logs kiwi-01 --since 2026-11-21T03:52:00Z --max-size 16MiB -o night.log.gz
+  lekiwi logs kiwi-01 -o - | zcat | less
+
+What does not fit is the oldest. The relay keeps what came for a while: GET /api/v1/robots/ID/logs lists it.")]
+    Logs(Logs),
+    /// List a robot's installed packages; the robot is asked where the relay has an old list
+    #[command(after_help = "Example:\n  lekiwi packages kiwi-01")]
+    Packages(OneRobot),
     /// Change a robot's configuration from afar
     #[command(subcommand)]
     Config(Config),
@@ -85,6 +102,12 @@ The stop action of the robot's profile begins, and programs on the robot that su
     /// Show the newest events of a robot
     #[command(after_help = "Example:\n  lekiwi events kiwi-01 --limit 20")]
     Events(Events),
+    /// Show metrics of a robot over time
+    #[command(after_help = telemetry::EXAMPLES)]
+    Telemetry(Telemetry),
+    /// What is wrong, by which rules, and who looks after it
+    #[command(subcommand)]
+    Alerts(alerts::Alerts),
     /// Follow what robots say, live
     #[command(after_help = "Examples:\n  lekiwi watch\n  lekiwi watch kiwi-01 --json")]
     Watch(Watch),
@@ -158,13 +181,13 @@ pub(crate) struct SendCommand {
     /// What to do
     pub(crate) op: Op,
     /// With what
-    #[arg(value_name = "KEY=VALUE", value_parser = argument)]
+    #[arg(value_name = "KEY=VALUE", value_parser = parse::argument)]
     pub(crate) arguments: Vec<(String, Value)>,
     /// Wait for its end, and fail where it does; Ctrl-C stops the waiting only
     #[arg(long)]
     pub(crate) wait: bool,
     /// Within which time the robot must have accepted it, such as 10s or 1h; the relay's default is 60s
-    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    #[arg(long, value_name = "TIME", value_parser = parse::expiry)]
     pub(crate) expires: Option<Duration>,
     #[command(flatten)]
     pub(crate) output: Json,
@@ -179,6 +202,30 @@ pub(crate) struct Commands {
     pub(crate) limit: u16,
     #[command(flatten)]
     pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The robot
+    pub(crate) id: RobotId,
+    /// Only of this unit; may be said several times
+    #[arg(long = "unit", value_name = "UNIT", value_parser = parse::unit)]
+    pub(crate) units: Vec<String>,
+    /// From then on: a UTC time, or a time before now such as 90s, 30m, 2h or 7d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse::moment)]
+    pub(crate) since: String,
+    /// Until then; until now when absent
+    #[arg(long, value_name = "TIME", value_parser = parse::moment)]
+    pub(crate) until: Option<String>,
+    /// Most bytes, compressed, such as 512KiB
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse::size)]
+    pub(crate) max_size: u64,
+    /// Where to; `-` is standard output. ID-TIME.log.gz when absent
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print the command as JSON, as the relay's interface has it
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,13 +254,13 @@ pub(crate) struct ConfigSet {
     /// The robot
     pub(crate) id: RobotId,
     /// Which key, and its value; none takes the key away
-    #[arg(value_name = "KEY=VALUE", value_parser = setting, required_unless_present = "file")]
+    #[arg(value_name = "KEY=VALUE", value_parser = parse::setting, required_unless_present = "file")]
     pub(crate) settings: Vec<(String, Value)>,
     /// All settings, as YAML: what is not in it is not wanted any more
     #[arg(long, value_name = "FILE", conflicts_with = "settings")]
     pub(crate) file: Option<PathBuf>,
     /// How long the robot tries them for without confirmation, such as 30s or 5min; the relay's default is 60s
-    #[arg(long, value_name = "TIME", value_parser = confirm_within)]
+    #[arg(long, value_name = "TIME", value_parser = parse::confirm_within)]
     pub(crate) confirm_within: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
@@ -317,7 +364,7 @@ pub(crate) struct TokenCreate {
     #[arg(long)]
     pub(crate) robot: Option<RobotId>,
     /// How long it may be used, such as 2h or 7d; the relay's default is 24h
-    #[arg(long, value_parser = lifetime)]
+    #[arg(long, value_parser = parse::lifetime)]
     pub(crate) lifetime: Option<Duration>,
     /// How many robots may use it; one when absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(lekiwi_protocol::limits::MAX_TOKEN_USES)))]
@@ -339,43 +386,6 @@ pub(crate) enum Consumer {
     },
 }
 
-fn setting(text: &str) -> Result<(String, Value), String> {
-    argument(text).map_err(|_| "expected KEY=VALUE, such as telemetry.sample_s=5".into())
-}
-
-fn confirm_within(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time.as_secs() > 0 && time <= MAX_CONFIRM_WITHIN => Ok(time),
-        _ => Err("expected a time from 1s to 1h, such as 30s or 5min".into()),
-    }
-}
-
-/// A number, `true`, `false` or a text in quotes is what JSON says it is; everything else is a text.
-fn argument(text: &str) -> Result<(String, Value), String> {
-    let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-        return Err("expected KEY=VALUE, such as unit=lekiwi-host.service".into());
-    };
-    let value = match serde_json::from_str(value) {
-        Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::String(_))) => value,
-        _ => value.into(),
-    };
-    Ok((key.to_owned(), value))
-}
-
-fn expiry(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time.as_secs() > 0 && time <= MAX_COMMAND_LIFETIME => Ok(time),
-        _ => Err("expected a time from 1s to 7d, such as 10s or 1h".into()),
-    }
-}
-
-fn lifetime(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(lifetime) if lifetime.as_secs() > 0 => Ok(lifetime),
-        _ => Err("expected a time of at least a second, such as 30min, 2h or 7d".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -393,22 +403,6 @@ mod tests {
     #[test]
     fn the_definition_holds() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn values_are_what_they_look_like() {
-        let value = |text: &str| argument(text).map(|(_, value)| value.to_string());
-        for (text, expected) in [
-            ("times=3", "3"),
-            ("on=true", "true"),
-            ("text=\"3\"", "\"3\""),
-            ("unit=a.service", "\"a.service\""),
-            ("to=a=b", "\"a=b\""),
-            ("empty=", "\"\""),
-            ("list=[1]", "\"[1]\""),
-        ] {
-            assert_eq!(value(text), Ok(expected.to_owned()), "{text}");
-        }
     }
 
     #[test]
@@ -480,6 +474,24 @@ mod tests {
         check(
             "lekiwi config set kiwi-01",
             &expect!["error: the following required arguments were not provided:"],
+        );
+        check(
+            "lekiwi logs kiwi-01 --unit a*",
+            &expect![
+                "error: invalid value 'a*' for '--unit <UNIT>': expected a unit such as lekiwi-host.service, got \"a*\""
+            ],
+        );
+        check(
+            "lekiwi logs kiwi-01 --since yesterday",
+            &expect![
+                "error: invalid value 'yesterday' for '--since <TIME>': expected a UTC time such as 2026-11-21T03:52:00Z, or one before now such as 90s, 30m, 2h or 7d, got \"yesterday\""
+            ],
+        );
+        check(
+            "lekiwi logs kiwi-01 --max-size 17MiB",
+            &expect![
+                "error: invalid value '17MiB' for '--max-size <SIZE>': expected a size from 16KiB to 16MiB, such as 512KiB"
+            ],
         );
         check(
             "lekiwi estop kiwi-01 --all",

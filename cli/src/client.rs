@@ -1,13 +1,15 @@
 //! The relay over HTTPS: one method a route. Failures are told in full, problems as the relay put them.
 
+mod alerts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
     Approval, CommandList, CommandRequest, CommandView, ConfigurationRequest, ConfigurationView,
-    ConsumerCreated, ConsumerRequest, EventPage, Login, Problem, RobotList, RobotView,
-    RollbackRequest, Session, TokenCreated, TokenList, TokenRequest,
+    ConsumerCreated, ConsumerRequest, EventPage, Login, PackagesView, Problem, RobotList,
+    RobotView, RollbackRequest, Session, TelemetryHistory, TokenCreated, TokenList, TokenRequest,
 };
 use lekiwi_protocol::pinned::Verifier;
 use reqwest::{Method, Response, StatusCode, Url};
@@ -200,6 +202,19 @@ impl Relay {
             .await
     }
 
+    /// What a command has collected, from its first byte.
+    pub(crate) async fn logs(&self, id: &RobotId, command: Uuid) -> Result<Response, Failure> {
+        let path = format!("/api/v1/robots/{id}/logs/{command}");
+        let request = self.request(Method::GET, &path)?;
+        self.checked(request.send().await).await
+    }
+
+    pub(crate) async fn packages(&self, id: &RobotId) -> Result<PackagesView, Failure> {
+        let path = format!("/api/v1/robots/{id}/packages");
+        self.json(Method::GET, &path, None::<&()>, "a list of packages")
+            .await
+    }
+
     pub(crate) async fn configuration(&self, id: &RobotId) -> Result<ConfigurationView, Failure> {
         let path = format!("/api/v1/robots/{id}/configuration");
         self.json(Method::GET, &path, None::<&()>, "a configuration")
@@ -235,6 +250,16 @@ impl Relay {
     pub(crate) async fn events(&self, id: &RobotId, limit: u16) -> Result<EventPage, Failure> {
         let path = format!("/api/v1/robots/{id}/events?limit={limit}");
         self.json(Method::GET, &path, None::<&()>, "a page of events")
+            .await
+    }
+
+    pub(crate) async fn telemetry(
+        &self,
+        id: &RobotId,
+        query: &str,
+    ) -> Result<TelemetryHistory, Failure> {
+        let path = format!("/api/v1/robots/{id}/telemetry?{query}");
+        self.json(Method::GET, &path, None::<&()>, "telemetry")
             .await
     }
 
@@ -275,15 +300,22 @@ impl Relay {
         .await
     }
 
-    /// The live stream, of one robot or of all, from its first byte.
-    pub(crate) async fn stream(&self, robot: Option<&RobotId>) -> Result<Response, Failure> {
+    /// The live stream, of one robot or of all, from its first byte; first the events that came since `last`.
+    pub(crate) async fn stream(
+        &self,
+        robot: Option<&RobotId>,
+        last: Option<&str>,
+    ) -> Result<Response, Failure> {
         let path = robot.map_or_else(
             || "/api/v1/stream".into(),
             |id| format!("/api/v1/stream?robot={id}"),
         );
-        let request = self
+        let mut request = self
             .request(Method::GET, &path)?
             .header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
         let response = self.checked(request.send().await).await?;
         let kind = response
             .headers()

@@ -58,6 +58,8 @@ pub(crate) enum Failure {
         robot: RobotId,
         reason: String,
     },
+    #[error("expected logs with SHA-256 {expected}, got {actual}")]
+    Damaged { expected: String, actual: String },
     #[error("version {version} of the configuration of {robot} is {state}: {reason}")]
     Configuration {
         robot: RobotId,
@@ -65,6 +67,10 @@ pub(crate) enum Failure {
         state: ConfigurationState,
         reason: String,
     },
+    #[error("{robot} has version {version} of the configuration, which the relay does not know")]
+    UnknownBase { robot: RobotId, version: u64 },
+    #[error("expected an alert such as hot:kiwi-01:1795233120007, got {0:?}")]
+    AlertId(String),
     #[error(transparent)]
     Settings(YamlError),
     #[error("expected every robot to stop, but {0} did not say that it has")]
@@ -162,6 +168,7 @@ impl Failure {
             Self::NotStopped(_) => {
                 "the relay goes on trying for a minute: `lekiwi commands ID` shows it".into()
             }
+            Self::Damaged { .. } => "fetch them again".into(),
             Self::Unconfirmed => "add `--yes` to stop all robots without a question".into(),
             Self::Password(_) => {
                 "name a file with `--password-file`, or `-` for standard input".into()
@@ -170,7 +177,11 @@ impl Failure {
             Self::Scan(ScanError::Large(_)) => {
                 "name a smaller one, or add `--force` and some minutes".into()
             }
+            Self::UnknownBase { .. } => {
+                "say all settings: `lekiwi config set ID --file settings.yml`".into()
+            }
             Self::Settings(error) => return error.hint(),
+            Self::AlertId(_) => "`lekiwi alerts list` names them".into(),
             Self::Exists(_) => {
                 "name another folder with `--out`; keys are never overwritten".into()
             }

@@ -1,8 +1,11 @@
 //! Answers as tables and lines for people. Pure: values in, text out; whatever a robot or relay says is
 //! made harmless for the terminal.
 
+mod alerts;
 mod commands;
 mod configuration;
+mod packages;
+mod telemetry;
 
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
@@ -15,8 +18,11 @@ use lekiwi_protocol::message::{
 };
 
 use crate::ui::plain;
+pub(crate) use alerts::{alert, alerts, rules, silence, silences};
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
+pub(crate) use packages::packages;
+pub(crate) use telemetry::{CHART_WIDTH, chart, csv};
 
 const NONE: &str = "–";
 

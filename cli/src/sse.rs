@@ -19,6 +19,9 @@ pub(crate) struct Parser {
     name: String,
     data: String,
     after_cr: bool,
+    /// Of the event that comes; it counts once all of that is there.
+    next_id: Option<String>,
+    id: Option<String>,
 }
 
 impl Parser {
@@ -41,8 +44,14 @@ impl Parser {
         events
     }
 
+    /// Where the stream was: what a client that comes back tells the sender.
+    pub(crate) fn last_event_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     fn take(&mut self, line: &str) -> Option<Event> {
         if line.is_empty() {
+            self.id = self.next_id.take().or(self.id.take());
             let name = std::mem::take(&mut self.name);
             let mut data = std::mem::take(&mut self.data);
             data.pop()?;
@@ -63,6 +72,7 @@ impl Parser {
                 self.data.push('\n');
             }
             "event" => value.clone_into(&mut self.name),
+            "id" if !value.contains('\0') => self.next_id = Some(value.to_owned()),
             _ => {}
         }
         None
@@ -82,7 +92,7 @@ mod tests {
 
     #[test]
     fn events_come_out_however_the_bytes_are_cut() {
-        let stream = ": hello\n\ndata: {\"a\":1}\n\nevent: lagged\r\ndata: x\r\ndata:y\r\nid: 7\r\n\r\nevent: empty\n\ndata\n\ndata: cut";
+        let stream = ": hello\n\ndata: {\"a\":1}\n\nevent: lagged\r\ndata: x\r\ndata:y\r\nid: 7\r\n\r\nevent: empty\n\ndata\n\nid: 9\ndata: cut";
         let expected = [
             event("message", "{\"a\":1}"),
             event("lagged", "x\ny"),
@@ -96,6 +106,7 @@ mod tests {
                 .flat_map(|bytes| parser.push(bytes))
                 .collect();
             assert_eq!(events, expected, "in pieces of {size}");
+            assert_eq!(parser.last_event_id(), Some("7"), "9 has not come whole");
         }
     }
 

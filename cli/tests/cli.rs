@@ -2,115 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write;
+mod support;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, crypto::ring};
-
-/// Serves what `answer` says to `METHOD /path`, and keeps the requests as they came.
-struct Relay {
-    url: String,
-    fingerprint: String,
-    requests: Arc<Mutex<Vec<String>>>,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Relay {
-    fn start(answer: fn(&str) -> (u16, &'static str, &'static str)) -> Self {
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::default();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name
-            .push(DnType::CommonName, "test authority");
-        let ca_certificate = ca.self_signed(&ca_key).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
-        let leaf = leaf
-            .signed_by(&key, &Issuer::from_params(&ca, &ca_key))
-            .unwrap();
-        let fingerprint = format!(
-            "sha256:{}",
-            hex::encode(Sha256::digest(ca_certificate.der()))
-        );
-        let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![leaf.der().clone(), ca_certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
-            .unwrap();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let (acceptor, log) = (TlsAcceptor::from(Arc::new(tls)), Arc::clone(&requests));
-        runtime.spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
-                tokio::spawn(async move {
-                    // A client that does not believe us ends the handshake: nothing to serve.
-                    let Ok(mut tls) = acceptor.accept(tcp).await else { return };
-                    let request = read(&mut tls).await;
-                    let line = request.lines().next().unwrap_or_default().replace(" HTTP/1.1", "");
-                    log.lock().unwrap().push(request);
-                    let (status, kind, body) = answer(&line);
-                    let head = format!("HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-                    let _ = tls.write_all(format!("{head}{body}").as_bytes()).await;
-                    let _ = tls.shutdown().await;
-                });
-            }
-        });
-        Self {
-            url,
-            fingerprint,
-            requests,
-            _runtime: runtime,
-        }
-    }
-
-    fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            });
-            if body.len() >= length.unwrap_or(0) {
-                return text;
-            }
-        }
-        match stream.read(&mut piece).await {
-            Ok(n) if n > 0 => bytes.extend_from_slice(&piece[..n]),
-            _ => return text,
-        }
-    }
-}
+use support::{Relay, check, lekiwi, login};
 
 const JSON: &str = "application/json";
 
@@ -141,6 +38,18 @@ fn fleet(line: &str) -> (u16, &'static str, &'static str) {
             200,
             JSON,
             r#"{"events":[{"position":1,"aggregate_type":"robot","aggregate_id":"kiwi-01","source":"relay","stream":"67e55044-10b1-426f-9247-bb680e5fe0c8","seq":1,"type":"robot.connected","timestamp":"2026-11-21T04:00:00.000Z","data":{},"metadata":{}}]}"#,
+        ),
+        "GET /api/v1/robots/kiwi-01/telemetry?from=1795233120000&points=1000&metric=battery_v,load_1m&to=1795236720000&aggregate=min" => {
+            (
+                200,
+                JSON,
+                r#"{"resolution":"raw","step_ms":4000,"series":[{"metric":"battery_v","points":[[1795233120000,11.8],[1795233124000,11.75]]},{"metric":"load_1m","points":[]}]}"#,
+            )
+        }
+        "GET /api/v1/robots/kiwi-01/telemetry?from=1795233120000&points=256&metric=battery_v" => (
+            200,
+            JSON,
+            r#"{"resolution":"raw","series":[{"metric":"battery_v","points":[]}]}"#,
         ),
         "POST /api/v1/robots/kiwi-01/commands" => (
             202,
@@ -185,54 +94,6 @@ fn fleet(line: &str) -> (u16, &'static str, &'static str) {
     }
 }
 
-fn lekiwi(home: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lekiwi"))
-        .args(arguments)
-        .env_clear()
-        .env("XDG_CONFIG_HOME", home)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that fails before it reads closes its end: that is no fault of the test.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn check(output: &Output, code: i32, out: &str, err: &str) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert_eq!(
-        (
-            output.status.code(),
-            text(&output.stdout),
-            text(&output.stderr)
-        ),
-        (Some(code), out.into(), err.into())
-    );
-}
-
-fn login(home: &Path, relay: &Relay) {
-    let arguments = [
-        "login",
-        &relay.url,
-        "--password-file",
-        "-",
-        "--ca-fingerprint",
-        &relay.fingerprint,
-    ];
-    let out = format!(
-        "logged in to {}/ as admin until 2126-11-21T16:00:00.000Z\n",
-        relay.url
-    );
-    check(
-        &lekiwi(home, &arguments, "hunter2\nnot this\n"),
-        0,
-        &out,
-        "",
-    );
-}
-
 #[test]
 fn a_day_of_an_operator() {
     let relay = Relay::start(fleet);
@@ -262,6 +123,34 @@ fn a_day_of_an_operator() {
         0,
         "2026-11-21T04:00:00.000Z  kiwi-01  robot.connected\n",
         "",
+    );
+    let from = ["--from", "2026-11-21T03:52:00.000Z"];
+    let csv = [
+        &["telemetry", "kiwi-01", "battery_v", "load_1m"][..],
+        &from,
+        &[
+            "--to",
+            "2026-11-21T04:52:00.000Z",
+            "--aggregate",
+            "min",
+            "--csv",
+        ],
+    ];
+    check(
+        &lekiwi(home, &csv.concat(), ""),
+        0,
+        "time,metric,value,lowest,highest\n2026-11-21T03:52:00.000Z,battery_v,11.8,,\n2026-11-21T03:52:04.000Z,battery_v,11.75,,\n",
+        "",
+    );
+    let chart = lekiwi(
+        home,
+        &[&["telemetry", "kiwi-01", "battery_v"][..], &from].concat(),
+        "",
+    );
+    let text = String::from_utf8_lossy(&chart.stdout);
+    assert!(
+        text.starts_with("battery_v  –  no values between 2026-11-21T03:52:00.000Z and "),
+        "{text}"
     );
     check(
         &lekiwi(home, &["robot", "kiwi-09"], ""),

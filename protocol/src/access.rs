@@ -2,7 +2,7 @@
 //! The embedded broker asks them in its hooks; the rules for external brokers in `deploy/` say the same.
 //!
 //! Rules follow from the direction alone. A robot writes its own `from/#`, reads its own `to/#` and all
-//! of `relays/`; a consumer reads `from/#`, `relays/` and `tasks/` of its organisation and writes nothing.
+//! of `relays/`; a consumer reads `from/#`, `relays/`, `tasks/` and `alerts/` of its organisation and writes nothing.
 
 use crate::id::{ConsumerName, RobotId};
 use crate::topic::{FromRobot, Path, Root, Topic, TopicError, VERSION};
@@ -163,7 +163,7 @@ impl Principal {
         let allowed = match (self, below) {
             (_, ["relays", _]) => true,
             (Self::Robot(robot), ["robots", id, "to", _, ..]) => *id == robot.as_str(),
-            (Self::Consumer(_), ["robots", _, "from", _, ..] | ["tasks", _]) => true,
+            (Self::Consumer(_), ["robots", _, "from", _, ..] | ["tasks" | "alerts", _]) => true,
             _ => false,
         };
         if allowed {
@@ -208,6 +208,7 @@ mod tests {
             "fleet/v1/default/robots/kiwi-01/to/estop",
             "fleet/v1/default/relays/r1",
             "fleet/v1/default/tasks/t1",
+            "fleet/v1/default/alerts/hot:kiwi-01:1",
         ] {
             assert_eq!(
                 publish(topic),
@@ -272,6 +273,8 @@ mod tests {
                 true,
             ),
             (consumer(), "fleet/v1/default/tasks/#", true),
+            (consumer(), "fleet/v1/default/alerts/#", true),
+            (robot(), "fleet/v1/default/alerts/#", false),
             (consumer(), "fleet/v1/default/#", false),
             (consumer(), "fleet/v1/default/robots/+/#", false),
             (consumer(), "fleet/v1/default/robots/#", false),

@@ -1,9 +1,14 @@
 //! Bodies of the relay's HTTP interface, shared by the relay and its clients. Routes and their
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
+mod alerts;
 mod commands;
 mod configuration;
 mod discovered;
+mod gateway;
+mod logs;
+mod packages;
+mod telemetry;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,11 +19,21 @@ use crate::message::{
     OperatingMode, RegistrationStatus, RobotHealth, Service, Teleoperation, Throttling, TimeSync,
 };
 use crate::timestamp::Timestamp;
+pub use alerts::{
+    AcknowledgeRequest, AlertList, AlertNotification, DELIVERY_HEADER, RuleList, RuleOrigin,
+    RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest, TIMESTAMP_HEADER,
+};
 pub use commands::{CommandList, CommandRequest, CommandView};
 pub use configuration::{
     ConfigurationRequest, ConfigurationStatus, ConfigurationView, DesiredView, RollbackRequest,
 };
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
+pub use gateway::{
+    ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
+};
+pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
+pub use packages::{PackageView, PackagesView};
+pub use telemetry::{Aggregate, AggregateError, Resolution, TelemetryHistory, TelemetrySeries};
 
 /// `GET /api/v1/robots`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -211,16 +226,6 @@ pub struct EventPage {
     /// Pass it as `after` for the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_after: Option<u64>,
-}
-
-/// `GET /api/v1/robots/{id}/telemetry?metric=&from=&to=&limit=`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TelemetrySeries {
-    /// The metric.
-    pub metric: String,
-    /// `[milliseconds since the epoch, value]`, ascending; the newest `limit` of the range.
-    pub points: Vec<(u64, f64)>,
 }
 
 /// `POST /api/v1/session`.
@@ -444,8 +449,8 @@ pub struct Problem {
 }
 
 /// A message of the live stream (`GET /api/v1/stream`, `GET /api/v1/ws`): the envelope of H4.
-/// `type` is `heartbeat`, `telemetry`, `state`, `factsheet`, `connection`, or an event's type such as
-/// `robot.connected`; `payload` is the robot's own, or an [`EventRecord`] for events.
+/// `type` is `heartbeat`, `telemetry`, `command`, `response`, `state`, `factsheet`, `connection`, `presence`, or an
+/// event's type such as `robot.connected`; `payload` is the robot's own, or an [`EventRecord`] for events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Live {
@@ -466,9 +471,15 @@ pub struct Live {
 }
 
 /// Told to a live client that was too slow: so many messages were left out for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Lagged {
     /// How many.
     pub dropped: u64,
+    /// The same by type; what is of too many types to count apart is under `other`.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub kinds: std::collections::BTreeMap<String, u64>,
+    /// When events were among them: a subscription `from` this position tells them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
 }

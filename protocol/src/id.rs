@@ -156,6 +156,20 @@ name! {
     |t| is_label(t, 40)
 }
 name! {
+    /// A rule of alerts.
+    RuleName,
+    "a rule's name: 1 to 40 of a-z, 0-9 and '-', not starting with '-'",
+    "^[a-z0-9][a-z0-9-]{0,39}$",
+    |t| is_label(t, 40)
+}
+name! {
+    /// Who is told of alerts.
+    ReceiverName,
+    "a receiver's name: 1 to 40 of a-z, 0-9 and '-', not starting with '-'",
+    "^[a-z0-9][a-z0-9-]{0,39}$",
+    |t| is_label(t, 40)
+}
+name! {
     /// A metric, its unit in the name: `cpu_percent`, `net_rx_bytes_per_s`; a member of a family after a
     /// dot: `temperature_c.cpu-thermal`.
     MetricName,

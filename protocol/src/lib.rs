@@ -4,6 +4,7 @@
 //! * [`topic`] owns every MQTT topic; nothing else in the workspace spells one out.
 //! * [`access`] says who may publish, subscribe and leave a will where.
 //! * [`envelope`] is what every robot message is wrapped in; [`message`] holds the payloads.
+//! * [`alert`] has the rules of alerts and what becomes of them.
 //! * [`limits`] are the contract's numbers.
 //! * `profile` (feature `profile`) is what a type of robot is made of and brings along; `yaml` reads
 //!   files that people write.
@@ -15,6 +16,7 @@
 //! major version of a topic is refused.
 
 pub mod access;
+pub mod alert;
 pub mod api;
 pub mod discovery;
 pub mod envelope;
@@ -33,6 +35,8 @@ pub mod topic;
 pub mod yaml;
 
 pub use envelope::{Clock, Envelope, MessageType};
-pub use id::{ConsumerName, MetricName, Org, ProfileName, RelayId, RobotId};
+pub use id::{
+    ConsumerName, MetricName, Org, ProfileName, ReceiverName, RelayId, RobotId, RuleName,
+};
 pub use timestamp::Timestamp;
 pub use topic::{FromRobot, Root, ToRobot, Topic};

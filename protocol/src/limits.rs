@@ -1,5 +1,6 @@
 //! The contract's numbers, with the reason for each.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Largest MQTT payload, in bytes, that a relay takes or a robot sends. Larger things go over HTTPS.
@@ -51,10 +52,42 @@ pub const MAX_ARGUMENT_BYTES: usize = 4096;
 pub const MAX_RESULT_BYTES: usize = 2048;
 /// Most bytes of the reason of a failed command.
 pub const MAX_REASON_BYTES: usize = 1024;
+/// Most rules of alerts: each costs memory on every robot that it is about.
+pub const MAX_ALERT_RULES: usize = 64;
+/// Most silences that have not ended.
+pub const MAX_SILENCES: usize = 200;
+/// Longest time that a rule may look at, or a silence last.
+pub const MAX_ALERT_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Most events that a rule may count: their times are kept of each robot.
+pub const MAX_ALERT_EVENTS: u16 = 100;
+/// Most bytes of what people say about alerts.
+pub const MAX_SUMMARY_BYTES: usize = 200;
+/// Longest pattern of names.
+pub const MAX_PATTERN_BYTES: usize = 64;
+/// Most patterns of one kind, of one rule or silence.
+pub const MAX_PATTERNS: usize = 32;
+/// Levels of lists and objects in the data of an event.
+pub const MAX_DATA_DEPTH: usize = 32;
+/// Size of collected logs, compressed, when nobody says one.
+pub const LOG_BYTES: u64 = 4 * 1024 * 1024;
+/// Smallest such size: below it there is hardly anything to read.
+pub const MIN_LOG_BYTES: u64 = 16 * 1024;
+/// Largest such size: minutes on a mobile network, and a tolerable part of a small card.
+pub const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// Most units whose logs are collected at a time.
+pub const MAX_LOG_UNITS: usize = 8;
+/// Most bytes of a robot's list of installed packages: some ten times what a desktop with ROS has.
+pub const MAX_PACKAGES_BYTES: u64 = 1024 * 1024;
 /// Longest time that an action of a profile may take.
 pub const MAX_ACTION_TIME: Duration = Duration::from_secs(3600);
 /// Most bytes of the settings that operators want a robot to have, as JSON.
 pub const MAX_SETTINGS_BYTES: usize = 16 * 1024;
+/// Seconds between two heartbeats, as a configuration may have them.
+pub const HEARTBEAT_S: RangeInclusive<u64> = 1..=3600;
+/// Seconds between two looks at the sensors, as a configuration may have them.
+pub const SAMPLE_S: RangeInclusive<u64> = 1..=600;
+/// Seconds in a rule of a metric, as a configuration may have them.
+pub const METRIC_S: RangeInclusive<u64> = 1..=86_400;
 /// Time for which a robot tries new settings without the relay's confirmation, when nobody says one.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
 /// Longest such time.

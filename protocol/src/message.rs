@@ -8,11 +8,13 @@ mod configuration;
 mod connection;
 mod event;
 mod factsheet;
+mod logs;
 pub mod metric;
 mod priority;
 mod registration;
 mod relay;
 mod service;
+mod settings;
 mod state;
 mod telemetry;
 mod teleoperation;
@@ -24,12 +26,14 @@ pub use configuration::{ConfigurationError, ConfigurationState, Desired, Reporte
 pub use connection::{Connection, ConnectionState, Heartbeat};
 pub use event::{Dropped, Event, EventBatch, kind};
 pub use factsheet::{Factsheet, Hardware, Identification, Identified, RunnerUp, UNKNOWN_PROFILE};
+pub use logs::{LogSlice, LogSliceError, Moment};
 pub use priority::Priority;
 pub use registration::{Registration, RegistrationStatus};
 pub use relay::RelayBirth;
 pub use service::{
     Service, ServiceChanged, ServiceFlapping, ServiceKind, ServiceState, ServiceSteady,
 };
+pub use settings::{SettingError, check_settings};
 pub use state::{
     Activity, BatteryStatus, Deployment, Failing, Flag, InstalledPackages, Interface, Network,
     OperatingMode, PackageList, RobotHealth, SetupStatus, State, Teleoperation, Throttling,

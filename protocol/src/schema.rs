@@ -29,6 +29,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("desired", of::<Envelope<message::Desired>>()),
         ("reported", of::<Envelope<message::Reported>>()),
         ("relay", of::<message::RelayBirth>()),
+        ("alert", of::<crate::alert::Alert>()),
+        ("alert_notification", of::<crate::api::AlertNotification>()),
         ("dropped", of::<message::Dropped>()),
         ("service_changed", of::<message::ServiceChanged>()),
         ("service_flapping", of::<message::ServiceFlapping>()),

@@ -102,6 +102,15 @@ impl Root {
         }
     }
 
+    /// Where the relay says that `alert` is firing.
+    #[must_use]
+    pub fn alert(&self, alert: Name) -> Topic {
+        Topic {
+            root: self.clone(),
+            path: Path::Alert(alert),
+        }
+    }
+
     /// The filter of a robot's one subscription.
     #[must_use]
     pub fn robot_inbox(&self, robot: &RobotId) -> String {
@@ -147,6 +156,8 @@ pub enum Path {
     To(RobotId, ToRobot),
     /// `tasks/{task_id}`, retained: a task's state, for consumers.
     Task(Name),
+    /// `alerts/{alert_id}`, retained while it is firing: for consumers. Only relays write.
+    Alert(Name),
 }
 
 /// What a robot publishes.
@@ -282,6 +293,7 @@ impl Topic {
         let path = match rest.split_once('/').ok_or_else(unknown)? {
             ("relays", id) => Path::Relay(RelayId::new(id)?),
             ("tasks", id) => Path::Task(Name::new(id)?),
+            ("alerts", id) => Path::Alert(Name::new(id)?),
             ("robots", rest) => {
                 let (id, rest) = rest.split_once('/').ok_or_else(unknown)?;
                 let robot = RobotId::new(id)?;
@@ -303,7 +315,7 @@ impl Topic {
     pub fn robot(&self) -> Option<&RobotId> {
         match &self.path {
             Path::From(robot, _) | Path::To(robot, _) => Some(robot),
-            Path::Relay(_) | Path::Task(_) => None,
+            Path::Relay(_) | Path::Task(_) | Path::Alert(_) => None,
         }
     }
 
@@ -311,7 +323,7 @@ impl Topic {
     #[must_use]
     pub fn is_retained(&self) -> bool {
         match &self.path {
-            Path::Relay(_) | Path::Task(_) => true,
+            Path::Relay(_) | Path::Task(_) | Path::Alert(_) => true,
             Path::From(_, from) => from.is_retained(),
             Path::To(..) => false,
         }
@@ -378,6 +390,7 @@ impl fmt::Display for Topic {
         match &self.path {
             Path::Relay(id) => write!(f, "{root}/relays/{id}"),
             Path::Task(id) => write!(f, "{root}/tasks/{id}"),
+            Path::Alert(id) => write!(f, "{root}/alerts/{id}"),
             Path::From(robot, from) => write!(f, "{root}/robots/{robot}/from/{from}"),
             Path::To(robot, to) => write!(f, "{root}/robots/{robot}/to/{to}"),
         }
@@ -505,6 +518,7 @@ mod tests {
             (robot(), to).prop_map(|(robot, to)| Path::To(robot, to)),
             label().prop_map(|id| Path::Relay(RelayId::new(&id).unwrap())),
             name().prop_map(Path::Task),
+            name().prop_map(Path::Alert),
         ]
     }
 

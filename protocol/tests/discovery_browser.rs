@@ -80,6 +80,46 @@ fn details_that_did_not_come_are_asked_for() {
 }
 
 #[test]
+fn a_machine_that_moves_has_its_new_address_alone() {
+    let (old, new) = (Ipv4Addr::new(10, 0, 0, 7), Ipv4Addr::new(10, 0, 0, 8));
+    let host = Name::of(&["a", "local"]);
+    let said = |address| {
+        let place = Data::Srv {
+            port: 1,
+            target: host.clone(),
+        };
+        let mut of_host = record(host.clone(), 120, Data::A(address));
+        of_host.flush = true;
+        response(vec![
+            record(service_type(ROBOTS), 4500, Data::Ptr(instance("a"))),
+            record(instance("a"), 120, place),
+            of_host,
+        ])
+    };
+    // Announced twice, a second apart for the sender; packets may wait a moment before they are heard.
+    for (first, second) in [(700, 1700), (999, 1950), (999, 2100), (1500, 2400)] {
+        let now = start();
+        let at = |ms| now + Duration::from_millis(ms);
+        let mut browser = Browser::new(&[ROBOTS], now);
+        let known = |browser: &Browser| {
+            let found = browser.instances(ROBOTS).next().expect("there");
+            browser.addresses(found)
+        };
+        browser.handle_packet(now, from(), &said(old));
+        assert!(browser.handle_packet(at(first), from(), &said(new)));
+        let together = if first > 1000 {
+            vec![new]
+        } else {
+            vec![old, new]
+        };
+        assert_eq!(known(&browser), together, "{first} ms");
+        let changed = browser.handle_packet(at(second), from(), &said(new));
+        assert_eq!(changed, together.len() == 2);
+        assert_eq!(known(&browser), [new], "{first} ms, {second} ms");
+    }
+}
+
+#[test]
 fn what_nobody_confirms_is_forgotten() {
     let now = start();
     let mut browser = Browser::new(&[ROBOTS], now);

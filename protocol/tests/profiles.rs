@@ -50,10 +50,22 @@ fn shipped_profiles_watch_what_they_install() {
                 "Restart=always",
                 "TimeoutStartSec=infinity",
                 "StartLimitIntervalSec=0",
+                // At SIGTERM the host would leave the wheels as they turn.
+                "KillSignal=SIGINT",
             ] {
                 assert!(unit.content.lines().any(|l| l == line), "{name}: {line}");
             }
         }
+        let stop = profile.stop.as_ref().and_then(|stop| stop.run.first());
+        let brought = stop.is_some_and(|program| {
+            let mut files = profile.software.files.iter();
+            files.any(|file| file.path == *program && file.mode == "0755")
+        });
+        assert_eq!(
+            brought,
+            !profile.services.is_empty(),
+            "{name} brings its stop action"
+        );
         for check in &profile.checks {
             assert!(
                 matches!(check.probe(), Some(Probe::Tcp(_))),

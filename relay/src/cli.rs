@@ -37,6 +37,14 @@ pub enum Command {
     /// The certificate authority.
     #[command(subcommand)]
     Ca(Ca),
+    /// Write the whole store into one file, beside a running relay.
+    Backup(Backup),
+    /// Put a backup in the place of a store that is not there yet.
+    Restore(Restore),
+    /// Check a backup, or the store itself, beside a running relay.
+    Verify(Verify),
+    /// Copy the store from its file into a database of PostgreSQL, and compare both.
+    Move(Move),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -55,6 +63,72 @@ pub struct Data {
         default_value = "/var/lib/lekiwi-relay"
     )]
     pub folder: PathBuf,
+}
+
+/// The relay's store.
+#[derive(Debug, Args)]
+pub struct OfStore {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// The configuration file, which says where the store is; `relay.yml` in the data folder when absent.
+    #[arg(long, value_name = "FILE", env = "LEKIWI_RELAY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The file to write; there must be none yet.
+    pub file: PathBuf,
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfStore,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup.
+    pub file: PathBuf,
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfStore,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The backup; the store itself when absent.
+    pub file: Option<PathBuf>,
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfStore,
+}
+
+/// `move`.
+#[derive(Debug, Args)]
+pub struct Move {
+    /// The database, such as postgresql://relay@db.example.org/lekiwi; it must be empty.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEKIWI_RELAY_STORE_POSTGRES",
+        hide_env_values = true
+    )]
+    pub to: String,
+    /// A file with the database's password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// A file with the authorities that the database's certificate may be of [default: the system's].
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfStore,
 }
 
 /// `run`.
@@ -114,9 +188,9 @@ pub enum Token {
 /// `token create`.
 #[derive(Debug, Args)]
 pub struct TokenCreate {
-    /// Where everything is kept.
+    /// Of which relay, and how to print.
     #[command(flatten)]
-    pub data: Data,
+    pub of: OfStore,
     /// Only for this hardware profile.
     #[arg(long)]
     pub profile: Option<String>,
@@ -132,9 +206,6 @@ pub struct TokenCreate {
     /// How many keys may use it; each card flashed with it is one.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub max_uses: u32,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `ca`.

@@ -4,15 +4,22 @@
 //! [`Raw`] is what a person wrote; [`Config`] is checked. An unknown key in the file is an error with its
 //! line; an unknown variable only warns, for it may be meant for something else.
 
+pub mod alerts;
+mod retention;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
 use lekiwi_relay_core::Policy;
+use lekiwi_relay_core::history::Retention;
 use serde::Deserialize;
 
+use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 use crate::identity::server::{ServerName, ServerNameError};
+use crate::store::{NEVER_FORGOTTEN, PostgresError, PostgresOptions};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "relay.yml";
@@ -22,12 +29,11 @@ pub const PREFIX: &str = "LEKIWI_RELAY_";
 const VERSION: u32 = 1;
 const HTTPS: &str = "0.0.0.0:8443";
 const MQTT: &str = "0.0.0.0:8883";
-const TELEMETRY_DAYS: u32 = 30;
 /// Variables that something else than this module reads.
 const OTHER_VARIABLES: [&str; 3] = ["DATA", "CONFIG", "LOG"];
 
 /// What a person wrote, in the file, the environment or on the command line.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
     /// The file's version.
@@ -44,17 +50,60 @@ pub struct Raw {
     pub org: Option<String>,
     /// Lowest TLS version of HTTPS: `1.3` or `1.2`.
     pub https_tls: Option<String>,
-    /// How many days telemetry is kept.
+    /// How many days samples of telemetry are kept.
     pub telemetry_days: Option<String>,
+    /// How many days roll-ups of a minute are.
+    pub telemetry_1m_days: Option<String>,
+    /// How many days those of a quarter of an hour are.
+    pub telemetry_15m_days: Option<String>,
+    /// How many days those of an hour are.
+    pub telemetry_1h_days: Option<String>,
     /// How newcomers are taken: `open` or `approve`.
     pub registration: Option<String>,
     /// Whether the relay finds robots on its network, and is found: `true` or `false`.
     pub mdns: Option<String>,
     /// Whether it watches machines ask for addresses: `true` or `false`.
     pub watch_dhcp: Option<String>,
+    /// Where the store is, when it is not a file in the data folder.
+    pub store: Option<RawStore>,
+    /// How many days events of a type are kept.
+    pub event_days: Option<BTreeMap<String, u32>>,
+    /// Rules of alerts, and who is told. In the file only.
+    pub alerts: Option<RawAlerts>,
 }
 
-const KEYS: [&str; 11] = [
+/// `store` as a person wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawStore {
+    /// The database's URL.
+    pub postgres: Option<Secret>,
+    /// A file with its password.
+    pub password_file: Option<PathBuf>,
+    /// A file with the authorities that its certificate may be of.
+    pub ca: Option<PathBuf>,
+}
+
+/// A text that may have a password in it, and is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+const KEYS: [&str; 17] = [
     "version",
     "https",
     "mqtt",
@@ -63,9 +112,15 @@ const KEYS: [&str; 11] = [
     "org",
     "https_tls",
     "telemetry_days",
+    "telemetry_1m_days",
+    "telemetry_15m_days",
+    "telemetry_1h_days",
     "registration",
     "mdns",
     "watch_dhcp",
+    "store",
+    "event_days",
+    "alerts",
 ];
 
 /// The checked configuration.
@@ -83,14 +138,31 @@ pub struct Config {
     pub org: Org,
     /// Whether HTTPS takes TLS 1.2.
     pub allow_tls12: bool,
-    /// How many days telemetry is kept.
-    pub telemetry_days: u32,
+    /// How long telemetry is kept.
+    pub retention: Retention,
     /// How newcomers are taken.
     pub registration: Policy,
     /// Whether the relay finds robots on its network, and is found.
     pub mdns: bool,
     /// Whether it watches machines ask for addresses.
     pub watch_dhcp: bool,
+    /// How many days events of a type, or of all types that begin so (`session.*`), are kept; the others for ever.
+    pub event_days: Vec<(String, u32)>,
+    /// The database of PostgreSQL that has the store; a file in the data folder when absent.
+    pub store: Option<PostgresStore>,
+    /// Rules of alerts, and who is told.
+    pub alerts: AlertsConfig,
+}
+
+/// A database of PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresStore {
+    /// Its URL.
+    pub url: Secret,
+    /// A file with its password.
+    pub password_file: Option<PathBuf>,
+    /// A file with the authorities that its certificate may be of; the system's when absent.
+    pub ca: Option<PathBuf>,
 }
 
 /// Why the configuration cannot be used.
@@ -124,6 +196,8 @@ pub enum ConfigError {
         line: Option<u64>,
         /// The key.
         key: String,
+        /// Those that there are in its place.
+        known: Vec<&'static str>,
     },
     /// The file is of another version.
     #[error("expected version {VERSION} in {path}, got {actual}")]
@@ -152,9 +226,39 @@ pub enum ConfigError {
         #[source]
         source: NameError,
     },
+    /// Something about alerts is wrong.
+    #[error("cannot use alerts")]
+    Alerts(#[source] AlertsError),
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
+    /// A type of events is wrong.
+    #[error("expected types such as service.changed or service.* in event_days, got {0:?}")]
+    EventKind(String),
+    /// Events of a type are never forgotten.
+    #[error(
+        "expected types in event_days that may be forgotten, got {kind:?}: {never} stays for ever"
+    )]
+    NeverForgotten {
+        /// What was said.
+        kind: String,
+        /// What it would take.
+        never: &'static str,
+    },
+    /// A number of days is wrong.
+    #[error("expected a number of days of 1 to 36500 for {kind} in event_days, got {days}")]
+    EventDays {
+        /// The type.
+        kind: String,
+        /// The number.
+        days: u32,
+    },
+    /// The store cannot be used as it was said.
+    #[error(transparent)]
+    Store(#[from] PostgresError),
+    /// What belongs to a database was said without one.
+    #[error("expected store.postgres beside store.{0}, got none")]
+    NoDatabase(&'static str),
 }
 
 fn at(line: Option<u64>) -> String {
@@ -166,9 +270,9 @@ impl ConfigError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownKey { key, .. } => Some(match near(key, &KEYS) {
+            Self::UnknownKey { key, known, .. } => Some(match near(key, known) {
                 Some(key) => format!("did you mean {key:?}?"),
-                None => format!("the keys are {}", KEYS.join(", ")),
+                None => format!("the keys are {}", known.join(", ")),
             }),
             Self::Version { .. } => Some(format!(
                 "this relay reads version {VERSION}; see the changelog"
@@ -203,10 +307,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
         let line = error.location().map(|location| location.line());
         let path = path.to_owned();
         match error.without_snippet() {
-            serde_saphyr::Error::SerdeUnknownField { field, .. } => ConfigError::UnknownKey {
+            serde_saphyr::Error::SerdeUnknownField {
+                field, expected, ..
+            } => ConfigError::UnknownKey {
                 path,
                 line,
                 key: field.clone(),
+                known: expected.clone(),
             },
             other => ConfigError::Syntax {
                 path,
@@ -250,12 +357,20 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
             "TELEMETRY_DAYS" => raw.telemetry_days = Some(value),
+            "TELEMETRY_1M_DAYS" => raw.telemetry_1m_days = Some(value),
+            "TELEMETRY_15M_DAYS" => raw.telemetry_15m_days = Some(value),
+            "TELEMETRY_1H_DAYS" => raw.telemetry_1h_days = Some(value),
             "REGISTRATION" => raw.registration = Some(value),
             "MDNS" => raw.mdns = Some(value),
             "WATCH_DHCP" => raw.watch_dhcp = Some(value),
+            "STORE_POSTGRES" => raw.store_mut().postgres = Some(Secret(value)),
+            "STORE_PASSWORD_FILE" => raw.store_mut().password_file = Some(value.into()),
+            "STORE_CA" => raw.store_mut().ca = Some(value.into()),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
-                let hint = near(&other.to_ascii_lowercase(), &KEYS)
+                // Rules and receivers are no text.
+                let texts = KEYS.map(|key| if key == "alerts" { "" } else { key });
+                let hint = near(&other.to_ascii_lowercase(), &texts)
                     .map_or_else(String::new, |key| {
                         format!(", did you mean {PREFIX}{}?", key.to_ascii_uppercase())
                     });
@@ -268,7 +383,68 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
     (raw, warnings)
 }
 
+impl RawStore {
+    fn over(self, below: Self) -> Self {
+        Self {
+            postgres: self.postgres.or(below.postgres),
+            password_file: self.password_file.or(below.password_file),
+            ca: self.ca.or(below.ca),
+        }
+    }
+
+    fn check(self) -> Result<Option<PostgresStore>, ConfigError> {
+        let Some(url) = self.postgres else {
+            return match (self.password_file, self.ca) {
+                (None, None) => Ok(None),
+                (Some(_), _) => Err(ConfigError::NoDatabase("password_file")),
+                (None, Some(_)) => Err(ConfigError::NoDatabase("ca")),
+            };
+        };
+        PostgresOptions::check(url.expose())?;
+        Ok(Some(PostgresStore {
+            url,
+            password_file: self.password_file,
+            ca: self.ca,
+        }))
+    }
+}
+
+/// Checks which events are kept for how long.
+fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
+    for (kind, days) in &days {
+        let name = kind.strip_suffix(".*").unwrap_or(kind);
+        let is_kind = name.split('.').all(|part| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+        if !is_kind {
+            return Err(ConfigError::EventKind(kind.clone()));
+        }
+        // A family may have members that stay; a type that stays must not be asked for.
+        let stays = |never: &&&str| match never.strip_suffix('*') {
+            Some(family) => kind.starts_with(family),
+            None => **never == kind,
+        };
+        if let Some(never) = NEVER_FORGOTTEN.iter().find(stays) {
+            return Err(ConfigError::NeverForgotten {
+                kind: kind.clone(),
+                never,
+            });
+        }
+        if !(1..=36_500).contains(days) {
+            return Err(ConfigError::EventDays {
+                kind: kind.clone(),
+                days: *days,
+            });
+        }
+    }
+    Ok(days.into_iter().collect())
+}
+
 impl Raw {
+    fn store_mut(&mut self) -> &mut RawStore {
+        self.store.get_or_insert_default()
+    }
+
     /// Takes from `below` what is not said here.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
@@ -281,9 +457,18 @@ impl Raw {
             org: self.org.or(below.org),
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
+            telemetry_1m_days: self.telemetry_1m_days.or(below.telemetry_1m_days),
+            telemetry_15m_days: self.telemetry_15m_days.or(below.telemetry_15m_days),
+            telemetry_1h_days: self.telemetry_1h_days.or(below.telemetry_1h_days),
             registration: self.registration.or(below.registration),
             mdns: self.mdns.or(below.mdns),
             watch_dhcp: self.watch_dhcp.or(below.watch_dhcp),
+            store: match (self.store, below.store) {
+                (Some(store), Some(below)) => Some(store.over(below)),
+                (store, below) => store.or(below),
+            },
+            event_days: self.event_days.or(below.event_days),
+            alerts: self.alerts.or(below.alerts),
         }
     }
 
@@ -342,19 +527,12 @@ impl Raw {
                 });
             }
         };
-        let telemetry_days = match self.telemetry_days {
-            None => TELEMETRY_DAYS,
-            Some(text) => match text.parse() {
-                Ok(days @ 1..=36_500) => days,
-                _ => {
-                    return Err(ConfigError::Value {
-                        key: "telemetry_days",
-                        expected: "a number of days of 1 to 36500",
-                        actual: text,
-                    });
-                }
-            },
-        };
+        let retention = retention::check([
+            self.telemetry_days,
+            self.telemetry_1m_days,
+            self.telemetry_15m_days,
+            self.telemetry_1h_days,
+        ])?;
         let registration = match self.registration.as_deref() {
             None | Some("open") => Policy::Open,
             Some("approve") => Policy::Approve,
@@ -373,152 +551,21 @@ impl Raw {
             relay_id,
             org,
             allow_tls12,
-            telemetry_days,
+            retention,
             registration,
             mdns: flag("mdns", self.mdns, true)?,
             watch_dhcp: flag("watch_dhcp", self.watch_dhcp, false)?,
+            event_days: event_days(self.event_days.unwrap_or_default())?,
+            store: self.store.unwrap_or_default().check()?,
+            alerts: self
+                .alerts
+                .unwrap_or_default()
+                .check()
+                .map_err(ConfigError::Alerts)?,
         })
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    fn refusal(text: &str) -> (String, Option<String>) {
-        let error = parse(Path::new("relay.yml"), text)
-            .and_then(Raw::check)
-            .unwrap_err();
-        let cause = std::error::Error::source(&error)
-            .map_or_else(String::new, |cause| format!(": {cause}"));
-        (format!("{error}{cause}"), error.hint())
-    }
-
-    #[test]
-    fn file_environment_and_command_line_in_ascending_order() {
-        let file = parse(
-            Path::new("relay.yml"),
-            "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_days: 7\nregistration: approve\n",
-        )
-        .unwrap();
-        let (environment, warnings) = environment(
-            [
-                ("LEKIWI_RELAY_MQTT", "127.0.0.1:3"),
-                ("LEKIWI_RELAY_ORG", "beta"),
-                ("PATH", "/bin"),
-            ]
-            .map(|(n, v)| (n.to_owned(), v.to_owned())),
-        );
-        assert_eq!(warnings, Vec::<String>::new());
-        let flags = Raw {
-            org: Some("gamma".into()),
-            ..Raw::default()
-        };
-        let config = flags.over(environment).over(file).check().unwrap();
-        assert_eq!(config.https.port(), 1);
-        assert_eq!(config.mqtt.port(), 3);
-        assert_eq!(config.org.as_str(), "gamma");
-        assert_eq!(config.telemetry_days, 7);
-        assert_eq!(config.registration, Policy::Approve);
-        assert_eq!(
-            config.server_names,
-            [
-                ServerName::Dns("relay.example".into()),
-                ServerName::Address("10.0.0.7".parse().unwrap())
-            ]
-        );
-        let usual = parse(Path::new("relay.yml"), "# nothing\n\n")
-            .unwrap()
-            .check()
-            .unwrap();
-        assert_eq!(
-            (usual.https.port(), usual.mqtt.port(), usual.allow_tls12),
-            (8443, 8883, false)
-        );
-    }
-
-    #[test]
-    fn a_slip_is_named_with_its_line() {
-        assert_eq!(
-            refusal("version: 1\nhtps: 127.0.0.1:1\n"),
-            (
-                "expected a key of the configuration in relay.yml line 2, got \"htps\"".into(),
-                Some("did you mean \"https\"?".into())
-            )
-        );
-        let (message, hint) = refusal("colour: blue\n");
-        assert_eq!(
-            message,
-            "expected a key of the configuration in relay.yml line 1, got \"colour\""
-        );
-        assert!(
-            hint.unwrap()
-                .starts_with("the keys are version, https, mqtt, ")
-        );
-        assert_eq!(
-            refusal("version: 2\n").0,
-            "expected version 1 in relay.yml, got 2"
-        );
-        assert_eq!(
-            refusal("https: 8443\n").0,
-            "expected https to be an address and port such as 0.0.0.0:8443, got \"8443\""
-        );
-        assert_eq!(
-            refusal("https_tls: \"1.1\"\n").0,
-            "expected https_tls to be \"1.3\" or \"1.2\", got \"1.1\""
-        );
-        assert_eq!(
-            refusal("telemetry_days: 0\n").0,
-            "expected telemetry_days to be a number of days of 1 to 36500, got \"0\""
-        );
-        assert_eq!(
-            refusal("registration: closed\n").0,
-            "expected registration to be open or approve, got \"closed\""
-        );
-        assert_eq!(
-            refusal("watch_dhcp: maybe\n").0,
-            "expected watch_dhcp to be true or false, got \"maybe\""
-        );
-        assert_eq!(
-            refusal("server_names: [\"a b\"]\n").0,
-            "cannot use server_names: expected a host name or an IP address, got \"a b\""
-        );
-        assert_eq!(
-            refusal("org: ACME\n").0,
-            "cannot use org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\""
-        );
-        let (message, _) = refusal("version: 1\nserver_names: relay\n  x: [\n");
-        assert!(
-            message.starts_with("cannot understand relay.yml line "),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn the_example_says_the_defaults() {
-        let example = include_str!("../relay.example.yml");
-        let parsed = parse(Path::new("relay.example.yml"), example).unwrap();
-        assert_eq!(parsed.check().unwrap(), Raw::default().check().unwrap());
-        for key in KEYS {
-            assert!(
-                example.contains(&format!("{key}: ")),
-                "{key} is not in the example"
-            );
-        }
-    }
-
-    #[test]
-    fn an_unknown_variable_warns() {
-        let (_, warnings) = environment(
-            [("LEKIWI_RELAY_HTPS", "x"), ("LEKIWI_RELAY_LOG", "debug")]
-                .map(|(n, v)| (n.to_owned(), v.to_owned())),
-        );
-        assert_eq!(
-            warnings,
-            [
-                "the variable LEKIWI_RELAY_HTPS means nothing to this relay, did you mean LEKIWI_RELAY_HTTPS?"
-            ]
-        );
-    }
-}
+mod tests;

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::{RelayId, Root};
+use lekiwi_protocol::{RelayId, Root, Timestamp};
+use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::{Dispatcher, ReceiverError};
 use crate::broker::{Broker, BrokerError, StoreAuthority};
 use crate::cli;
 use crate::config::Config;
@@ -23,18 +25,23 @@ use crate::files;
 use crate::http;
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
 use crate::identity::server::{ServerIdentity, ServerName};
+use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
+use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
-use crate::store::{Store, StoreError};
+use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::{broker, clock, ui};
 
 /// Time for running requests to end.
 const DRAIN: Duration = Duration::from_secs(5);
+const DAY_MS: u64 = 86_400_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+/// How long a live stream may outlive its session.
+const SESSION_CHECK: Duration = Duration::from_secs(3);
 
 /// Why the relay could not run.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +52,9 @@ pub enum RunError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store's database cannot be reached as it was said.
+    #[error(transparent)]
+    Database(#[from] PostgresError),
     /// The authority cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -73,6 +83,9 @@ pub enum RunError {
     /// The server certificate cannot be used.
     #[error("cannot use the server certificate")]
     Tls(#[from] rustls::Error),
+    /// Somebody who is to be told of alerts cannot be.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -122,6 +135,7 @@ impl RunError {
                 Some("each relay has a data folder of its own: see --data".to_owned())
             }
             Self::Authority(error) => error.hint().map(str::to_owned),
+            Self::Store(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -131,6 +145,7 @@ impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Listen { .. } | Self::Data(DataError::Locked { .. }) => Exit::Unavailable,
+            Self::Database(_) | Self::Receiver(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }
@@ -171,7 +186,12 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
 
     let host = host_name();
     let metrics = Arc::new(Metrics::default());
-    let (store, commits) = Store::open(&folder.store(), metrics.clone())?;
+    let location = location(&config, &folder)?;
+    // Its connections wait on their own threads, and must not be made on one of the runtime's.
+    let opening = metrics.clone();
+    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&location, opening))
+        .await
+        .map_err(|_| StoreError::Closed)??;
     let authority = Arc::new(Authority::open_or_create(
         &folder.authority(),
         &config.org,
@@ -195,14 +215,38 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
     };
     let source = own_source(&relay_id);
+    // Alone on its log, this relay leads.
+    let (_leads, leads) = tokio::sync::watch::channel(true);
     let settings = Settings {
         root: root.clone(),
         relay_id: relay_id.clone(),
-        telemetry_days: config.telemetry_days,
+        retention: config.retention,
         registration: config.registration,
+        alerts: AlertSettings {
+            defaults: if config.alerts.no_defaults {
+                Vec::new()
+            } else {
+                defaults::rules()
+            },
+            rules: config
+                .alerts
+                .rules
+                .iter()
+                .map(|rule| rule.0.clone())
+                .collect(),
+            leads: leads.clone(),
+        },
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
+    let dispatcher = Dispatcher::new(
+        relay_id.clone(),
+        store.clone(),
+        fleet.clone(),
+        metrics.clone(),
+        leads,
+        config.alerts.receivers.clone(),
+    )?;
     let broker_config = broker::Config {
         listen: config.mqtt,
         certificate: identity.certificate_path.clone(),
@@ -216,6 +260,8 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
 
+    let stopping = CancellationToken::new();
+    let dispatcher = tokio::spawn(dispatcher.run(stopping.clone()));
     let discovery = Arc::new(Discovery::start(
         &config,
         &RelayAd {
@@ -226,13 +272,15 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         },
     ));
 
-    let stopping = CancellationToken::new();
     let app = Arc::new(http::Parts {
         store: store.clone(),
         fleet,
         broker: broker.clone(),
         authority: authority.clone(),
         discovery: discovery.clone(),
+        logs: Logs::new(folder.logs(), logs::LOG_ENDING, logs::BOUNDS),
+        packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
+        retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
         root,
@@ -247,12 +295,13 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let server = tokio::spawn(http::server::serve(
         listener,
         tls,
-        http::router(app),
+        http::router(app.clone()),
         mqtt,
         stopping.clone(),
         DRAIN,
     ));
-    let housekeeping = tokio::spawn(forget_old_sessions(store.clone()));
+    let streams = tokio::spawn(end_streams(app.clone()));
+    let housekeeping = tokio::spawn(keep_house(app, config.event_days));
 
     // Only now: a password is told by a relay that runs.
     tell_admin_password(options, &folder, &store).await?;
@@ -278,10 +327,12 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     housekeeping.abort();
+    streams.abort();
     discovery.leave().await;
     stopping.cancel();
     // Requests first: what they write must find the store. A task that panicked has ended as well.
     let _ = server.await;
+    let _ = dispatcher.await;
     stop_ingest.cancel();
     let _ = ingest.await;
     broker.stop().await;
@@ -289,6 +340,22 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where the store of this configuration is.
+///
+/// # Errors
+/// When a file that it names cannot be used.
+pub fn location(config: &Config, folder: &DataFolder) -> Result<Location, PostgresError> {
+    let Some(store) = &config.store else {
+        return Ok(Location::Sqlite(folder.store()));
+    };
+    let options = PostgresOptions::read(
+        store.url.expose(),
+        store.password_file.as_deref(),
+        store.ca.as_deref(),
+    )?;
+    Ok(Location::Postgres(Arc::new(options)))
 }
 
 fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal), RunError> {
@@ -299,13 +366,35 @@ fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal
     ))
 }
 
-async fn forget_old_sessions(store: Store) {
+/// Ends the live streams of those who logged out.
+async fn end_streams(app: http::App) {
+    let mut ticks = tokio::time::interval(SESSION_CHECK);
+    loop {
+        ticks.tick().await;
+        let now = clock::now_ms();
+        let counts = |session: &[u8; 32]| app.store.session(session, now).is_some();
+        app.fleet.live().end_sessions(counts);
+    }
+}
+
+async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     loop {
         ticks.tick().await;
-        if let Err(error) = store.expire_sessions(clock::now_ms()).await {
-            // They count no more in any case; the next hour tries again.
+        // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
+        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
             tracing::warn!(%error, "cannot forget old sessions");
+        }
+        let now = Timestamp::from_ms(clock::now_ms());
+        let rules = event_days.iter().map(|(kind, days)| EventRetention {
+            kind: kind.clone(),
+            before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
+        });
+        app.store.forget_events(rules.collect());
+        for uploads in [&app.logs, &app.packages] {
+            if let Err(error) = uploads.forget_abandoned(now).await {
+                tracing::warn!(%error, "cannot forget abandoned uploads");
+            }
         }
     }
 }

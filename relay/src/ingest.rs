@@ -11,12 +11,14 @@
 //! // … handle goes to the HTTP interface; at the end: stop.cancel(); task.await; store.close()
 //! ```
 
+pub mod alerts;
 mod backlog;
 mod check;
 mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod own;
 mod twins;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,6 +33,7 @@ use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
 use lekiwi_relay_core::commands::Commands;
+use lekiwi_relay_core::history::{Retention, day_of};
 use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
 use tokio::sync::mpsc;
@@ -45,7 +48,7 @@ use self::folded::{acknowledgements, folded};
 pub use self::handle::Handle;
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
-use crate::live::{Collector, Live};
+use crate::live::Collector;
 use crate::metrics::{MessageLabels, Metrics};
 use crate::store::records::{Commit, NewEvent, NewSample, OWN_SOURCE, Refused, Snapshot};
 use crate::store::{Batch, Health, Store, StoreError};
@@ -56,7 +59,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Resolution of history: each metric's newest value in every such span.
 const HISTORY_MS: u64 = 5_000;
 const SNAPSHOT_MS: u64 = 30_000;
-const EXPIRE_MS: u64 = 3_600_000;
+const UPKEEP_MS: u64 = 3_600_000;
 /// The relay's own events that wait while the store takes none.
 const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
@@ -75,10 +78,12 @@ pub struct Settings {
     pub root: Root,
     /// This relay.
     pub relay_id: RelayId,
-    /// Telemetry older than so many days is deleted.
-    pub telemetry_days: u32,
+    /// How long telemetry is kept.
+    pub retention: Retention,
     /// How newcomers are taken.
     pub registration: Policy,
+    /// What is watched, and by whom.
+    pub alerts: alerts::Settings,
 }
 
 /// The task, before it runs.
@@ -90,6 +95,7 @@ pub struct Ingest {
     fleet: Arc<RwLock<Fleet>>,
     live: Collector,
     desk: Desk,
+    alert_desk: alerts::Desk,
     /// What robots are told to do.
     commands: Commands,
     /// Which configuration they should have.
@@ -104,7 +110,7 @@ pub struct Ingest {
     batch: Batch,
     history_ms: u64,
     snapshot_ms: u64,
-    expire_ms: u64,
+    upkeep_ms: u64,
 }
 
 impl Ingest {
@@ -145,15 +151,19 @@ impl Ingest {
             }
         }
         fleet.begin();
+        let (alert_requests, alert_desk) =
+            alerts::Desk::restore(&settings.alerts, &store, &fleet).await?;
         let commands = commands::restore(&store).await?;
         let twins = twins::restore(&store).await?;
         let fleet = Arc::new(RwLock::new(fleet));
-        let live = Live::new(&metrics);
+        let (live, collector) = crate::live::channel(&metrics);
         let (decisions, desk) = Desk::new();
         let handle = Handle {
             fleet: fleet.clone(),
-            live: live.clone(),
+            live,
             decisions,
+            alerts: alert_desk.alerts.clone(),
+            alert_requests,
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -161,8 +171,9 @@ impl Ingest {
             store,
             commits,
             fleet,
-            live: Collector::new(live),
+            live: collector,
             desk,
+            alert_desk,
             commands,
             twins,
             metrics,
@@ -171,7 +182,7 @@ impl Ingest {
             batch: Batch::default(),
             history_ms: 0,
             snapshot_ms: 0,
-            expire_ms: 0,
+            upkeep_ms: 0,
         };
         Ok((handle, ingest))
     }
@@ -187,6 +198,7 @@ impl Ingest {
         self.announce(&broker, true).await;
         // Who is heard: the picture says it before anybody speaks.
         self.apply(&broker, Vec::new()).await;
+        self.lead(&broker).await;
         loop {
             // Fair, so that no source can starve another; each takes a bounded turn.
             tokio::select! {
@@ -194,6 +206,8 @@ impl Ingest {
                 1.. = inputs.urgent.recv_many(&mut urgent, TURN) => self.messages(&broker, &mut urgent).await,
                 1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
                 Some(request) = self.desk.requests.recv() => self.decide(request),
+                Some(request) = self.alert_desk.requests.recv() => self.decree(request),
+                Ok(()) = self.alert_desk.leads.changed() => self.lead(&broker).await,
                 Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
                 1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
                 _ = ticks.tick() => self.tick(&broker).await,
@@ -270,6 +284,8 @@ impl Ingest {
         {
             let fleet = self.fleet.clone();
             let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
+            let watched = self.alert_desk.alerts.clone();
+            let mut watched = watched.write().unwrap_or_else(PoisonError::into_inner);
             for (received_ms, message) in heard {
                 fleet.handle(Timestamp::from_ms(received_ms), message);
             }
@@ -288,9 +304,13 @@ impl Ingest {
                             self.commands.connection(now, &robot, online);
                             self.twins.connection(now, &robot, online);
                         }
-                        self.live.message(now, robot, sequence, &payload);
+                        alerts::heed(&mut watched, &fleet, now, &robot, &payload);
+                        self.live.message(now, robot, sequence, payload);
                     }
                     Output::Event { robot, kind, data } => {
+                        if kind == lekiwi_protocol::message::kind::STALE {
+                            watched.stale(now, &robot);
+                        }
                         self.own_event(now, &robot, kind, &data);
                     }
                     Output::Announce(envelope) => announcements.push(envelope),
@@ -299,7 +319,12 @@ impl Ingest {
                         admitted,
                         judged,
                         tell,
-                    } => standings.push((robot, admitted, judged, tell)),
+                    } => {
+                        if !admitted {
+                            watched.forget(&robot);
+                        }
+                        standings.push((robot, admitted, judged, tell));
+                    }
                 }
             }
         }
@@ -319,30 +344,7 @@ impl Ingest {
         }
         self.look_after_commands(broker, now).await;
         self.look_after_twins(broker, now).await;
-    }
-
-    /// Puts an event of the relay's own on its way into the log; its number.
-    fn own_event(
-        &mut self,
-        now: Timestamp,
-        robot: &RobotId,
-        kind: &str,
-        data: &serde_json::Value,
-    ) -> u64 {
-        self.seq += 1;
-        self.batch.events.push(NewEvent {
-            aggregate_type: "robot",
-            aggregate_id: robot.as_str().into(),
-            source: self.source.clone(),
-            stream: self.stream,
-            seq: self.seq,
-            kind: kind.into(),
-            ts_ms: now.as_ms(),
-            received_ms: now.as_ms(),
-            data: data.to_string().into(),
-            metadata: "{}".into(),
-        });
-        self.seq
+        self.look_after_alerts(now);
     }
 
     fn parse(
@@ -396,7 +398,7 @@ impl Ingest {
             }
             MessageType::Response => {
                 let envelope: Envelope<CommandStatus> = envelope(expected, robot, payload)?;
-                self.answered(robot, from, envelope.payload, received_ms)?;
+                self.answered(robot, from, envelope, received_ms)?;
                 Heard::Heard(robot.clone())
             }
             MessageType::Reported => {
@@ -471,15 +473,20 @@ impl Ingest {
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
         let mut heard = Vec::with_capacity(commit.events.len());
         for stored in &commit.events {
-            let robot = RobotId::new(&stored.event.aggregate_id).ok();
-            if let Some(robot) = &robot {
-                self.live.event(robot.clone(), stored);
+            if let Some(robot) = alerts::robot_of(stored) {
+                self.live.event(robot, stored);
             }
+            let robot = match stored.event.aggregate_type {
+                "robot" => RobotId::new(&stored.event.aggregate_id).ok(),
+                _ => None,
+            };
             self.requested(robot.as_ref(), stored);
             self.configured(robot.as_ref(), stored);
             heard.push((stored.event.received_ms, folded(robot, stored)));
         }
         self.apply(broker, heard).await;
+        self.committed_alerts(broker, &commit.events).await;
+        self.look_after_alerts(Timestamp::from_ms(clock::now_ms()));
         self.answer(&commit);
         for (robot, ack) in acknowledgements(&commit) {
             self.acknowledge(broker, &robot, ack).await;
@@ -540,11 +547,14 @@ impl Ingest {
                     })
                 }));
         }
-        if now.saturating_sub(self.expire_ms) >= EXPIRE_MS {
-            self.expire_ms = now;
-            self.store.expire_telemetry(
-                now.saturating_sub(u64::from(self.settings.telemetry_days) * 86_400_000),
-            );
+        if now.saturating_sub(self.upkeep_ms) >= UPKEEP_MS {
+            let is_new_day = day_of(now) != day_of(self.upkeep_ms);
+            self.upkeep_ms = now;
+            if is_new_day {
+                self.store.keep_history(self.settings.retention, now);
+            } else {
+                self.store.pack_history(self.settings.retention, now);
+            }
         }
         let counts = fleet
             .read()

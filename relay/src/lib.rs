@@ -1,5 +1,6 @@
 //! The relay: MQTT in, one picture of the fleet out.
 
+pub mod alerts;
 pub mod broker;
 pub mod cli;
 pub mod clock;
@@ -13,6 +14,8 @@ pub mod identity;
 pub mod ingest;
 pub mod live;
 pub mod logging;
+pub mod logs;
+pub mod maintenance;
 pub mod metrics;
 pub mod paths;
 pub mod people;

@@ -1,228 +1,217 @@
-//! The live stream: what ingest has just learnt, for everybody who watches. Messages are serialised
-//! once, and travel in batches. Bounded: a listener that is too slow loses the oldest batches and is
-//! told how many messages they held. `ingest` sends; SSE and WebSocket handlers listen.
+//! The live stream: what ingest has just learnt, for everybody who watches. `ingest` collects; a task of its own
+//! finds who wants what (`lekiwi_relay_core::gateway` has the rules) and puts it before them, so that ingest waits
+//! for nobody; SSE and WebSocket handlers take what is theirs. Everything in between is bounded.
+
+mod content;
+mod watchers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use lekiwi_protocol::api::EventRecord;
+use lekiwi_protocol::api::Lagged;
+use lekiwi_protocol::message::{Command, CommandStatus};
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::LivePayload;
-use prometheus_client::metrics::gauge::Gauge;
-use serde::Serialize;
-use tokio::sync::broadcast;
+use lekiwi_relay_core::gateway::{count, earliest};
+use tokio::sync::mpsc;
 
+pub use self::content::{Content, Form, Message, Payload, form, frame, said};
+pub use self::watchers::{Live, Todo, Watcher};
 use crate::metrics::Metrics;
 use crate::store::records::StoredEvent;
 
-/// Batches that a listener may be behind.
-const BACKLOG: usize = 1_024;
-
-/// One message of the live stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LiveMessage {
-    /// `telemetry`, `connection`, …, or an event's type such as `robot.connected`.
-    pub kind: Arc<str>,
-    /// Whose.
-    pub robot: RobotId,
-    /// The sender's count, or the log position of an event.
-    pub sequence: u64,
-    /// The whole [`lekiwi_protocol::api::Live`], JSON.
-    pub json: Arc<str>,
-}
+/// Batches that may wait to be handed out.
+const WAITING: usize = 1_024;
 
 /// Messages that were learnt together.
 #[derive(Debug)]
-pub struct LiveBatch {
-    /// Number of the first message since the relay started.
-    first: u64,
-    /// The messages, in order.
-    pub messages: Vec<LiveMessage>,
-}
-
-/// The sending end; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Live {
-    sender: broadcast::Sender<Arc<LiveBatch>>,
-    /// The number of the next message; moved on before a batch is sent.
-    next: Arc<AtomicU64>,
-    subscribers: Gauge,
-}
-
-/// A listener.
-#[derive(Debug)]
-pub struct Subscription {
-    receiver: broadcast::Receiver<Arc<LiveBatch>>,
-    /// The number of the next message, were none lost.
-    expected: u64,
-    subscribers: Gauge,
-}
-
-/// What a listener gets.
-#[derive(Debug, Clone)]
-pub struct Received {
-    /// Messages that were lost just before these, because the listener was too slow.
-    pub dropped: u64,
-    /// The messages.
-    pub batch: Arc<LiveBatch>,
-}
-
-impl Live {
-    /// A stream without listeners.
-    #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
-        Self {
-            sender: broadcast::Sender::new(BACKLOG),
-            next: Arc::default(),
-            subscribers: metrics.live_subscribers.clone(),
-        }
-    }
-
-    /// Listens from now on.
-    #[must_use]
-    pub fn subscribe(&self) -> Subscription {
-        self.subscribers.inc();
-        Subscription {
-            receiver: self.sender.subscribe(),
-            // Read second: a batch sent in between is received, and its number is lower.
-            expected: self.next.load(Ordering::SeqCst),
-            subscribers: self.subscribers.clone(),
-        }
-    }
-
-    fn is_watched(&self) -> bool {
-        self.sender.receiver_count() > 0
-    }
-}
-
-impl Subscription {
-    /// The next batch; `None` when the relay stops.
-    pub async fn next(&mut self) -> Option<Received> {
-        loop {
-            match self.receiver.recv().await {
-                Ok(batch) => {
-                    let dropped = batch.first.saturating_sub(self.expected);
-                    self.expected = batch.first + batch.messages.len() as u64;
-                    return Some(Received { dropped, batch });
-                }
-                // The next batch's number says how many messages that were.
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.subscribers.dec();
-    }
+struct Batch {
+    messages: Vec<Message>,
+    /// What was lost before these, because too much waited.
+    lost: Option<Lagged>,
 }
 
 /// Collects what one turn of ingest learnt, then sends it. Costs nothing while nobody listens.
 #[derive(Debug)]
 pub(crate) struct Collector {
     live: Live,
-    messages: Vec<LiveMessage>,
+    batches: mpsc::Sender<Batch>,
+    messages: Vec<Message>,
+    lost: Option<Lagged>,
+    metrics: Arc<Metrics>,
 }
 
-#[derive(Serialize)]
-struct Wire<'a, P> {
-    #[serde(rename = "type")]
-    message_type: &'a str,
-    robot_id: &'a RobotId,
-    timestamp: Timestamp,
-    sequence: u64,
-    payload: &'a P,
+/// The stream, without listeners, and its sending end. With the latter the stream ends.
+pub(crate) fn channel(metrics: &Arc<Metrics>) -> (Live, Collector) {
+    let (batches, waiting) = mpsc::channel(WAITING);
+    let live = Live::new(metrics);
+    tokio::spawn(live.clone().hand_out(waiting));
+    let collector = Collector {
+        live: live.clone(),
+        batches,
+        messages: Vec::new(),
+        lost: None,
+        metrics: metrics.clone(),
+    };
+    (live, collector)
 }
 
 impl Collector {
-    pub(crate) fn new(live: Live) -> Self {
-        Self {
-            live,
-            messages: Vec::new(),
-        }
-    }
-
     pub(crate) fn message(
         &mut self,
         now: Timestamp,
         robot: RobotId,
         sequence: u64,
-        payload: &LivePayload,
+        payload: LivePayload,
     ) {
-        match payload {
-            LivePayload::Connection(payload) => {
-                self.push("connection", now, robot, sequence, payload)
-            }
-            LivePayload::Factsheet(payload) => {
-                self.push("factsheet", now, robot, sequence, payload)
-            }
-            LivePayload::State(payload) => self.push("state", now, robot, sequence, payload),
-            LivePayload::Heartbeat(payload) => {
-                self.push("heartbeat", now, robot, sequence, payload)
-            }
-            LivePayload::Telemetry(metrics) => {
-                #[derive(Serialize)]
-                struct Telemetry<'a> {
-                    metrics: &'a lekiwi_protocol::message::Metrics,
-                }
-                self.push("telemetry", now, robot, sequence, &Telemetry { metrics });
-            }
+        if self.live.is_watched() {
+            let message = content::picture(now, robot, sequence, payload);
+            self.messages.push(message);
         }
     }
 
     pub(crate) fn event(&mut self, robot: RobotId, event: &StoredEvent) {
         if self.live.is_watched() {
-            let record: EventRecord = event.record();
-            let received = Timestamp::from_ms(event.event.received_ms);
-            self.push(&event.event.kind, received, robot, event.position, &record);
+            self.messages.push(content::event(robot, event.clone()));
         }
     }
 
-    fn push<P: Serialize>(
+    pub(crate) fn command(&mut self, now: Timestamp, robot: RobotId, command: &Command) {
+        if self.live.is_watched() {
+            let message = content::command(now, robot, command.clone());
+            self.messages.push(message);
+        }
+    }
+
+    pub(crate) fn response(
         &mut self,
-        kind: &str,
-        timestamp: Timestamp,
+        now: Timestamp,
         robot: RobotId,
         sequence: u64,
-        payload: &P,
+        status: &CommandStatus,
     ) {
-        if !self.live.is_watched() {
-            return;
-        }
-        let wire = Wire {
-            message_type: kind,
-            robot_id: &robot,
-            timestamp,
-            sequence,
-            payload,
-        };
-        // Messages of the contract have string keys only, so this never fails.
-        if let Ok(json) = serde_json::to_string(&wire) {
-            self.messages.push(LiveMessage {
-                kind: kind.into(),
-                robot,
-                sequence,
-                json: json.into(),
-            });
+        if self.live.is_watched() {
+            let message = content::response(now, robot, sequence, status.clone());
+            self.messages.push(message);
         }
     }
 
-    /// Sends what was collected.
+    /// Sends what was collected. What finds no room is counted, and told with the next that does.
     pub(crate) fn flush(&mut self) {
         if self.messages.is_empty() {
             return;
         }
-        let messages = std::mem::take(&mut self.messages);
-        let first = self
-            .live
-            .next
-            .fetch_add(messages.len() as u64, Ordering::SeqCst);
-        // Nobody listens any more: fine.
-        let _ = self
-            .live
-            .sender
-            .send(Arc::new(LiveBatch { first, messages }));
+        let batch = Batch {
+            messages: std::mem::take(&mut self.messages),
+            lost: self.lost.take(),
+        };
+        let Err(error) = self.batches.try_send(batch) else {
+            return;
+        };
+        let (mpsc::error::TrySendError::Full(batch) | mpsc::error::TrySendError::Closed(batch)) =
+            error;
+        let mut lost = batch.lost.unwrap_or_default();
+        self.metrics.shed("live", batch.messages.len() as u64);
+        for message in batch.messages {
+            lost.dropped += 1;
+            count(&mut lost.kinds, &message.kind, 1);
+            let before = message.position.map(|position| position.saturating_sub(1));
+            lost.after = earliest(lost.after, before);
+        }
+        self.lost = Some(lost);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use lekiwi_protocol::api::{RelayMessage, Subscribe};
+    use lekiwi_protocol::message::Heartbeat;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::records::NewEvent;
+
+    fn stored(position: u64) -> StoredEvent {
+        StoredEvent {
+            position,
+            event: NewEvent {
+                aggregate_type: "robot",
+                aggregate_id: "kiwi-01".into(),
+                source: "relay:r1".into(),
+                stream: Uuid::nil(),
+                seq: position,
+                // A name that would forge an event of the stream.
+                kind: "a\nevent: b".into(),
+                ts_ms: 0,
+                received_ms: 0,
+                data: "{}".into(),
+                metadata: "{}".into(),
+            },
+        }
+    }
+
+    /// On one thread nothing is handed out before the test waits.
+    #[tokio::test]
+    async fn what_finds_no_room_on_the_way_is_told_with_what_follows() {
+        let metrics = Arc::new(Metrics::default());
+        let (live, mut collector) = channel(&metrics);
+        let robot = RobotId::new("kiwi-01").unwrap();
+        let say = |collector: &mut Collector, uptime_s| {
+            let heartbeat = LivePayload::Heartbeat(Heartbeat {
+                session: Uuid::nil(),
+                uptime_s,
+            });
+            collector.message(Timestamp::default(), robot.clone(), 0, heartbeat);
+            collector.flush();
+        };
+        // Nobody listens: nothing is kept.
+        say(&mut collector, 0);
+        assert!(collector.messages.is_empty());
+        let watcher = live.watch("ana", [0; 32]);
+        let request = Subscribe {
+            id: "a".to_owned(),
+            ..Subscribe::default()
+        };
+        watcher.subscribe(&request, 0).unwrap();
+        for n in 0..WAITING + 2 {
+            say(&mut collector, n as u64);
+        }
+        for position in [8, 9] {
+            collector.event(RobotId::new("kiwi-01").unwrap(), &stored(position));
+        }
+        collector.flush();
+        let mut told = Vec::new();
+        while told.len() < WAITING + 1 {
+            told.extend(watcher.next(usize::MAX).await.unwrap());
+        }
+        say(&mut collector, 7);
+        let lagged = loop {
+            let told = watcher.next(usize::MAX).await.unwrap();
+            if let Some(lagged) = told.into_iter().find_map(|todo| match todo {
+                Todo::Say(RelayMessage::Lagged(lagged)) => Some(lagged),
+                _ => None,
+            }) {
+                break lagged;
+            }
+        };
+        let expected = Lagged {
+            dropped: 4,
+            kinds: [("a\nevent: b".to_owned(), 2), ("heartbeat".to_owned(), 2)].into(),
+            after: Some(7),
+        };
+        assert_eq!(lagged, expected);
+    }
+
+    #[test]
+    fn a_robots_word_forges_no_event() {
+        let robot = RobotId::new("kiwi-01").unwrap();
+        let message = Arc::new(content::event(robot, stored(8)));
+        let text = form(&message, Form::Sse);
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(
+            text.starts_with("id: 8\ndata: {\"type\":\"a\\nevent: b\","),
+            "{text}"
+        );
+        assert_eq!(text.matches('\n').count(), 3);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
-use lekiwi_relay::cli::{Ca, CaShow, Cli, Command, Run, Token, TokenCreate};
+use lekiwi_relay::cli::{Ca, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
@@ -17,8 +17,8 @@ use lekiwi_relay::identity::authority::Authority;
 use lekiwi_relay::identity::tokens;
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::paths::DataFolder;
-use lekiwi_relay::store::Store;
-use lekiwi_relay::{clock, logging, ui};
+use lekiwi_relay::store::{Location, Store};
+use lekiwi_relay::{clock, logging, maintenance, ui};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,6 +27,18 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Token(Token::Create(options)) => create_token(&options),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
+        Command::Backup(options) => with_store(&options.of, |location| {
+            maintenance::backup(location, &options)
+        }),
+        Command::Restore(options) => with_store(&options.of, |location| {
+            maintenance::restore(location, &options)
+        }),
+        Command::Verify(options) => with_store(&options.of, |location| {
+            maintenance::verify(location, &options)
+        }),
+        Command::Move(options) => with_file(&options.of, |location| {
+            maintenance::move_store(location, &options)
+        }),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "lekiwi-relay", &mut script);
@@ -38,7 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Run) -> Exit {
-    let config = match configuration(options) {
+    let folder = DataFolder::new(&options.data.folder);
+    let config = match configuration(&folder, options.config.as_deref(), options.raw()) {
         Ok(config) => config,
         Err(error) => {
             ui::error(&error, error.hint().as_deref());
@@ -67,9 +80,37 @@ fn run(options: &Run) -> Exit {
     }
 }
 
-fn configuration(options: &Run) -> Result<Config, ConfigError> {
-    let usual = DataFolder::new(&options.data.folder).config();
-    let (path, required): (&Path, bool) = match &options.config {
+/// Does something with the store that the configuration names.
+fn with_store(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
+    let folder = DataFolder::new(&of.data.folder);
+    let config = match configuration(&folder, of.config.as_deref(), Raw::default()) {
+        Ok(config) => config,
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            return Exit::Config;
+        }
+    };
+    match driver::location(&config, &folder) {
+        Ok(location) => work(&location),
+        Err(error) => {
+            ui::error(&error, None);
+            Exit::Config
+        }
+    }
+}
+
+/// Does something with the store in the data folder, whatever the configuration names.
+fn with_file(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
+    work(&Location::Sqlite(DataFolder::new(&of.data.folder).store()))
+}
+
+fn configuration(
+    folder: &DataFolder,
+    config: Option<&Path>,
+    flags: Raw,
+) -> Result<Config, ConfigError> {
+    let usual = folder.config();
+    let (path, required): (&Path, bool) = match config {
         Some(path) => (path, true),
         None => (&usual, false),
     };
@@ -90,12 +131,16 @@ fn configuration(options: &Run) -> Result<Config, ConfigError> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    options.raw().over(environment).over(file).check()
+    flags.over(environment).over(file).check()
 }
 
 fn create_token(options: &TokenCreate) -> Exit {
-    let folder = DataFolder::new(&options.data.folder);
-    if !folder.has_store() {
+    with_store(&options.of, |location| create_token_in(location, options))
+}
+
+fn create_token_in(location: &Location, options: &TokenCreate) -> Exit {
+    let folder = DataFolder::new(&options.of.data.folder);
+    if matches!(location, Location::Sqlite(_)) && !folder.has_store() {
         ui::note(&format!(
             "error: expected a relay's data in {}, found none\n  (hint: start the relay once, or name its folder with --data)\n",
             folder.path().display()
@@ -109,24 +154,27 @@ fn create_token(options: &TokenCreate) -> Exit {
         lifetime_s: Some(options.lifetime.as_secs()),
         max_uses: Some(options.max_uses),
     };
+    let (store, _commits) = match Store::open_at(location, Arc::new(Metrics::default())) {
+        Ok(opened) => opened,
+        Err(error) => {
+            ui::error(&error, error.hint());
+            return Exit::Failure;
+        }
+    };
     let made = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map(|runtime| {
-            runtime.block_on(async {
-                let (store, _commits) = Store::open(&folder.store(), Arc::new(Metrics::default()))?;
-                let made =
-                    tokens::create(&store, &request, Timestamp::from_ms(clock::now_ms())).await;
-                store.close();
-                made
-            })
+            let now = Timestamp::from_ms(clock::now_ms());
+            runtime.block_on(tokens::create(&store, &request, now))
         });
+    store.close();
     let created = match made {
         Ok(Ok(created)) => created,
         Ok(Err(error)) => return failed(&error),
         Err(error) => return failed(&error),
     };
-    if options.json {
+    if options.of.json {
         // Strings and numbers always become JSON.
         ui::print(&format!(
             "{}\n",

@@ -31,6 +31,13 @@ pub struct EndLabels {
     pub end: &'static str,
 }
 
+/// How an attempt to tell somebody of alerts ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveryLabels {
+    /// `delivered`, `failed` (it is tried again), `refused`.
+    pub result: &'static str,
+}
+
 /// What was shed under overload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
@@ -60,6 +67,10 @@ pub struct Metrics {
     pub commit_failures: Counter,
     /// Commands that ended, by how.
     pub commands: Family<EndLabels, Counter>,
+    /// Attempts to tell receivers of alerts, by how they ended.
+    pub alert_deliveries: Family<DeliveryLabels, Counter>,
+    /// Alerts that fire.
+    pub alerts_firing: Gauge,
     /// Robots whose link is up.
     pub robots_online: Gauge,
     /// Robots that the relay knows.
@@ -72,6 +83,8 @@ pub struct Metrics {
     pub stalled: Counter,
     /// Listeners of the live stream.
     pub live_subscribers: Gauge,
+    /// Live messages that waited for a listener for longer than their priority may.
+    pub live_late: Counter,
 }
 
 impl Default for Metrics {
@@ -87,12 +100,15 @@ impl Default for Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             commit_failures: Counter::default(),
             commands: Family::default(),
+            alert_deliveries: Family::default(),
+            alerts_firing: Gauge::default(),
             robots_online: Gauge::default(),
             robots_known: Gauge::default(),
             connections: Gauge::default(),
             broker_dropped: Counter::default(),
             stalled: Counter::default(),
             live_subscribers: Gauge::default(),
+            live_late: Counter::default(),
         };
         this.with_registry(|r| {
             r.register(
@@ -142,6 +158,16 @@ impl Default for Metrics {
                 this.commands.clone(),
             );
             r.register(
+                "alert_deliveries",
+                "Attempts to tell receivers of alerts",
+                this.alert_deliveries.clone(),
+            );
+            r.register(
+                "alerts_firing",
+                "Alerts that fire",
+                this.alerts_firing.clone(),
+            );
+            r.register(
                 "robots_online",
                 "Robots whose link is up",
                 this.robots_online.clone(),
@@ -170,6 +196,11 @@ impl Default for Metrics {
                 "live_subscribers",
                 "Listeners of the live stream",
                 this.live_subscribers.clone(),
+            );
+            r.register(
+                "live_late",
+                "Live messages that waited for a listener for too long",
+                this.live_late.clone(),
             );
         });
         this

@@ -62,6 +62,18 @@ impl DataFolder {
         self.0.join("ca")
     }
 
+    /// The folder of the logs that robots upload.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    /// The folder of the lists of packages that robots upload.
+    #[must_use]
+    pub fn packages(&self) -> PathBuf {
+        self.0.join("packages")
+    }
+
     /// The configuration, if it is nowhere else.
     #[must_use]
     pub fn config(&self) -> PathBuf {

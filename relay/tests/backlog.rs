@@ -112,10 +112,10 @@ async fn impossible_times_are_acknowledged_and_not_kept() {
         .subscribe("fleet/v1/default/robots/kiwi-01/to/#")
         .await;
     let good = past();
-    let month = 31 * 86_400_000;
+    let years = 4 * 366 * 86_400_000;
     let samples = [
         (1, 0),
-        (2, good - month),
+        (2, good - years),
         (3, good),
         (4, good + 2 * 86_400_000),
     ];

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::api::TelemetrySeries;
+use lekiwi_protocol::api::TelemetryHistory;
 use lekiwi_tests::fleet::Admin;
 use lekiwi_tests::harness::{Process, Relay, target, write_config};
 use reqwest::StatusCode;
@@ -34,9 +34,10 @@ async fn uptimes(admin: &Admin, from: Timestamp, to: Timestamp) -> Result<Vec<(f
         return Ok(Vec::new()); // not registered yet
     }
     let answer = answer.error_for_status()?;
-    let series: TelemetrySeries = answer.json().await?;
+    let history: TelemetryHistory = answer.json().await?;
+    let points = history.series.into_iter().flat_map(|series| series.points);
     let seconds = |(ms, value): (u64, f64)| (ms as f64 / 1_000.0, value);
-    Ok(series.points.into_iter().map(seconds).collect())
+    Ok(points.map(seconds).collect())
 }
 
 /// Waits until history is as `wanted`.

@@ -284,9 +284,10 @@ async fn a_relay_that_is_killed_forgets_no_command() -> Result<()> {
 #[tokio::test]
 async fn an_emergency_stop_is_begun_said_and_on_record() -> Result<()> {
     let site = Site::start().await?;
-    let mut stream = UnixStream::connect(site.socket()).await?;
-    stream.write_all(b"{\"subscribe\":[\"control\"]}\n").await?;
-    let mut lines = BufReader::new(stream).lines();
+    let stream = UnixStream::connect(site.socket()).await?;
+    let (from, mut to) = stream.into_split();
+    to.write_all(b"{\"subscribe\":[\"control\"]}\n").await?;
+    let mut lines = BufReader::new(from).lines();
     ensure!(
         lines.next_line().await?.as_deref() == Some(r#"{"subscribed":["control"]}"#),
         "expected to be subscribed"
@@ -299,10 +300,12 @@ async fn an_emergency_stop_is_begun_said_and_on_record() -> Result<()> {
         line == json!({ "control": { "estop": { "id": stop.id, "by": "admin" } } }),
         "got {line}"
     );
+    let confirmed = format!("{}\n", json!({ "stopped": stop.id }));
+    to.write_all(confirmed.as_bytes()).await?;
     let end = site.end(&stop).await?;
+    let counts = ["listeners", "confirmed"].map(|name| (name.to_owned(), json!(1)));
     ensure!(
-        end.state == CommandState::Successful
-            && end.result == Arguments::from([("listeners".to_owned(), json!(1))]),
+        end.state == CommandState::Successful && end.result == Arguments::from(counts),
         "got {end:?}"
     );
     ensure!(site.lines("stopped").len() == 1, "the stop action ran once");

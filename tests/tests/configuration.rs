@@ -135,6 +135,18 @@ async fn a_configuration_reaches_the_robot_and_what_became_of_it_is_on_record() 
             "422",
             "expected settings of at most 16384 bytes, got 20010",
         ),
+        (
+            None,
+            json!({ "heartbeat": 5 }),
+            "422",
+            "settings: expected one of heartbeat_s, log, telemetry, got \\\"heartbeat\\\"",
+        ),
+        (
+            None,
+            json!({ "telemetry": { "metrics": { "cpu_percent": { "deadband": -1 } } } }),
+            "422",
+            "settings.telemetry.metrics.cpu_percent.deadband: expected a number from 0, got -1",
+        ),
     ] {
         let error = site.want(body, base).await.err().context("a refusal")?;
         let error = error.to_string();
@@ -144,7 +156,9 @@ async fn a_configuration_reaches_the_robot_and_what_became_of_it_is_on_record() 
         );
     }
 
-    site.want(json!({ "heartbeat_s": 0 }), Some(1)).await?;
+    // What only the robot can say: it has levels of its own for this alert.
+    let alert = json!({ "telemetry": { "metrics": { "cpu_percent": { "alert_clear": 99 } } } });
+    site.want(alert, Some(1)).await?;
     let rejected = site.end(2, ConfigurationState::Rejected).await?;
     let said = rejected.reported.context("what the robot says")?;
     ensure!(
@@ -152,10 +166,13 @@ async fn a_configuration_reaches_the_robot_and_what_became_of_it_is_on_record() 
             && said.in_force == 1
             && said.reason.as_deref()
                 == Some(
-                    "heartbeat_s in the desired configuration 2: expected 1 to 3600 seconds, got 0"
+                    "telemetry.metrics.cpu_percent.alert_clear in the desired configuration 2: expected at most \
+                     alert_above, which is 95, got 99"
                 ),
         "got {said:?}"
     );
+    let in_force = rejected.in_force.context("what is in force")?;
+    ensure!(in_force.version == 1 && in_force.settings["heartbeat_s"] == 7);
 
     // Back to what the robot had applied, as a new version; and to nothing at all.
     let path = format!("{PATH}/rollback");
@@ -263,9 +280,11 @@ async fn the_command_line_sets_shows_and_waits() -> Result<()> {
         lines[0] == "version 1 is applied" && lines[2..] == ["heartbeat_s=9", key],
         "got {shown}"
     );
-    // Only this key changes.
-    let (code, shown, said) = run(&["config", "set", ROBOT, "heartbeat_s=0", "--wait"])?;
-    let reason = "heartbeat_s in the desired configuration 2: expected 1 to 3600 seconds, got 0";
+    // Only this key changes. The robot refuses it; the next change is of what is in force.
+    let alert = "telemetry.metrics.cpu_percent.alert_clear=99";
+    let (code, shown, said) = run(&["config", "set", ROBOT, alert, "--wait"])?;
+    let reason = "telemetry.metrics.cpu_percent.alert_clear in the desired configuration 2: expected at most \
+                  alert_above, which is 95, got 99";
     ensure!(
         code == Some(1)
             && shown.contains(key)
@@ -274,12 +293,31 @@ async fn the_command_line_sets_shows_and_waits() -> Result<()> {
             )),
         "got {code:?} {shown} {said}"
     );
+    let (code, shown, said) = run(&["config", "set", ROBOT, "log=debug", "--wait"])?;
+    let lines: Vec<&str> = shown.lines().collect();
+    ensure!(
+        code == Some(0)
+            && lines[0] == "version 3 is applied"
+            && lines[2..] == ["heartbeat_s=9", "log=debug", key],
+        "got {code:?} {shown} {said}"
+    );
+    // What no robot takes is no version.
+    let (code, _, said) = run(&["config", "set", ROBOT, "heartbeat=5", "--wait"])?;
+    ensure!(
+        code == Some(1)
+            && said.contains(
+                "settings: expected one of heartbeat_s, log, telemetry, got \"heartbeat\""
+            ),
+        "got {code:?} {said}"
+    );
     let (code, shown, said) = run(&["config", "rollback", ROBOT, "--wait", "--json"])?;
     let view: ConfigurationView = serde_json::from_str(&shown).context(said)?;
     ensure!(code == Some(0) && !view.drift, "got {view:?}");
     let (_, shown, _) = run(&["config", "get", ROBOT])?;
     ensure!(
-        shown.starts_with("version 3 is applied\n") && shown.contains("heartbeat_s=9\n"),
+        shown.starts_with("version 4 is applied\n")
+            && shown.contains("heartbeat_s=9\n")
+            && !shown.contains("log="),
         "got {shown}"
     );
     Ok(())

@@ -78,6 +78,11 @@ pub(crate) const TEST: &[Need] = &[
         "a broker and clients to test against",
     ),
     need(
+        &["aiosmtpd"],
+        &["python3-aiosmtpd"],
+        "a mail server to test against",
+    ),
+    need(
         &["cloud-init"],
         &["cloud-init"],
         "judges the seeds of cards",
@@ -108,6 +113,11 @@ pub(crate) const TEST: &[Need] = &[
         &["systemd-analyze", "systemd-sysusers", "systemd-tmpfiles"],
         &["systemd"],
         "judges units, users and folders",
+    ),
+    need(
+        &["/usr/lib/systemd/systemd-journal-remote"],
+        &["systemd-journal-remote"],
+        "writes journals of robots that are not there",
     ),
     need(
         &["chromium", "chromedriver"],
@@ -175,6 +185,7 @@ pub(crate) const TEST: &[Need] = &[
         &["iproute2", "util-linux"],
         "counts bytes on a wire of its own",
     ),
+    need(&["nft"], &["nftables"], "loses packets"),
     need(
         &["avahi-daemon", "avahi-browse", "dbus-daemon"],
         &["avahi-daemon", "avahi-utils", "dbus"],
@@ -439,7 +450,8 @@ fn node_major(version: &str) -> Option<u32> {
         .ok()
 }
 
-/// A cargo subcommand built below `target/tools`; answers its path.
+/// A cargo subcommand built below `target/tools`; answers its path. Building it takes longer than it ever runs, so
+/// nothing is optimised.
 pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     let folder = workspace::tools().join(format!("{name}-{version}"));
     let program = folder.join("bin").join(name);
@@ -452,11 +464,13 @@ pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
             name,
             "--locked",
             "--quiet",
+            "--debug",
             "--version",
             version,
             "--root",
         ])
         .arg(&folder)
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
         .env("CARGO_TARGET_DIR", workspace::tools().join("build")))?;
         std::fs::remove_dir_all(workspace::tools().join("build")).ok();
     }

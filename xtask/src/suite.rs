@@ -182,10 +182,16 @@ fn minutes(time: Duration) -> String {
 
 /// One cargo command over each group of packages.
 fn each_group(subcommand: &[&str], after: &[&str]) -> Result<()> {
-    for group in GROUPS.iter().filter(|group| **group != ["lekiwi-tests"]) {
+    for group in groups() {
         command::run(&mut over(subcommand, group, after))?;
     }
     Ok(())
+}
+
+/// The groups that have unit tests.
+fn groups() -> impl Iterator<Item = &'static [&'static str]> {
+    let groups = GROUPS.iter().copied();
+    groups.filter(|group| *group != ["lekiwi-tests"])
 }
 
 fn over(subcommand: &[&str], group: &[&str], after: &[&str]) -> std::process::Command {
@@ -239,8 +245,18 @@ fn deny(_: &Options) -> Result<()> {
     command::run(command(deny).args(["--offline", "check", "bans", "licenses", "sources"]))
 }
 
-fn unit(_: &Options) -> Result<()> {
-    each_group(&["test"], &[])?;
+fn unit(options: &Options) -> Result<()> {
+    for group in groups() {
+        let mut tests = over(&["test"], group, &[]);
+        if group.contains(&"lekiwi-relay") {
+            // The examples of its documentation are run in the languages that they are written in.
+            tests.env("LEKIWI_TELEOP_PYTHON", needs::robot_python(options.yes)?);
+            if let Some(node) = needs::node(options.yes)? {
+                tests.env("PATH", needs::path_with(&[node])?);
+            }
+        }
+        command::run(&mut tests)?;
+    }
     // The golden schemas: a feature that no program has.
     let schemas = ["--features", "schema", "--test", "schemas"];
     command::run(&mut over(&["test"], &["lekiwi-protocol"], &schemas))

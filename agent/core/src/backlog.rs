@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::{Metrics, Thinned};
 
+use crate::bucket::Bucket;
 use crate::outbox::Window;
 
 /// Bytes that one sample adds to a message beside its metrics: keys, number, time.
@@ -225,48 +226,11 @@ impl Thinner {
     }
 }
 
-/// Lets so many bytes a second through: a token bucket.
-#[derive(Debug)]
-pub struct Pace {
-    bytes_per_s: u32,
-    burst: Duration,
-    /// When the bucket is full again.
-    full_at: Option<Instant>,
-}
-
-impl Pace {
-    /// A full bucket of `burst_bytes` which takes in `bytes_per_s`.
-    #[must_use]
-    pub fn new(bytes_per_s: u32, burst_bytes: u32) -> Self {
-        Self {
-            bytes_per_s,
-            burst: Duration::from_secs(u64::from(burst_bytes)) / bytes_per_s.max(1),
-            full_at: None,
-        }
-    }
-
-    /// Until when nothing may go; `None` when something may go at `now`. One message may take more than
-    /// there is; the next one waits for it.
-    #[must_use]
-    pub fn closed_until(&self, now: Instant) -> Option<Instant> {
-        let at = self.full_at?.checked_sub(self.burst)?;
-        (at > now).then_some(at)
-    }
-
-    /// So many bytes went at `now`.
-    pub fn spent(&mut self, now: Instant, bytes: u64) {
-        let cost = Duration::from_micros(
-            bytes.saturating_mul(1_000_000) / u64::from(self.bytes_per_s.max(1)),
-        );
-        self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + cost);
-    }
-}
-
 /// How what is kept goes out after an outage: a window over numbers, at a pace.
 #[derive(Debug)]
 pub struct Drain {
     window: Window<u64>,
-    pace: Pace,
+    pace: Bucket,
     /// When the pace lets the next message through, if one was held back.
     wait: Option<Instant>,
 }
@@ -275,7 +239,7 @@ impl Default for Drain {
     fn default() -> Self {
         Self {
             window: Window::new(Self::MAX_ON_THE_WAY, Self::PATIENCE),
-            pace: Pace::new(Self::RATE_BYTES_PER_S, Self::BURST_BYTES),
+            pace: Bucket::per_second(Self::BURST_BYTES, Self::RATE_BYTES_PER_S),
             wait: None,
         }
     }
@@ -316,7 +280,7 @@ impl Drain {
     /// `count` samples up to number `last` were handed to the link.
     pub fn sent(&mut self, now: Instant, last: u64, count: usize, bytes: u64) {
         self.window.sent(now, last, count);
-        self.pace.spent(now, bytes);
+        self.pace.spend(now, bytes);
     }
 
     /// `count` kept samples were acknowledged.

@@ -2,10 +2,14 @@
 //! is killed when. Pure; the driver keeps [`Commands::records`] on the disk, carries outputs out in their
 //! order, and says how that went.
 //!
-//! Steps: a command is *accepted*, *begun* and *ended*. Each step is on the disk before anything is done
-//! or said by it. After a restart an accepted command begins; one that had begun is asked for again where
-//! asking twice is asking once (root's helper knows commands by their id), and has failed otherwise, since
-//! nobody knows how far it came. `ping` and `full_state` change nothing and are done each time they come.
+//! Steps: a command has *begun* and has *ended*. Each step is one write, and on the disk before anything is
+//! done or said by it. After a restart one that had begun is asked for again where asking twice is asking once
+//! (root's helper knows commands by their id; logs are collected again), and has failed otherwise, since nobody
+//! knows how far it came. `ping` and `full_state` change nothing and are done each time they come.
+//!
+//! A disk that takes nothing: a command that it does not know yet has failed, and is not begun later; whatever
+//! else waits for the disk is neither done nor said until it is there, also the end of a command, which a
+//! restart would otherwise contradict. The relay asks on meanwhile, and gives up after a day.
 //!
 //! Expiry: the robot's clock decides nothing, since it may be years off in both directions. A command says
 //! when the relay sent this copy and until when it may be accepted, both by the relay's clock, and what
@@ -13,12 +17,14 @@
 //! command that lay in a socket for an hour while the process was stopped is late. A relay whose clock is
 //! set back is believed again from the next connection on.
 //!
-//! Busy: one command of an operation at a time, and none beside `reboot` and `shutdown`. A command that
+//! Busy: one command of an operation at a time, and none beside `reboot` and `shutdown`, which wait for all
+//! but `collect_logs`. A command that
 //! finds the robot busy is not answered: the relay sends it again, until it expires.
 //!
 //! Invariants: nothing is executed that the disk does not have; no id is executed twice while it is
 //! remembered, and the newest [`REMEMBERED`] are; every command that was accepted ends, at the latest by
-//! its deadline; after an end nothing else is said of it.
+//! its deadline, and that is said as soon as the disk has it; after an end nothing else is said of it, and
+//! nothing is done by it, whichever writes fail.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -32,6 +38,9 @@ use uuid::Uuid;
 pub const REMEMBERED: usize = 64;
 /// How long after a failed write the next is tried.
 const RETRY_KEEPING: Duration = Duration::from_secs(30);
+/// How often an operation goes on that an end of the agent interrupted: one that ends the agent itself must
+/// not do so for ever.
+const MOST_RESUMES: u32 = 10;
 
 /// How long an operation may take until it has failed. Actions have a shorter limit of their own.
 #[must_use]
@@ -41,6 +50,7 @@ pub fn limit(op: Op) -> Duration {
         Op::RestartService => 120,
         Op::Reboot => 300,
         Op::Shutdown => 60,
+        Op::CollectLogs | Op::ListPackages => 1800,
         Op::RunAction => lekiwi_protocol::limits::MAX_ACTION_TIME.as_secs() + 60,
     })
 }
@@ -49,21 +59,29 @@ pub fn limit(op: Op) -> Duration {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// It will be done.
-    Accepted,
-    /// It is being done.
+    /// It is being done, or will be at once.
     Begun {
         /// The boot that it began in.
         boot_id: Uuid,
+        /// How often it went on since.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        resumes: u32,
     },
     /// It is over.
     Ended(CommandStatus),
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl Step {
     fn status(&self) -> CommandStatus {
         match self {
-            Self::Accepted => CommandStatus::Accepted,
             Self::Begun { .. } => CommandStatus::Running,
             Self::Ended(status) => status.clone(),
         }
@@ -109,10 +127,28 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// Whether it does or says something of this command.
+    fn is_of(&self, command: Uuid) -> bool {
+        match self {
+            Self::Keep => false,
+            Self::Execute { id, .. } | Self::Abandon(id) | Self::Say { id, .. } => *id == command,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     record: Record,
     deadline: Option<Instant>,
+}
+
+impl Entry {
+    fn end(&mut self, status: CommandStatus) {
+        self.deadline = None;
+        self.record.arguments.clear();
+        self.record.step = Step::Ended(status);
+    }
 }
 
 /// All commands of a robot.
@@ -127,7 +163,7 @@ pub struct Commands {
     held: VecDeque<Output>,
     /// The disk has older records than these.
     is_stale: bool,
-    /// When the next write is tried, after one that failed.
+    /// When the next write is tried, after one that failed; a new step does not wait for it.
     retry_at: Option<Instant>,
     /// What the relay's clock showed, and when.
     relay_clock: Option<(Instant, Timestamp)>,
@@ -153,18 +189,21 @@ impl Commands {
                 deadline: None,
             });
         }
-        let begun: Vec<(Uuid, Op, Uuid)> = this
+        let begun: Vec<(Uuid, Op, Uuid, u32)> = this
             .entries
             .iter()
-            .filter_map(|entry| match entry.record.step {
-                Step::Begun { boot_id } => Some((entry.record.id, entry.record.op, boot_id)),
+            .filter_map(|Entry { record, .. }| match record.step {
+                Step::Begun { boot_id, resumes } => Some((record.id, record.op, boot_id, resumes)),
                 _ => None,
             })
             .collect();
-        for (id, op, began_in) in begun {
-            this.resume(now, id, op, began_in);
+        for (id, op, began_in, resumes) in begun {
+            if op.is_upload() {
+                this.upload_again(now, id, resumes);
+            } else {
+                this.resume(now, id, op, began_in);
+            }
         }
-        this.begin_accepted(now);
         this
     }
 
@@ -190,9 +229,9 @@ impl Commands {
         self.heard(now, sent_at);
         let Command { id, op, .. } = command;
         if let Some(entry) = self.entry(id) {
+            let status = entry.record.step.status();
             // A step on its way to the disk is said once it is there.
-            if !self.is_stale {
-                let status = entry.record.step.status();
+            if !self.held.iter().any(|output| output.is_of(id)) {
                 self.say(id, status);
             }
             return;
@@ -222,21 +261,23 @@ impl Commands {
             Op::Estop => self.refuse(id, "expected an emergency stop on its own topic".to_owned()),
             _ if self.is_busy_for(op) => {}
             _ => {
+                let Command { arguments, .. } = command;
                 self.make_room();
                 self.entries.push_back(Entry {
                     record: Record {
                         id,
                         op,
-                        arguments: command.arguments,
-                        step: Step::Accepted,
+                        arguments: arguments.clone(),
+                        step: Step::Begun {
+                            boot_id: self.boot_id,
+                            resumes: 0,
+                        },
                     },
-                    deadline: None,
+                    deadline: Some(now + limit(op)),
                 });
-                self.is_stale = true;
-                self.held.push_back(Output::Say {
-                    id,
-                    status: CommandStatus::Accepted,
-                });
+                let [accepted, running] = [CommandStatus::Accepted, CommandStatus::Running]
+                    .map(|status| Output::Say { id, status });
+                self.hold([accepted, running, Output::Execute { id, op, arguments }]);
             }
         }
     }
@@ -251,48 +292,54 @@ impl Commands {
         if matches!(entry.record.step, Step::Ended(_)) {
             return;
         }
-        entry.deadline = None;
-        entry.record.arguments.clear();
-        entry.record.step = Step::Ended(status.clone());
-        self.is_stale = true;
-        self.held.push_back(Output::Say { id, status });
+        entry.end(status.clone());
+        // What waits for the disk is not done any more.
+        self.held.retain(|output| !output.is_of(id));
+        self.hold([Output::Say { id, status }]);
+    }
+
+    /// An emergency stop: actions may move the robot, and are over.
+    pub fn stop(&mut self) {
+        let moving: Vec<Uuid> = self
+            .entries
+            .iter()
+            .map(|entry| &entry.record)
+            .filter(|record| record.op == Op::RunAction && !matches!(record.step, Step::Ended(_)))
+            .map(|record| record.id)
+            .collect();
+        for id in moving {
+            self.ready.push_back(Output::Abandon(id));
+            self.ended(id, Err("ended by an emergency stop".to_owned()));
+        }
     }
 
     /// The records are on the disk.
-    pub fn kept(&mut self, now: Instant) {
+    pub fn kept(&mut self) {
         self.is_stale = false;
         self.retry_at = None;
         self.ready.append(&mut self.held);
-        self.begin_accepted(now);
     }
 
-    /// The records are not on the disk, for this reason. What depends on them is not done.
+    /// The disk has what it had, for this reason. What depends on the records is not done; what the disk has
+    /// not heard of has failed.
     pub fn not_kept(&mut self, now: Instant, reason: &str) {
-        self.is_stale = false;
         self.retry_at = Some(now + RETRY_KEEPING);
         let failed = CommandStatus::end(Err(format!(
             "expected the robot's disk to take the command: {reason}"
         )));
-        let mut failing = Vec::new();
-        for output in std::mem::take(&mut self.held) {
-            match output {
-                Output::Execute { id, .. } => failing.push(id),
-                Output::Say {
-                    id,
-                    status: CommandStatus::Accepted,
-                } => failing.push(id),
-                // An end stands, kept or not.
-                Output::Say { ref status, .. } if status.state().is_end() => {
-                    self.ready.push_back(output);
-                }
-                _ => {}
-            }
-        }
-        for id in failing {
+        let is_new = |output: &Output| match output {
+            Output::Say {
+                id,
+                status: CommandStatus::Accepted,
+            } => Some(*id),
+            _ => None,
+        };
+        let unknown: Vec<Uuid> = self.held.iter().filter_map(is_new).collect();
+        for id in unknown {
+            self.held.retain(|output| !output.is_of(id));
+            // Remembered: it may come again before anybody has heard of its failure.
             if let Some(entry) = self.entries.iter_mut().find(|entry| entry.record.id == id) {
-                entry.deadline = None;
-                entry.record.arguments.clear();
-                entry.record.step = Step::Ended(failed.clone());
+                entry.end(failed.clone());
             }
             self.say(id, failed.clone());
         }
@@ -300,8 +347,9 @@ impl Commands {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
+        let may_keep = self.is_stale && self.retry_at.is_none();
         let output = self.ready.pop_front();
-        output.or_else(|| self.is_stale.then_some(Output::Keep))
+        output.or_else(|| may_keep.then_some(Output::Keep))
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -315,7 +363,6 @@ impl Commands {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.is_stale = true;
         }
         let late: Vec<(Uuid, Op)> = self
             .entries
@@ -342,6 +389,13 @@ impl Commands {
             })
     }
 
+    /// For when the records are on the disk, which is tried at once.
+    fn hold(&mut self, outputs: impl IntoIterator<Item = Output>) {
+        self.is_stale = true;
+        self.retry_at = None;
+        self.held.extend(outputs);
+    }
+
     fn say(&mut self, id: Uuid, status: CommandStatus) {
         self.ready.push_back(Output::Say { id, status });
     }
@@ -353,40 +407,45 @@ impl Commands {
     fn is_busy_for(&self, op: Op) -> bool {
         let is_power = |op: Op| matches!(op, Op::Reboot | Op::Shutdown);
         self.entries.iter().any(|Entry { record, .. }| {
-            !matches!(record.step, Step::Ended(_))
-                && (record.op == op || is_power(op) || is_power(record.op))
+            // Uploads may be on their way for long, and go on after a reboot.
+            let holds_up = record.op == op || (is_power(op) && !record.op.is_upload());
+            !matches!(record.step, Step::Ended(_)) && (holds_up || is_power(record.op))
         })
     }
 
     /// Forgets the oldest end where there are too many. What has not ended is few: one an operation.
     fn make_room(&mut self) {
         while self.entries.len() >= REMEMBERED {
-            let ended = |entry: &Entry| matches!(entry.record.step, Step::Ended(_));
+            let ended = |Entry { record, .. }: &Entry| {
+                // An end that the disk does not have yet would be done again, were it forgotten.
+                let is_held = self.held.iter().any(|output| output.is_of(record.id));
+                matches!(record.step, Step::Ended(_)) && !is_held
+            };
             let oldest = self.entries.iter().position(ended).unwrap_or(0);
             self.entries.remove(oldest);
         }
     }
 
-    /// What was accepted begins, once that is on the disk as well.
-    fn begin_accepted(&mut self, now: Instant) {
-        for Entry { record, deadline } in &mut self.entries {
-            if record.step != Step::Accepted {
-                continue;
-            }
+    /// To collect and upload again changes nothing on the robot, in whichever boot, but the disk must know how often.
+    fn upload_again(&mut self, now: Instant, id: Uuid, resumes: u32) {
+        if resumes == MOST_RESUMES {
+            let reason = format!("the agent restarted {} times while it ran", resumes + 1);
+            return self.ended(id, Err(reason));
+        }
+        if let Some(Entry { record, deadline }) =
+            self.entries.iter_mut().find(|entry| entry.record.id == id)
+        {
             record.step = Step::Begun {
                 boot_id: self.boot_id,
+                resumes: resumes + 1,
             };
             *deadline = Some(now + limit(record.op));
-            self.is_stale = true;
-            self.held.push_back(Output::Say {
-                id: record.id,
-                status: CommandStatus::Running,
-            });
-            self.held.push_back(Output::Execute {
-                id: record.id,
+            let again = Output::Execute {
+                id,
                 op: record.op,
                 arguments: record.arguments.clone(),
-            });
+            };
+            self.hold([again]);
         }
     }
 

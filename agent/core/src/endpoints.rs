@@ -115,7 +115,7 @@ impl Endpoints {
         }
     }
 
-    /// Whom to try now, one after the other: by circuit, rank, and among equals by latency. One that was
+    /// Whom to try now, the best first: by circuit, rank, and among equals by latency. One that was
     /// never tried counts as quick, so that it is measured; the last one used keeps its place unless
     /// another is a fifth quicker.
     #[must_use]

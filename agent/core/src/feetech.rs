@@ -1,5 +1,6 @@
-//! The Feetech STS bus, as much of it as asks who is there: frames out, frames in. Pure; bytes are
-//! handed in as they come, in pieces of any size. There is no instruction here that moves a motor.
+//! The Feetech STS bus, as much of it as asks who is there, and lets go of motors: frames out, frames in.
+//! Pure; bytes are handed in as they come, in pieces of any size. There is no instruction here that moves a
+//! motor.
 //!
 //! A request is `FF FF id length instruction parameters checksum`, an answer `FF FF id length error
 //! parameters checksum`; the length counts what follows it, the checksum is the complement of the sum of
@@ -9,9 +10,12 @@
 pub const BROADCAST: u8 = 0xFE;
 /// Where a servo keeps its model number, two bytes, the lower first.
 pub const MODEL_ADDRESS: u8 = 3;
+/// Where a servo keeps whether its motor has torque, one byte: 0 is none.
+pub const TORQUE_ADDRESS: u8 = 40;
 
 const PING: u8 = 0x01;
 const READ: u8 = 0x02;
+const WRITE: u8 = 0x03;
 /// Longest frame of interest, its head not counted. No answer to a ping or a two-byte read comes near.
 const MAX_LENGTH: usize = 32;
 
@@ -25,6 +29,18 @@ pub fn ping(id: u8) -> Vec<u8> {
 #[must_use]
 pub fn read_model(id: u8) -> Vec<u8> {
     frame(id, READ, &[MODEL_ADDRESS, 2])
+}
+
+/// Lets go of the motor of one servo, or with [`BROADCAST`] of all, which then say nothing.
+#[must_use]
+pub fn torque_off(id: u8) -> Vec<u8> {
+    frame(id, WRITE, &[TORQUE_ADDRESS, 0])
+}
+
+/// Asks one servo whether its motor has torque.
+#[must_use]
+pub fn read_torque(id: u8) -> Vec<u8> {
+    frame(id, READ, &[TORQUE_ADDRESS, 1])
 }
 
 /// A frame: `code` is the instruction of a request, or the error bits of an answer.
@@ -43,7 +59,11 @@ pub fn frame(id: u8, code: u8, parameters: &[u8]) -> Vec<u8> {
 pub fn is_request(frame: &Frame) -> bool {
     match frame.code {
         PING => frame.parameters.is_empty(),
-        READ => frame.parameters == [MODEL_ADDRESS, 2],
+        READ => matches!(
+            frame.parameters[..],
+            [MODEL_ADDRESS, 2] | [TORQUE_ADDRESS, 1]
+        ),
+        WRITE => frame.parameters == [TORQUE_ADDRESS, 0],
         _ => false,
     }
 }
@@ -69,6 +89,15 @@ impl Frame {
     pub fn model(&self) -> Option<u16> {
         match self.parameters[..] {
             [low, high] => Some(u16::from_le_bytes([low, high])),
+            _ => None,
+        }
+    }
+
+    /// Whether the motor has torque, in the answer to [`read_torque`].
+    #[must_use]
+    pub fn torque(&self) -> Option<bool> {
+        match self.parameters[..] {
+            [torque] => Some(torque != 0),
             _ => None,
         }
     }

@@ -15,14 +15,18 @@
 //! * [`ros`]: which nodes of ROS 2 there are, and what they command.
 //! * [`teleop`]: whether somebody drives the robot, and who.
 //! * [`backlog`]: how much telemetry of an outage is kept, which of it goes first, and at which pace it is told later.
-//! * [`local`]: how much the robot's own programs may say, and how long it counts.
+//! * [`local`]: what the robot's own programs say, and how long it counts.
+//! * [`bucket`]: how much may go, and when more may.
+//! * [`logs`]: which words ask for a part of the journal, and at which pace it is uploaded.
 //! * [`endpoints`]: which of several ways to the relay is taken.
+//! * [`race`]: when the next of them is tried beside the first.
 //! * [`settle`]: when a burst of changes is over.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 //! * [`twin`]: the configuration that operators want, tried before it counts.
 //! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
 pub mod backlog;
+pub mod bucket;
 pub mod catalogue;
 pub mod command;
 pub mod debounce;
@@ -32,9 +36,11 @@ pub mod hardware;
 pub mod health;
 pub mod lifecycle;
 pub mod local;
+pub mod logs;
 pub mod outbox;
 pub mod patience;
 pub mod pattern;
+pub mod race;
 pub mod ros;
 pub mod services;
 pub mod settle;

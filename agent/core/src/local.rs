@@ -1,7 +1,7 @@
-//! What the robot's own programs say, and how much of it is taken. Pure; the socket and the driver call it.
+//! What the robot's own programs say, and how often it is told. Pure; the driver calls it.
 //!
-//! Invariants: an operator counts for as long as detection believes a report, since who drove once need not
-//! drive now; a [`Rate`] lets through at most its burst and one more each interval.
+//! Invariant: an operator counts for as long as detection believes a report, since who drove once need not
+//! drive now.
 
 use std::time::{Duration, Instant};
 
@@ -42,42 +42,6 @@ impl Reported {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         Some(self.operator.as_ref()?.1 + REPORT_LIFE)
-    }
-}
-
-/// Lets `burst` through at once, and after that one each `every`.
-#[derive(Debug, Clone)]
-pub struct Rate {
-    burst: u32,
-    every: Duration,
-    /// When all of the burst is there again.
-    full_at: Option<Instant>,
-}
-
-impl Rate {
-    /// Nothing was let through yet.
-    #[must_use]
-    pub const fn new(burst: u32, every: Duration) -> Self {
-        Self {
-            burst,
-            every,
-            full_at: None,
-        }
-    }
-
-    /// Lets one through.
-    ///
-    /// # Errors
-    /// When it is too early: how long to wait.
-    pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let full_at = self.full_at.unwrap_or(now).max(now) + self.every;
-        let ahead = full_at - now;
-        let most = self.every * self.burst;
-        if ahead > most {
-            return Err(ahead - most);
-        }
-        self.full_at = Some(full_at);
-        Ok(())
     }
 }
 
@@ -126,8 +90,6 @@ impl Throttle {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests")]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -163,26 +125,5 @@ mod tests {
         }
         assert!(throttle.poll(after(1000)));
         assert_eq!(throttle.poll_timeout(after(1001)), None);
-    }
-
-    proptest! {
-        /// Whoever asks however often: never more than the burst and one more each interval, and whoever
-        /// waits as long as told is let through.
-        #[test]
-        fn a_rate_holds(pauses in proptest::collection::vec(0_u64..2000, 1..300)) {
-            let (burst, every) = (5, Duration::from_secs(1));
-            let start = Instant::now();
-            let mut rate = Rate::new(burst, every);
-            let (mut now, mut taken) = (start, 0_u32);
-            for pause in pauses {
-                now += Duration::from_millis(pause);
-                match rate.take(now) {
-                    Ok(()) => taken += 1,
-                    Err(wait) => prop_assert_eq!(rate.clone().take(now + wait), Ok(())),
-                }
-                let most = burst + (now - start).as_secs() as u32;
-                prop_assert!(taken <= most, "{} of {}", taken, most);
-            }
-        }
     }
 }

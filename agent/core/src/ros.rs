@@ -198,6 +198,20 @@ impl Domain {
     }
 }
 
+/// Who is gone in the end, of those of whom is told, oldest first, that they are there or are not: whoever was lost and
+/// found again is the same one, with all that it had.
+#[must_use]
+pub fn lost(told: &[(Prefix, bool)]) -> Vec<Prefix> {
+    let mut lost: Vec<Prefix> = Vec::new();
+    for (prefix, is_there) in told {
+        lost.retain(|known| known != prefix);
+        if !is_there {
+            lost.push(*prefix);
+        }
+    }
+    lost
+}
+
 /// Reads the nodes of a message whose ids are `gid_bytes` long; `None` when it is not such a message to its last byte.
 fn nodes(message: &[u8], order: Order, gid_bytes: usize) -> Option<Vec<Node>> {
     let mut reader = Reader {
@@ -322,6 +336,22 @@ mod tests {
 
     fn names(domain: &Domain) -> Vec<&str> {
         domain.nodes().collect()
+    }
+
+    #[test]
+    fn lost_is_who_did_not_come_back() {
+        let (a, b) = ([1; 12], [2; 12]);
+        let cases = [
+            (vec![], vec![]),
+            (vec![(a, true)], vec![]),
+            (vec![(a, false)], vec![a]),
+            (vec![(a, false), (a, true)], vec![]),
+            (vec![(a, true), (a, false), (a, false)], vec![a]),
+            (vec![(a, false), (b, true), (a, true), (b, false)], vec![b]),
+        ];
+        for (told, expected) in cases {
+            assert_eq!(lost(&told), expected, "{told:?}");
+        }
     }
 
     #[test]

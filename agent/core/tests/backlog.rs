@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use expect_test::{Expect, expect};
-use lekiwi_agent_core::backlog::{Drain, Pace, Place, Shelf, Thinner, merged};
+use lekiwi_agent_core::backlog::{Drain, Place, Shelf, Thinner, merged};
 use lekiwi_protocol::message::{Metrics, Thinned};
 use lekiwi_protocol::{MetricName, Timestamp};
 use proptest::prelude::*;
@@ -197,9 +197,11 @@ fn the_drain_waits_for_its_pace_and_for_acknowledgements() {
     drain.sent(start, 40, 20, 8_192);
     // 12 KiB went at once: 8 KiB were there, 2 KiB come each second.
     assert_eq!(drain.poll_output(start), None);
-    assert_eq!(drain.poll_timeout(), Some(start + 2 * second));
-    assert!(!drain.handle_timeout(start + 2 * second));
-    assert_eq!(drain.poll_output(start + 2 * second), Some((40, all - 40)));
+    let ready = start + 2 * second + second / 1000;
+    let next = drain.poll_timeout();
+    assert!(next.is_some_and(|next| start + 2 * second <= next && next < ready));
+    assert!(!drain.handle_timeout(ready));
+    assert_eq!(drain.poll_output(ready), Some((40, all - 40)));
     // Nothing was acknowledged in time.
     let late = start + Drain::PATIENCE;
     assert_eq!(drain.poll_timeout(), Some(late));
@@ -281,37 +283,6 @@ proptest! {
         prop_assert_eq!(measured, all.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
         if acknowledged == 0 {
             prop_assert_eq!(told, seq - row.places.len() as u64);
-        }
-    }
-
-    /// In any span, what went is what the bucket held, what came in, and at most one message more.
-    #[test]
-    fn the_pace_is_kept(messages in proptest::collection::vec((0_u64..3_000, 1_u64..5_000), 1..100)) {
-        let (rate, burst) = (2_048_u32, 8_192_u32);
-        let start = Instant::now();
-        let mut pace = Pace::new(rate, burst);
-        let mut now = start;
-        let mut went: Vec<(Instant, u64)> = Vec::new();
-        for (pause_ms, bytes) in messages {
-            now += Duration::from_millis(pause_ms);
-            match pace.closed_until(now) {
-                Some(at) => {
-                    prop_assert!(at > now);
-                    prop_assert_eq!(pace.closed_until(at), None);
-                }
-                None => {
-                    pace.spent(now, bytes);
-                    went.push((now, bytes));
-                }
-            }
-        }
-        for (index, (from, _)) in went.iter().enumerate() {
-            let mut sum = 0;
-            for (to, bytes) in &went[index..] {
-                sum += bytes;
-                let most = f64::from(rate) * (*to - *from).as_secs_f64() + f64::from(burst) + *bytes as f64;
-                prop_assert!(sum as f64 <= most + 1.0, "{} in {:?}", sum, *to - *from);
-            }
         }
     }
 }

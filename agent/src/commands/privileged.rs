@@ -4,7 +4,8 @@
 //!
 //! Invariant: a request is carried out at most once, whoever is killed when. The helper writes that it
 //! begins before it takes the request away, and does nothing that it has begun before; the agent writes no
-//! request that is written or answered already. A request of an earlier boot is dropped.
+//! request that is written or answered already. A request of an earlier boot is dropped. Whatever goes wrong, the
+//! helper takes the request away: one that stays starts it again at once, until systemd starts it no more.
 
 use std::fs;
 use std::io::{self, Read};
@@ -177,6 +178,13 @@ impl Helper {
         serde_json::from_slice(&text).map_err(io::Error::other)
     }
 
+    /// Says that `id` is being done, before it is.
+    fn begin(&self, id: Uuid) -> io::Result<()> {
+        let folder = self.answer.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder)?;
+        self.write_answer(id, Progress::Begun)
+    }
+
     fn write_answer(&self, id: Uuid, progress: Progress) -> io::Result<()> {
         let answer = Answer { id, progress };
         let json = serde_json::to_vec(&answer).map_err(io::Error::other)?;
@@ -210,11 +218,12 @@ pub enum PrivilegedError {
     Signals(#[source] io::Error),
 }
 
-/// Root's part: carries the request out, and answers.
+/// Root's part: carries the request out, and answers. Where there is a reason for `refusal` that is the answer,
+/// and nothing is done.
 ///
 /// # Errors
 /// When there is no request that could be answered.
-pub async fn run(place: &Place) -> Result<(), PrivilegedError> {
+pub async fn run(place: &Place, refusal: Option<String>) -> Result<(), PrivilegedError> {
     let helper = Helper::new(&place.state_dir, &place.root);
     let request = helper.read_request();
     let answer_error = |source| PrivilegedError::Answer {
@@ -224,8 +233,9 @@ pub async fn run(place: &Place) -> Result<(), PrivilegedError> {
     let request = match request {
         Ok(request) => request,
         Err(source) => {
-            // What is no request must not start us again.
-            let _ = fs::remove_file(&helper.request);
+            // What is no request must not start us again, a folder of that name included.
+            let _ =
+                fs::remove_file(&helper.request).or_else(|_| fs::remove_dir_all(&helper.request));
             return Err(PrivilegedError::Request {
                 path: helper.request,
                 source,
@@ -235,27 +245,36 @@ pub async fn run(place: &Place) -> Result<(), PrivilegedError> {
     let Request { id, boot_id, act } = request;
     let is_of_now = Machine::default().boot_id() == Some(boot_id);
     let begun = helper.answer_to(id);
-    if is_of_now && begun.is_none() {
-        let folder = helper.answer.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(answer_error)?;
-        helper
-            .write_answer(id, Progress::Begun)
-            .map_err(answer_error)?;
+    if is_of_now
+        && begun.is_none()
+        && let Err(source) = helper.begin(id)
+    {
+        // Whoever waits hears nothing, and gives up.
+        let _ = fs::remove_file(&helper.request);
+        return Err(answer_error(source));
     }
-    let _ = fs::remove_file(&helper.request);
+    let is_withdrawn = fs::remove_file(&helper.request)
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let progress = match begun {
         _ if !is_of_now => {
             log::info!("request {id} is of an earlier boot, and dropped");
             return Ok(());
         }
+        None if is_withdrawn => {
+            log::info!("request {id} was taken back, since it waited for too long");
+            Progress::Failed("it waited for too long, and was taken back".to_owned())
+        }
         Some(Progress::Begun) => {
             Progress::Failed("root's helper was stopped while it did this".to_owned())
         }
         Some(_) => return Ok(()),
-        None => match carry_out(place, &act).await {
-            Ok(()) => Progress::Done,
-            Err(reason) => Progress::Failed(reason),
-        },
+        None => {
+            let outcome = match refusal {
+                Some(reason) => Err(reason),
+                None => carry_out(place, &act).await,
+            };
+            outcome.map_or_else(Progress::Failed, |()| Progress::Done)
+        }
     };
     helper.write_answer(id, progress).map_err(answer_error)
 }

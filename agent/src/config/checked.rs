@@ -2,24 +2,28 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use lekiwi_agent_core::catalogue::{self, CATALOGUE};
 use lekiwi_agent_core::debounce::{Rule, Rules, Threshold};
 use lekiwi_agent_core::endpoints::Rank;
+use lekiwi_protocol::limits::{HEARTBEAT_S, METRIC_S, SAMPLE_S};
 use lekiwi_protocol::message::metric;
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::profile::{FOLDER, MetricKey, MetricRule, MetricRules, Profile};
 use lekiwi_protocol::{Org, ProfileName, RobotId};
 use log::LevelFilter;
 
-use super::{ConfigError, DEFAULT_SOCKET, Environment, raw};
+use super::{ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Environment, raw};
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
 /// Most ways to the relay that are tried one after the other.
 const MAX_ENDPOINTS: usize = 8;
+/// Seconds on a worse endpoint before a better one is looked at.
+const FAIL_BACK_S: RangeInclusive<u64> = 5..=86_400;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -228,7 +232,7 @@ pub(super) fn check(
     };
     let relay = relay(&check, raw.relay)?;
     let given = raw.telemetry.metrics;
-    let state_dir = check.path("state_dir", raw.state_dir, "/opt/lekiwi-agent/state")?;
+    let state_dir = check.path("state_dir", raw.state_dir, DEFAULT_STATE_DIR)?;
     let socket = check.path("socket", raw.socket, DEFAULT_SOCKET)?;
     let token_file = check.path(
         "enrolment.token_file",
@@ -246,8 +250,8 @@ pub(super) fn check(
         remove_token: raw.enrolment.remove_token.unwrap_or(true),
         state_dir,
         socket,
-        heartbeat: check.seconds("heartbeat_s", raw.heartbeat_s, 30, 1, 3600)?,
-        sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, 1, 600)?,
+        heartbeat: check.seconds("heartbeat_s", raw.heartbeat_s, 30, &HEARTBEAT_S)?,
+        sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, &SAMPLE_S)?,
         metrics: metrics(&check, &given)?,
         given,
         mdns: raw.discovery.mdns.unwrap_or(true),
@@ -279,7 +283,7 @@ fn relay(check: &Check<'_>, raw: raw::Relay) -> Result<Relay, ConfigError> {
     Ok(Relay {
         https,
         endpoints,
-        fail_back: check.seconds("relay.fail_back_s", raw.fail_back_s, 300, 5, 86_400)?,
+        fail_back: check.seconds("relay.fail_back_s", raw.fail_back_s, 300, &FAIL_BACK_S)?,
         proxy: proxy.transpose()?,
         ca_fingerprint,
     })
@@ -417,7 +421,7 @@ fn metric_rule(
         return Err(check.wrong(&key("deadband"), &reason));
     }
     let seconds = |field, value, default: Duration| {
-        check.seconds(&key(field), value, default.as_secs(), 1, 86_400)
+        check.seconds(&key(field), value, default.as_secs(), &METRIC_S)
     };
     Ok(Rule {
         deadband,
@@ -569,13 +573,13 @@ impl Check<'_> {
         key: &str,
         value: Option<u64>,
         default: u64,
-        least: u64,
-        most: u64,
+        range: &RangeInclusive<u64>,
     ) -> Result<Duration, ConfigError> {
         let seconds = value.unwrap_or(default);
-        if (least..=most).contains(&seconds) {
+        if range.contains(&seconds) {
             Ok(Duration::from_secs(seconds))
         } else {
+            let (least, most) = (range.start(), range.end());
             let reason = format!("expected {least} to {most} seconds, got {seconds}");
             Err(self.wrong(key, &reason))
         }

@@ -553,3 +553,46 @@ fn desired_settings_stand_over_the_file_and_under_the_environment() {
         assert_eq!(with(settings, &[]).unwrap_err(), reason);
     }
 }
+
+#[test]
+fn what_the_relay_refuses_no_robot_takes_and_the_other_way_round() {
+    let layer = |settings: &serde_json::Value| Layer {
+        version: 1,
+        settings: serde_json::from_value(settings.clone()).unwrap(),
+    };
+    let of_cpu =
+        |rule: &str| format!("{{\"telemetry\":{{\"metrics\":{{\"cpu_percent\":{rule}}}}}}}");
+    let whole =
+        "{\"heartbeat_s\":3600,\"log\":\"off\",\"telemetry\":{\"sample_s\":600}}".to_owned();
+    for (settings, is_taken) in [
+        (whole, true),
+        (
+            of_cpu("{\"deadband\":0,\"min_interval_s\":1,\"keep_alive_s\":86400}"),
+            true,
+        ),
+        (of_cpu("{\"alert_above\":80,\"alert_clear\":70}"), true),
+        ("{\"heartbeat\":5}".to_owned(), false),
+        ("{\"heartbeat_s\":0}".to_owned(), false),
+        ("{\"heartbeat_s\":3601}".to_owned(), false),
+        ("{\"log\":\"loud\"}".to_owned(), false),
+        ("{\"telemetry\":{\"sample_s\":601}}".to_owned(), false),
+        (
+            "{\"telemetry\":{\"metrics\":{\"cpu\":{}}}}".to_owned(),
+            false,
+        ),
+        (of_cpu("{\"dead\":1}"), false),
+        (of_cpu("{\"deadband\":-1}"), false),
+        (of_cpu("{\"keep_alive_s\":86401}"), false),
+        (of_cpu("{\"alert_above\":1,\"alert_below\":2}"), false),
+    ] {
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        let layer = layer(&settings);
+        let config = desired::over(&minimal(""), "a", &layer, &environment(&[]), "a");
+        let relay = lekiwi_protocol::message::check_settings(&layer.settings);
+        assert_eq!(
+            (config.is_ok(), relay.is_ok()),
+            (is_taken, is_taken),
+            "{settings}"
+        );
+    }
+}

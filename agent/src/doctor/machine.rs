@@ -133,7 +133,7 @@ fn wear(root: &Path) -> Option<Finding> {
 }
 
 /// A folder's entries in order; none of a folder that is not there.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();

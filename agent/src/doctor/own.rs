@@ -29,7 +29,10 @@ const INODES: f64 = 200.0;
 const DAYS_LEFT: u64 = 14;
 /// Restarts of the unit that nobody asked for.
 const RESTARTS: u32 = 5;
-const SUDO: &str = "only root and the agent's own user can look: `sudo lekiwi-agent doctor`";
+/// Base64 of 256 bits.
+const TOKEN_CHARS: usize = 43;
+pub(super) const SUDO: &str =
+    "only root and the agent's own user can look: `sudo lekiwi-agent doctor`";
 
 pub(super) fn state_folder(folder: &Path) -> Vec<Finding> {
     const CHECK: &str = "state folder";
@@ -173,15 +176,41 @@ fn mode(path: &Path) -> Option<u32> {
 pub(super) fn token(config: &Config, is_enrolled: bool) -> Finding {
     const CHECK: &str = "token";
     let at = config.token_file.display();
-    match (config.token_file.exists(), is_enrolled) {
-        (true, true) if config.remove_token => Finding::warning(
+    match (fs::read_to_string(&config.token_file), is_enrolled) {
+        (Ok(_), true) if config.remove_token => Finding::warning(
             CHECK,
             format!("{at} is there, and the robot is enrolled"),
             "the agent removes it once it is connected; if it is: `rm` it",
         ),
-        (true, false) => Finding::ok(CHECK, format!("waits to be used at {at}")),
+        (Ok(token), false) if is_token(token.trim()) => {
+            Finding::ok(CHECK, format!("waits to be used at {at}"))
+        }
+        (Ok(token), false) => Finding::failed(
+            CHECK,
+            format!(
+                "expected lkt_ and {TOKEN_CHARS} letters, digits, '-' and '_' in {at}, got {} characters of another form",
+                token.trim().chars().count()
+            ),
+            "write a whole token of `lekiwi token create` into it, in one line",
+        ),
+        (Ok(_), true) => Finding::ok(CHECK, format!("{at} stays, as configured")),
+        (Err(error), _) if error.kind() == ErrorKind::PermissionDenied => {
+            Finding::unknown(CHECK, format!("{at} is not to be read by this user"), SUDO)
+        }
+        (Err(error), false) if error.kind() != ErrorKind::NotFound => Finding::failed(
+            CHECK,
+            format!("expected a readable token at {at}: {error}"),
+            "write a token of `lekiwi token create` into it",
+        ),
         _ => Finding::ok(CHECK, "none is left over"),
     }
+}
+
+/// As the relay makes them. Its value is nobody's business here.
+fn is_token(text: &str) -> bool {
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    text.strip_prefix("lkt_")
+        .is_some_and(|rest| rest.len() == TOKEN_CHARS && rest.bytes().all(letters))
 }
 
 pub(super) fn agent(status: &Result<Status, IpcError>) -> Vec<Finding> {
@@ -244,8 +273,12 @@ pub(super) fn outbox(state_dir: &Path, status: Option<&Status>) -> Finding {
         };
     }
     let path = state_dir.join("agent.db");
-    if !path.exists() {
-        return Finding::ok(CHECK, "empty, nothing was kept yet");
+    match fs::metadata(&path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Finding::unknown(CHECK, "not to be seen by this user", SUDO);
+        }
+        Err(_) => return Finding::ok(CHECK, "empty, nothing was kept yet"),
     }
     // As a file that nobody changes: whoever looks leaves no trace.
     let address = format!("file:{}?immutable=1", path.display());
@@ -321,8 +354,17 @@ fn judge_unit(shown: &str) -> Finding {
 }
 
 /// The profile, and the software that it brings.
-pub(super) async fn profile(root: &Path, config: &Config, findings: &mut Vec<Finding>) {
+pub(super) async fn profile(
+    root: &Path,
+    config: &Config,
+    status: Option<&Status>,
+    findings: &mut Vec<Finding>,
+) {
     const CHECK: &str = "profile";
+    if setup::is_registration_hidden(&config.state_dir) {
+        let text = "what the relay has registered is not to be seen by this user";
+        return findings.push(Finding::unknown(CHECK, text, SUDO));
+    }
     let registered = setup::registered_profile(&config.state_dir);
     let name = registered.clone().or_else(|| match &config.profile {
         ProfileChoice::Named(name) => Some(name.clone()),
@@ -352,6 +394,7 @@ pub(super) async fn profile(root: &Path, config: &Config, findings: &mut Vec<Fin
     });
     findings.extend(groups(root, &profile));
     if registered.is_some() {
+        findings.push(super::stop::examine(root, &profile, status));
         software(root, &profile, findings).await;
         super::ros::examine(&profile, findings).await;
     }

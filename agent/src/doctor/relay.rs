@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
-use super::Finding;
+use super::{Finding, Verdict};
 use crate::config::{Address, Config};
-use crate::dial::Dialer;
+use crate::dial::{DialError, Dialer};
 use crate::driver::chain;
 use crate::identity::{self, BrokerTls, Identity};
 use crate::ipc::Status;
@@ -20,6 +20,9 @@ use crate::ipc::Status;
 const BROKER: &str = "broker";
 /// Longest wait for each step.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What helps where the proxy is in the way.
+const LET_THROUGH: &str =
+    "it must allow CONNECT to this address and port; without one, take relay.proxy away";
 
 pub(super) async fn examine(
     config: &Config,
@@ -48,6 +51,15 @@ pub(super) async fn examine(
         }
     }
     let proxy = relay.proxy.as_ref();
+    if let Some(proxy) = proxy {
+        let found = through(proxy, &relay.https).await;
+        let is_shut = found.verdict == Verdict::Failed;
+        findings.push(found);
+        if is_shut {
+            // Whatever is behind it, nobody can tell.
+            return;
+        }
+    }
     findings.push(
         match identity::probe(&relay.https, proxy, relay.ca_fingerprint, now).await {
             Ok(()) => Finding::ok(
@@ -91,6 +103,34 @@ async fn resolve(address: &Address) -> Finding {
     }
 }
 
+/// Whether the proxy lets this robot through to the relay.
+async fn through(proxy: &Address, relay: &Address) -> Finding {
+    const CHECK: &str = "proxy";
+    if let Err(error) = Dialer::default().dial(proxy).await {
+        return Finding::failed(
+            CHECK,
+            format!("expected a proxy at {proxy}: {}", chain(&error)),
+            "is it running, and relay.proxy right?",
+        );
+    }
+    match Dialer::new(Some(proxy.clone())).dial(relay).await {
+        Ok(_) => Finding::ok(CHECK, format!("{proxy} connects to {relay}")),
+        Err(error @ DialError::Proxy { .. }) => Finding::failed(
+            CHECK,
+            format!("no way to {relay}: {}", chain(&error)),
+            LET_THROUGH,
+        ),
+        Err(error) => Finding::failed(
+            CHECK,
+            format!(
+                "expected the proxy at {proxy} to connect to {relay}: {}",
+                chain(&error)
+            ),
+            LET_THROUGH,
+        ),
+    }
+}
+
 /// Whether the broker at `address` takes this robot.
 async fn broker(
     config: &Config,
@@ -103,11 +143,12 @@ async fn broker(
     let tcp = match dialer.dial(address).await {
         Ok(tcp) => tcp,
         Err(error) => {
-            return Finding::failed(
-                BROKER,
-                format!("expected a connection to {at}: {}", chain(&error)),
-                "is the relay running, relay.mqtt right, and the port let through?",
-            );
+            let hint = match error {
+                DialError::Proxy { .. } => LET_THROUGH,
+                _ => "is the relay running, relay.mqtt right, and the port let through?",
+            };
+            let text = format!("expected a connection to {at}: {}", chain(&error));
+            return Finding::failed(BROKER, text, hint);
         }
     };
     let Some(identity) = identity else {

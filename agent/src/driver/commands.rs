@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Driver, chain};
-use crate::commands::{Ended, Task};
+use crate::commands::{Ended, Task, Way};
 use crate::estop::Report;
 
 /// Emergency stops whose state is remembered.
@@ -61,10 +61,16 @@ impl Driver {
                     // Without a link, or with a full one: the relay asks again.
                     self.speech.command(self.link.as_ref(), id.into(), status);
                 }
+                Task::Upload(id, op, arguments) => {
+                    let way = Way {
+                        enrolment: self.enrolment.clone(),
+                        floor: self.floor.clone(),
+                    };
+                    self.commands.upload(id, op, arguments, way);
+                }
                 Task::Execute(id, Op::FullState) => {
                     let said = self.speech.factsheet(self.link.as_ref());
-                    self.publish_state();
-                    let outcome = said.then(Arguments::new);
+                    let outcome = (self.publish_state() && said).then(Arguments::new);
                     let full = || "expected room in the link's queue, got none".to_owned();
                     self.commands.ended((id, outcome.ok_or_else(full)));
                 }
@@ -99,6 +105,8 @@ impl Driver {
                 action,
             } => {
                 log::warn!("emergency stop by {by:?}");
+                self.commands.stop();
+                self.carry_out_commands();
                 let data = json!({ "id": id, "by": by, "listeners": listeners, "action": action });
                 self.event(kind::ESTOP_RECEIVED, data);
                 self.say_stop(id, CommandStatus::Accepted);
@@ -110,13 +118,15 @@ impl Driver {
                     self.speech.command(self.link.as_ref(), id.into(), status);
                 }
             }
-            Report::Done { id, outcome } => {
-                let mut data = json!({ "id": id });
+            Report::Done { id, heard, outcome } => {
+                let mut data =
+                    json!({ "id": id, "listeners": heard.listeners, "confirmed": heard.confirmed });
                 if let Err(reason) = &outcome {
                     log::error!("the emergency stop did not end well: {reason}");
                     data["reason"] = reason.as_str().into();
                 }
                 self.event(kind::ESTOP_DONE, data);
+                let outcome = outcome.map(|()| heard.arguments());
                 self.say_stop(id, CommandStatus::end(outcome));
             }
         }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lekiwi_agent_core::local::{Rate, Reported, Throttle};
+use lekiwi_agent_core::bucket::Bucket;
+use lekiwi_agent_core::local::{Reported, Throttle};
 use lekiwi_protocol::limits::MAX_CUSTOM_METRICS;
 use lekiwi_protocol::message::{State, metric};
 use serde_json::json;
@@ -16,19 +17,17 @@ use crate::ipc::{self, Battery, Bus, CUSTOM, Line, Query, Question, Report, Requ
 
 /// Events that local programs may report at once, and the time after which they may report one more: each
 /// is a write to the card.
-const EVENTS: Rate = Rate::new(30, EVENTS_EVERY);
+const EVENTS: Bucket = Bucket::new(30, EVENTS_EVERY);
 const EVENTS_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two states, those after a connect aside.
 const STATES_EVERY: Duration = Duration::from_secs(1);
-/// What everything that has no answer of its own is answered with.
-const OK: &str = r#"{"ok":true}"#;
 
 /// What the driver knows from local programs, and tells them by.
 pub(super) struct Local {
     pub(super) reported: Reported,
     pub(super) bus: Bus,
     pub(super) migration: Option<Migration>,
-    events: Rate,
+    events: Bucket,
     /// When the state is told again, whoever caused it.
     pub(super) states: Throttle,
 }
@@ -94,10 +93,12 @@ impl Driver {
                     self.local.states.want();
                 }
             }
+            // Taken by the socket's end itself, ahead of the driver's queue.
+            Request::Stopped(_) => {}
             Request::Legacy(robot) => self.legacy(now, robot)?,
             Request::Operator(operator) => self.operator(now, operator),
         }
-        Ok(OK.to_owned())
+        Ok(ipc::OK.to_owned())
     }
 
     fn reported_event(&mut self, now: Instant, report: Report) -> Result<String, String> {
@@ -136,7 +137,7 @@ impl Driver {
 
     /// Publishes the state when it is wanted and may be told again.
     pub(super) fn look_after_local(&mut self, now: Instant) {
-        self.mirror(now);
+        self.look_after_migration(now);
         if self.local.states.poll(now) {
             self.publish_state();
         }

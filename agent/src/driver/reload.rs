@@ -79,6 +79,8 @@ impl Driver {
             self.watch_profile();
             self.watch_teleoperation_anew();
         }
+        // The profile's file may say another one, under the same name.
+        self.learn_stop();
         let answer = json!({ "reloaded": true, "waiting": &waiting }).to_string();
         self.configuration.since = clock::wall();
         self.configuration.refused = None;

@@ -34,6 +34,7 @@ impl Driver {
                 desired: self.twin.live(),
                 ..self.configuration.clone()
             },
+            stop: Some(self.estop.status()),
         }
     }
 }

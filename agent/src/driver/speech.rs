@@ -20,6 +20,8 @@ pub(super) struct Speech {
     factsheet: Factsheet,
     session: Uuid,
     sequence: u64,
+    /// What the factsheet says was not said in this session.
+    owes_factsheet: bool,
 }
 
 impl Speech {
@@ -41,9 +43,11 @@ impl Speech {
                 agent_target: env!("AGENT_TARGET").to_owned(),
                 capabilities: [
                     "backlog",
+                    "collect_logs",
                     "commands",
                     "configuration",
                     "events",
+                    "list_packages",
                     "services",
                     "telemetry",
                 ]
@@ -53,6 +57,7 @@ impl Speech {
             },
             session: Uuid::nil(),
             sequence: 0,
+            owes_factsheet: false,
         }
     }
 
@@ -95,6 +100,7 @@ impl Speech {
     pub(super) fn begin_session(&mut self) -> (String, Vec<u8>) {
         self.session = Uuid::new_v4();
         self.sequence = 0;
+        self.owes_factsheet = true;
         self.wrap(
             FromRobot::Connection,
             MessageType::Connection,
@@ -112,7 +118,9 @@ impl Speech {
 
     pub(super) fn factsheet(&mut self, link: Option<&Link>) -> bool {
         let sheet = self.factsheet.clone();
-        self.say(link, FromRobot::Factsheet, MessageType::Factsheet, sheet)
+        let is_said = self.say(link, FromRobot::Factsheet, MessageType::Factsheet, sheet);
+        self.owes_factsheet = !is_said;
+        is_said
     }
 
     /// How far the command `id` is.
@@ -138,8 +146,10 @@ impl Speech {
         said && link.is_some_and(Link::leave)
     }
 
+    /// The state, behind a factsheet that found no room.
     pub(super) fn state(&mut self, link: Option<&Link>, state: State) -> bool {
-        self.say(link, FromRobot::State, MessageType::State, state)
+        (!self.owes_factsheet || self.factsheet(link))
+            && self.say(link, FromRobot::State, MessageType::State, state)
     }
 
     pub(super) fn heartbeat(&mut self, link: Option<&Link>, uptime_s: u64) -> bool {
@@ -218,5 +228,47 @@ impl Speech {
         self.sequence += 1;
         let topic = self.root.from_robot(&self.robot_id, from).to_string();
         (topic, envelope.to_json())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const STATE: &str = include_str!("../../../protocol/examples/state.json");
+    const FACTSHEET: &str = include_str!("../../../protocol/examples/factsheet.json");
+
+    fn payload<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        let message: serde_json::Value = serde_json::from_str(text).unwrap();
+        serde_json::from_value(message["payload"].clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_factsheet_that_found_no_room_goes_before_the_next_state() {
+        let mut speech = Speech {
+            root: Root::default(),
+            robot_id: RobotId::new("kiwi-01").unwrap(),
+            factsheet: payload(FACTSHEET),
+            session: Uuid::nil(),
+            sequence: 0,
+            owes_factsheet: false,
+        };
+        let (link, mut taken) = Link::stuck();
+        let link = Some(&link);
+        speech.begin_session();
+        assert!(speech.factsheet(link) && speech.state(link, payload(STATE)));
+        let kinds = |topics: Vec<String>| -> Vec<String> {
+            let kinds = topics.iter().filter_map(|topic| topic.rsplit('/').next());
+            kinds.map(str::to_owned).collect()
+        };
+        assert_eq!(kinds(taken()), ["factsheet", "state"]);
+        while speech.heartbeat(link, 0) {}
+        assert!(!speech.factsheet(link) && !speech.state(link, payload(STATE)));
+        taken();
+        for expected in [&["factsheet", "state"][..], &["state"]] {
+            assert!(speech.state(link, payload(STATE)));
+            assert_eq!(kinds(taken()), expected);
+        }
     }
 }

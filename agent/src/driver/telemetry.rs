@@ -45,12 +45,20 @@ impl Driver {
 
     /// The full picture, for the relay when it can hear, and for local programs: after each connect, when
     /// something but telemetry changed, and whenever somebody asks for it. Telemetry goes on from there.
-    pub(super) fn publish_state(&mut self) {
+    /// Whether it was said; what the link had no room for is wanted again.
+    pub(super) fn publish_state(&mut self) -> bool {
         let state = self.state();
         self.tell_local(&state);
-        if self.is_online() && self.speech.state(self.link.as_ref(), state) {
-            self.debouncer.told(clock::now());
+        if !self.is_online() {
+            return false; // the next connect has it
         }
+        let is_said = self.speech.state(self.link.as_ref(), state);
+        if is_said {
+            self.debouncer.told(clock::now());
+        } else {
+            self.local.states.want();
+        }
+        is_said
     }
 
     pub(super) fn state(&self) -> State {

@@ -83,8 +83,12 @@ impl Driver {
             })
             .map(Box::new);
         let has = self.teleop.watcher.is_some();
-        if self.speech.capability(CAPABILITY, has) && self.is_online() {
-            self.speech.factsheet(self.link.as_ref());
+        if self.speech.capability(CAPABILITY, has)
+            && self.is_online()
+            && !self.speech.factsheet(self.link.as_ref())
+        {
+            // The state has it in front of it, when there is room.
+            self.local.states.want();
         }
     }
 

@@ -3,7 +3,7 @@
 //! moves.
 //!
 //! Whoever drives the robot comes first: a port that another program has open or locked, or on which
-//! there is traffic, is left alone.
+//! there is traffic, is left alone. Letting go of the motors comes before everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,6 +28,9 @@ const ATTEMPTS: usize = 3;
 /// Ids that a servo can have.
 const SERVO_IDS: std::ops::RangeInclusive<u8> = 1..=253;
 
+/// Between one saying of what everybody should do and the next.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// How long is waited.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
@@ -49,37 +52,90 @@ impl Default for Timing {
 /// Who is on the bus at `port`.
 #[must_use]
 pub fn ask(port: &Path, timing: Timing) -> BusState {
-    if is_open_elsewhere(port) {
+    if holder(port).is_some() {
         return BusState::Busy;
     }
-    match Line::open(port, timing).and_then(|mut line| line.survey()) {
+    match Line::alone(port, timing).and_then(|mut line| line.survey()) {
         Ok(state) => state,
         Err(Errno::BUSY | Errno::WOULDBLOCK) => BusState::Busy,
-        Err(Errno::NOTTY) => BusState::Failed {
-            reason: "expected a serial port".to_owned(),
-        },
         Err(error) => BusState::Failed {
-            reason: std::io::Error::from(error).to_string(),
+            reason: reason(error),
         },
     }
 }
 
-/// Whether another process has the port open, as far as this one may see.
-fn is_open_elsewhere(port: &Path) -> bool {
-    let Ok(port) = fs::canonicalize(port) else {
-        return false;
-    };
+/// Switches the torque of all motors on the bus at `port` off, and asks each of them whether it is. Returns
+/// their ids.
+///
+/// # Errors
+/// When a motor may have torque all the same: nobody answers, one says so, or another program has the port.
+/// That program is talked into, since the motors come first; it may switch them on again.
+pub fn let_go(port: &Path, timing: Timing) -> Result<Vec<u8>, String> {
+    let at = port.display();
+    let holder = holder(port);
+    let released = open(port).and_then(|port| Line::new(port, timing)?.let_go());
+    if let Some(holder) = holder.filter(|_| released != Err(Errno::NOTTY)) {
+        return Err(format!(
+            "expected no other program at {at}, got {holder}: its motors may have torque again"
+        ));
+    }
+    let torque =
+        released.map_err(|error| format!("expected the servo bus at {at}: {}", reason(error)))?;
+    if torque.is_empty() {
+        return Err(format!(
+            "expected servos at {at}, none answered: they have no power, or turn unheard"
+        ));
+    }
+    let with: Vec<String> = torque
+        .iter()
+        .filter(|(_, is_off)| !**is_off)
+        .map(|(id, _)| id.to_string())
+        .collect();
+    if with.is_empty() {
+        Ok(torque.into_keys().collect())
+    } else {
+        let with = with.join(", ");
+        Err(format!(
+            "expected every motor at {at} to have no torque, but it is not known of servos {with}"
+        ))
+    }
+}
+
+/// Why a bus could not be used.
+fn reason(error: Errno) -> String {
+    match error {
+        Errno::NOTTY => "expected a serial port".to_owned(),
+        error => std::io::Error::from(error).to_string(),
+    }
+}
+
+/// The other process that has the port open, as far as this one may see.
+fn holder(port: &Path) -> Option<String> {
+    let port = fs::canonicalize(port).ok()?;
     let own = std::process::id().to_string();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter(|process| {
-            let name = process.file_name();
-            let name = name.to_string_lossy();
-            name.bytes().all(|b| b.is_ascii_digit()) && name != own
-        })
-        .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
-        .flat_map(|files| files.flatten())
-        .any(|file| fs::read_link(file.path()).is_ok_and(|target| target == port))
+    let mut processes = fs::read_dir("/proc").ok()?.flatten().filter(|process| {
+        let name = process.file_name();
+        let name = name.to_string_lossy();
+        name.bytes().all(|b| b.is_ascii_digit()) && name != own
+    });
+    let has_it = |process: &fs::DirEntry| {
+        let files = fs::read_dir(process.path().join("fd"));
+        let mut files = files.into_iter().flatten().flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|target| target == port))
+    };
+    let process = processes.find(has_it)?;
+    let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+    let id = process.file_name();
+    Some(format!(
+        "{} (process {})",
+        name.trim(),
+        id.to_string_lossy()
+    ))
+}
+
+fn open(port: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(port, flags, Mode::empty())
 }
 
 /// What an exchange brought.
@@ -106,11 +162,15 @@ impl Drop for Line {
 }
 
 impl Line {
-    fn open(port: &Path, timing: Timing) -> Result<Self, Errno> {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let port = rustix::fs::open(port, flags, Mode::empty())?;
-        let mut settings = rustix::termios::tcgetattr(&port)?;
+    /// A port that nobody has locked.
+    fn alone(port: &Path, timing: Timing) -> Result<Self, Errno> {
+        let port = open(port)?;
         rustix::fs::flock(&port, FlockOperation::NonBlockingLockExclusive)?;
+        Self::new(port, timing)
+    }
+
+    fn new(port: OwnedFd, timing: Timing) -> Result<Self, Errno> {
+        let mut settings = rustix::termios::tcgetattr(&port)?;
         rustix::termios::ioctl_tiocexcl(&port)?;
         settings.make_raw();
         settings.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
@@ -161,6 +221,40 @@ impl Line {
                 servos: found.map(|(id, model)| Servo { id, model }).collect(),
             }
         })
+    }
+
+    /// Of each servo whether it said that its torque is off.
+    fn let_go(&mut self) -> Result<BTreeMap<u8, bool>, Errno> {
+        // More than once: whatever was under way on the bus may have garbled the first.
+        for _ in 0..ATTEMPTS {
+            self.say(&feetech::torque_off(feetech::BROADCAST))?;
+            self.hear(PAUSE)?;
+        }
+        for id in IDS {
+            self.look_for(id)?;
+        }
+        let ids: BTreeSet<u8> = self.found.keys().chain(&self.garbled).copied().collect();
+        let mut torque = BTreeMap::new();
+        for id in ids {
+            torque.insert(id, self.has_let_go(id)?);
+        }
+        Ok(torque)
+    }
+
+    /// Whether a servo says that its torque is off; while it does not, it is told again.
+    fn has_let_go(&mut self, id: u8) -> Result<bool, Errno> {
+        let of = |frame: &&Frame| frame.id == id && !feetech::is_request(frame);
+        for _ in 0..ATTEMPTS {
+            let question = feetech::read_torque(id);
+            let said = |frames: &[Frame]| frames.iter().filter(of).find_map(Frame::torque);
+            let heard = self.exchange(&question, |_, frames| said(frames).is_some())?;
+            if said(&heard.frames) == Some(false) {
+                return Ok(true);
+            }
+            let order = feetech::torque_off(id);
+            self.exchange(&order, |_, frames| frames.iter().any(|frame| of(&frame)))?;
+        }
+        Ok(false)
     }
 
     fn look_for(&mut self, id: u8) -> Result<(), Errno> {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use lekiwi_protocol::profile;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 
-/// Longest status line that is read.
-const MAX_LINE_BYTES: usize = 256;
+use crate::http;
+use crate::lookup::Destination;
 
 /// What must answer, and how long that may take.
 #[derive(Debug, Clone)]
@@ -18,22 +18,22 @@ pub(super) struct Probe {
 
 #[derive(Debug, Clone)]
 enum Place {
-    Tcp(String),
-    Http { address: String, path: String },
+    Tcp(Destination),
+    Http { server: Destination, path: String },
     Unix(String),
 }
 
 impl Probe {
     pub(super) fn new(probe: profile::Probe<'_>, timeout: Duration) -> Self {
         let place = match probe {
-            profile::Probe::Tcp(address) => Place::Tcp(address.to_owned()),
+            profile::Probe::Tcp(address) => Place::Tcp(Destination::new(address)),
             profile::Probe::Unix(path) => Place::Unix(path.to_owned()),
             profile::Probe::Http(url) => {
                 // A checked profile has http://HOST:PORT/PATH.
                 let rest = url.strip_prefix("http://").unwrap_or(url);
                 let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
                 Place::Http {
-                    address: address.to_owned(),
+                    server: Destination::new(address),
                     path: format!("/{path}"),
                 }
             }
@@ -45,15 +45,18 @@ impl Probe {
     pub(super) async fn run(&self) -> Result<(), String> {
         let look = async {
             match &self.place {
-                Place::Tcp(address) => match TcpStream::connect(address).await {
+                Place::Tcp(server) => match server.connect().await {
                     Ok(_) => Ok(()),
-                    Err(error) => Err(format!("expected a connection to {address}: {error}")),
+                    Err(error) => {
+                        let address = server.as_str();
+                        Err(format!("expected a connection to {address}: {error}"))
+                    }
                 },
                 Place::Unix(path) => match UnixStream::connect(path).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(format!("expected a connection to {path}: {error}")),
                 },
-                Place::Http { address, path } => page(address, path).await,
+                Place::Http { server, path } => page(server, path).await,
             }
         };
         let late = |_| {
@@ -72,38 +75,29 @@ impl Probe {
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(place) | Self::Unix(place) => f.write_str(place),
-            Self::Http { address, path } => write!(f, "http://{address}{path}"),
+            Self::Tcp(server) => f.write_str(server.as_str()),
+            Self::Unix(path) => f.write_str(path),
+            Self::Http { server, path } => write!(f, "http://{}{path}", server.as_str()),
         }
     }
 }
 
-async fn page(address: &str, path: &str) -> Result<(), String> {
+async fn page(server: &Destination, path: &str) -> Result<(), String> {
+    let address = server.as_str();
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = server.connect().await?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lekiwi-agent\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await?;
-        let mut line = Vec::with_capacity(MAX_LINE_BYTES);
-        while !line.contains(&b'\n') && line.len() < MAX_LINE_BYTES {
-            if stream.read_buf(&mut line).await? == 0 {
-                break;
-            }
-        }
-        std::io::Result::Ok(line)
+        http::read_line(&mut stream).await
     };
     let expected = || format!("expected 2xx from http://{address}{path}");
     let line = exchange
         .await
         .map_err(|error| format!("{}: {error}", expected()))?;
-    let line = String::from_utf8_lossy(&line);
-    let line = line.lines().next().unwrap_or_default();
-    let status = line
-        .strip_prefix("HTTP/1.")
-        .and_then(|rest| rest.split(' ').nth(1));
-    match status {
-        Some(status) if status.len() == 3 && status.starts_with('2') => Ok(()),
+    match http::status(&line) {
+        Some(200..=299) => Ok(()),
         _ => Err(format!("{}, got {line:?}", expected())),
     }
 }
@@ -111,6 +105,7 @@ async fn page(address: &str, path: &str) -> Result<(), String> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, UnixListener};
 
     use super::*;

@@ -1,4 +1,4 @@
-//! TLS towards the broker, kept over reconnects so that sessions are resumed: less to send, and no
+//! TLS as this robot. Towards the broker it is kept over reconnects so that sessions are resumed: less to send, and no
 //! signature to compute. No IO.
 
 use std::sync::Arc;
@@ -41,6 +41,24 @@ pub(super) fn builder(
     ClientConfig::builder_with_details(provider(), time).with_safe_default_protocol_versions()
 }
 
+/// The certificate shown, its authority trusted.
+fn shown(identity: &Identity, time: Arc<KnownTime>) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.authority.clone())?;
+    let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
+    builder(time)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity.chain.clone(), key)
+}
+
+/// TLS towards the relay's HTTPS port, as this robot, with `now` as the time.
+///
+/// # Errors
+/// When the TLS library does not take key or certificates.
+pub fn https(identity: &Identity, now: Timestamp) -> Result<ClientConfig, rustls::Error> {
+    shown(identity, KnownTime::at(now))
+}
+
 /// The configuration for an identity, for as long as that stays the same.
 #[derive(Debug, Default)]
 pub struct BrokerTls {
@@ -75,12 +93,7 @@ impl BrokerTls {
         {
             return Ok(made.config.clone());
         }
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone())?;
-        let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
-        let mut config = builder(self.time.clone())?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain.clone(), key)?;
+        let mut config = shown(identity, self.time.clone())?;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.resumption = Resumption::in_memory_sessions(SERVERS);
         let config = Arc::new(config);

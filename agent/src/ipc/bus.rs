@@ -5,12 +5,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use super::stops::{Confirmations, Stops, Witness};
 
 /// A line of JSON, without its end.
 pub type Line = Arc<str>;
 
 /// Lines that a subscriber may be behind; one that is further behind is dropped.
 const BACKLOG: usize = 16;
+/// Why a confirmation does not count.
+pub(super) const NOT_SUBSCRIBED: &str =
+    "expected a caller that has subscribed to control to confirm a stop, got one that has not";
 
 /// What can be subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +44,7 @@ impl Topic {
 pub struct Bus {
     state: broadcast::Sender<Line>,
     control: broadcast::Sender<Line>,
+    stops: Stops,
 }
 
 impl Default for Bus {
@@ -45,6 +52,7 @@ impl Default for Bus {
         Self {
             state: broadcast::Sender::new(BACKLOG),
             control: broadcast::Sender::new(BACKLOG),
+            stops: Stops::default(),
         }
     }
 }
@@ -65,7 +73,25 @@ impl Bus {
     /// Whether anybody subscribed to `topic`; if not, no line need be made.
     #[must_use]
     pub fn is_heard(&self, topic: Topic) -> bool {
-        self.topic(topic).receiver_count() > 0
+        self.listeners(topic) > 0
+    }
+
+    /// How many hear `topic`.
+    #[must_use]
+    pub fn listeners(&self, topic: Topic) -> usize {
+        self.topic(topic).receiver_count()
+    }
+
+    /// Stop `id` can be confirmed from now on, by those who hear `control`.
+    #[must_use]
+    pub fn expect_stopped(&self, id: Uuid) -> Confirmations {
+        self.stops.expect(id)
+    }
+
+    /// How many of those who hear `control` have confirmed a stop before.
+    #[must_use]
+    pub fn proven(&self) -> usize {
+        self.stops.proven()
     }
 
     /// Hears these topics from now on.
@@ -82,6 +108,7 @@ impl Bus {
 pub struct Subscription {
     state: Option<broadcast::Receiver<Line>>,
     control: Option<broadcast::Receiver<Line>>,
+    witness: Option<Witness>,
 }
 
 impl Subscription {
@@ -95,6 +122,17 @@ impl Subscription {
         }
     }
 
+    /// This caller has stopped what it drives, as stop `id` told it.
+    ///
+    /// # Errors
+    /// When it hears of no stops, or none of this id waits.
+    pub(super) fn confirm(&mut self, id: Uuid) -> Result<(), String> {
+        match &mut self.witness {
+            Some(witness) => witness.confirm(id),
+            None => Err(NOT_SUBSCRIBED.to_owned()),
+        }
+    }
+
     /// Hears these as well.
     pub(super) fn add(&mut self, bus: &Bus, topics: &[Topic]) {
         for topic in topics {
@@ -103,6 +141,9 @@ impl Subscription {
                 Topic::Control => &mut self.control,
             };
             ear.get_or_insert_with(|| bus.topic(*topic).subscribe());
+        }
+        if self.control.is_some() {
+            self.witness.get_or_insert_with(|| bus.stops.witness());
         }
     }
 }

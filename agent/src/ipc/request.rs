@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use lekiwi_protocol::MetricName;
+use lekiwi_protocol::limits::MAX_DATA_DEPTH;
 use lekiwi_protocol::message::{OperatingMode, SourceKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::bus::Topic;
 use crate::migration::Robot;
@@ -27,6 +29,8 @@ pub enum Request {
     Query(Query),
     /// Wants to be told from now on.
     Subscribe(Vec<Topic>),
+    /// What this caller drives stands still, as the emergency stop with this id told it.
+    Stopped(Uuid),
     /// Something happened.
     Event(Report),
     /// How the battery is.
@@ -128,7 +132,7 @@ pub(super) enum Standing {
     Owner,
     /// Members of the agent's group: report what the robot's programs know.
     Member,
-    /// Others: ask and listen.
+    /// Others, where an administrator has opened the socket to them: ask and listen.
     Guest,
 }
 
@@ -171,7 +175,10 @@ impl Request {
             _ => {}
         }
         match self {
-            Self::Event(report) => check_kind(&report.kind),
+            Self::Event(report) => {
+                check_kind(&report.kind)?;
+                check_depth(&report.data)
+            }
             Self::Battery(battery) => battery.check(),
             Self::Operator(Some(operator)) => operator.check(),
             Self::Metric(metric) => metric.check().map(|_| ()),
@@ -193,6 +200,27 @@ fn check_kind(kind: &str) -> Result<(), String> {
     Err(format!(
         "expected an event's type such as custom.bumped: custom. and a-z, 0-9, '_' and '.', at most {MAX_KIND_BYTES} in all, got {cut:?}"
     ))
+}
+
+/// Around data there are the batch and its envelope: what nests so deeply that a parser gives up would be
+/// refused with all of its batch.
+fn check_depth(data: &Value) -> Result<(), String> {
+    match depth(data) {
+        0..=MAX_DATA_DEPTH => Ok(()),
+        deep => Err(format!(
+            "expected data of at most {MAX_DATA_DEPTH} levels, got {deep}"
+        )),
+    }
+}
+
+/// Lists and objects around the innermost value; a line's parser lets through 127 at most.
+fn depth(data: &Value) -> usize {
+    let inner = match data {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        _ => return 0,
+    };
+    inner.unwrap_or(0) + 1
 }
 
 impl Battery {
@@ -271,6 +299,7 @@ mod tests {
             r#"{"battery":{"percent":80}}"#,
             r#"{"battery":{"percent":0.5,"volts":11.1,"charging":false}}"#,
             r#"{"mode":"TEACH_IN"}"#,
+            r#"{"stopped":"00000000-0000-0000-0000-000000000001"}"#,
             r#"{"operator":{"id":"alice"}}"#,
             r#"{"operator":{"id":"alice","address":"10.0.0.2","commands":15,"source_kind":"human"}}"#,
             r#"{"operator":null}"#,
@@ -325,7 +354,7 @@ mod tests {
             (
                 r#"{"batery":{"percent":80}}"#,
                 format!(
-                    "{such_as}unknown variant `batery`, expected one of `query`, `subscribe`, `event`, `battery`, `mode`, `operator`, `metric`, `reload` at line 1 column 9"
+                    "{such_as}unknown variant `batery`, expected one of `query`, `subscribe`, `stopped`, `event`, `battery`, `mode`, `operator`, `metric`, `reload` at line 1 column 9"
                 ),
             ),
             (

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lekiwi_agent_core::local::Rate;
+use lekiwi_agent_core::bucket::Bucket;
 use nix::unistd::{Uid, User, getegid, geteuid, getgrouplist};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,9 +16,9 @@ use tokio::net::unix::{ReadHalf, UCred, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
-use super::bus::{Bus, Subscription};
+use super::bus::{Bus, NOT_SUBSCRIBED, Subscription};
 use super::request::{Caller, Request, Standing};
-use super::{IpcError, PATIENCE, Question};
+use super::{IpcError, OK, PATIENCE, Question};
 use crate::clock;
 
 /// Most callers at a time.
@@ -30,7 +30,7 @@ const MAX_LINE_BYTES: usize = 8192;
 /// How long a caller that has not subscribed may be silent between two lines.
 const SILENCE: Duration = Duration::from_secs(300);
 /// Lines that a caller may send at once, and the time after which it may send one more.
-const LINES: Rate = Rate::new(100, Duration::from_millis(20));
+const LINES: Bucket = Bucket::new(100, Duration::from_millis(20));
 
 /// Listens at `path` until the returned task is dropped; questions go to `driver`, what `bus` carries to
 /// subscribers. A socket file that a crash left behind is replaced: the caller holds the lock of the state
@@ -186,6 +186,14 @@ impl Door {
             Ok(request) => request,
             Err(reason) => return Ok(Err(reason)),
         };
+        if let Request::Stopped(id) = request {
+            // Not by the driver: its queue may be full.
+            let confirmed = match subscription {
+                Some(subscription) => subscription.confirm(id),
+                None => Err(NOT_SUBSCRIBED.to_owned()),
+            };
+            return Ok(confirmed.map(|()| OK.to_owned()));
+        }
         if let Request::Subscribe(topics) = &request {
             // Before the driver is asked for the state: no change is missed.
             match subscription {

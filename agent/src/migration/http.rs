@@ -5,8 +5,13 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::http;
+
 /// Largest request, head and body.
 const MAX_BYTES: usize = 16 * 1024;
+
+/// As much of an answer as is read.
+const MAX_ANSWER_BYTES: usize = 512;
 
 /// A request.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,35 +95,43 @@ pub(super) async fn write(stream: &mut TcpStream, status: u16, body: &str) -> io
     stream.shutdown().await
 }
 
-/// Asks with PUT; returns the answer's status.
-pub(super) async fn put(
+/// Asks.
+pub(super) async fn ask(
     stream: &mut TcpStream,
     host: &str,
-    path: &str,
+    request: (&str, &str),
     key: Option<&str>,
     body: &str,
-) -> io::Result<u16> {
+) -> io::Result<()> {
+    let (method, path) = request;
     let key = key.map_or(String::new(), |key| format!("X-API-Key: {key}\r\n"));
     let request = format!(
-        "PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(request.as_bytes()).await?;
-    let mut line = Vec::with_capacity(256);
-    while !line.contains(&b'\n') && line.len() < 256 {
-        if stream.read_buf(&mut line).await? == 0 {
-            break;
-        }
-    }
-    let line = String::from_utf8_lossy(&line);
-    let status = line
-        .strip_prefix("HTTP/1.")
-        .and_then(|rest| rest.get(2..5)?.parse().ok());
-    status.ok_or_else(|| {
-        let line = line.lines().next().unwrap_or_default();
+    stream.write_all(request.as_bytes()).await
+}
+
+/// The status of an answer, as soon as it is there: some keep the connection open whatever they are asked.
+pub(super) async fn status(stream: &mut TcpStream) -> io::Result<u16> {
+    let line = http::read_line(stream).await?;
+    http::status(&line).ok_or_else(|| {
         let other = format!("expected an HTTP answer, got {line:?}");
         io::Error::new(io::ErrorKind::InvalidData, other)
     })
+}
+
+/// As much of an answer as fits.
+pub(super) async fn answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut answer = Vec::with_capacity(MAX_ANSWER_BYTES);
+    let mut bounded = stream.take(MAX_ANSWER_BYTES as u64);
+    // What came before an error tells.
+    if let Err(error) = bounded.read_to_end(&mut answer).await
+        && answer.is_empty()
+    {
+        return Err(error);
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 #[cfg(test)]

@@ -240,6 +240,16 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether an event of this kind with this data is kept.
+    pub(super) fn holds(&self, kind: &str, data: &Value) -> Result<bool, DiskError> {
+        let found = self.db.query_row(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE kind = ?1 AND data = ?2)",
+            params![kind, data.to_string()],
+            |row| row.get(0),
+        );
+        Ok(found?)
+    }
+
     fn spare_pages(&self) -> Result<u32, DiskError> {
         Ok(self
             .db

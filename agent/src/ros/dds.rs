@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lekiwi_agent_core::ros::{Commander, Domain, Guid, Order, Prefix};
+use lekiwi_agent_core::ros::{Commander, Domain, Guid, Order, Prefix, lost};
 use lekiwi_protocol::profile::is_node;
 use rustdds::dds::{CreateError, ReadError};
 use rustdds::mio1::{Events, Interest, Poll, Token, Waker};
@@ -188,13 +188,15 @@ struct Listener {
 impl Listener {
     fn run(mut self) {
         let mut events = Events::with_capacity(16);
-        let mut complaint = None;
+        let (mut complaint, mut has_joined) = (None, false);
         while !self.shared.is_stopped() {
             match Participant::join(&self.shared, &self.poll) {
                 Ok(participant) => {
                     complaint = None;
+                    // It may have taken a while to join: others are found from now on.
+                    self.next = has_joined.then(|| (clock::now(), Domain::default()));
+                    has_joined = true;
                     self.listen(participant, &mut events);
-                    self.next = Some((clock::now(), Domain::default()));
                 }
                 Err(error) => {
                     let text = chain(&error);
@@ -340,28 +342,50 @@ impl Participant {
     /// Takes what has arrived.
     fn take(&mut self, now: Instant, events: &Events, poll: &Poll, domain: &mut Domain) {
         let has = |token| events.iter().any(|event| event.token() == token);
+        let mut statuses = Vec::new();
         if has(STATUS) {
-            while let Some(status) = self.status.try_recv_status() {
-                self.take_status(now, status, poll, domain);
-            }
+            statuses.extend(std::iter::from_fn(|| self.status.try_recv_status()));
         }
-        if has(NODES) {
-            self.nodes.drain_read_notifications();
-            while let Some((writer, message)) = next(&self.nodes) {
-                let [prefix @ .., _, _, _, _] = writer;
-                if let Err(error) = domain.announced(prefix, &message.bytes, message.order) {
-                    log::debug!("{NODES_TOPIC}: {error}");
-                }
-            }
+        // What somebody said before it was lost is readable by now, and taken first: it would count for ever after.
+        let is_news = !statuses.is_empty();
+        if has(NODES) || is_news {
+            self.take_nodes(domain);
         }
         for topic in 0..self.commands.len() {
-            if has(Token(COMMANDS + topic)) {
-                self.take_commands(now, topic, poll, domain);
+            let is_called = has(Token(COMMANDS + topic));
+            if is_called || is_news {
+                self.take_commands(now, topic, is_called, poll, domain);
+            }
+        }
+        let mut presence = Vec::new();
+        for status in statuses {
+            presence.extend(present(&status));
+            self.take_status(now, status, poll, domain);
+        }
+        for prefix in lost(&presence) {
+            domain.participant_lost(prefix);
+        }
+    }
+
+    fn take_nodes(&mut self, domain: &mut Domain) {
+        self.nodes.drain_read_notifications();
+        while let Some((writer, message)) = next(&self.nodes) {
+            let [prefix @ .., _, _, _, _] = writer;
+            if let Err(error) = domain.announced(prefix, &message.bytes, message.order) {
+                log::debug!("{NODES_TOPIC}: {error}");
             }
         }
     }
 
-    fn take_commands(&mut self, now: Instant, topic: usize, poll: &Poll, domain: &mut Domain) {
+    /// `is_called`: the reader said that there is something.
+    fn take_commands(
+        &mut self,
+        now: Instant,
+        topic: usize,
+        is_called: bool,
+        poll: &Poll,
+        domain: &mut Domain,
+    ) {
         let commands = &mut self.commands[topic];
         let Some(reader) = &commands.reader else {
             return;
@@ -372,10 +396,10 @@ impl Participant {
             domain.commanded(now, writer, topic);
             count += 1;
         }
-        commands.empty_reads = match count {
-            0 => commands.empty_reads + 1,
-            _ => 0,
-        };
+        match count {
+            0 => commands.empty_reads += u32::from(is_called),
+            _ => commands.empty_reads = 0,
+        }
         if commands.empty_reads >= EMPTY_READS {
             self.read(topic, poll);
         }
@@ -390,11 +414,10 @@ impl Participant {
     ) {
         match status {
             DomainParticipantStatusEvent::ParticipantLost { id, .. } => {
-                if let Ok(prefix) = Prefix::try_from(id.as_ref()) {
-                    for commands in &mut self.commands {
-                        commands.writers.retain(|writer| writer[..12] != prefix);
-                    }
-                    domain.participant_lost(prefix);
+                for commands in &mut self.commands {
+                    commands
+                        .writers
+                        .retain(|writer| writer[..12] != *id.as_ref());
                 }
             }
             DomainParticipantStatusEvent::WriterDetected { writer } => {
@@ -456,6 +479,16 @@ impl Participant {
             Err(error) => log::warn!("{} is not seen: {}", commands.name, chain(&error)),
         }
     }
+}
+
+/// Whether a status says of a participant that it is there, or that it is not any more.
+fn present(status: &DomainParticipantStatusEvent) -> Option<(Prefix, bool)> {
+    let (prefix, is_there) = match status {
+        DomainParticipantStatusEvent::ParticipantDiscovered { dpd } => (dpd.guid.prefix, true),
+        DomainParticipantStatusEvent::ParticipantLost { id, .. } => (*id, false),
+        _ => return None,
+    };
+    Some((Prefix::try_from(prefix.as_ref()).ok()?, is_there))
 }
 
 /// Addresses at which other machines may be heard.

@@ -66,7 +66,7 @@ impl Packages {
         let Some(mut work) = self.work.take() else {
             return false;
         };
-        match work.slice() {
+        match work.slice(&mut |_| {}) {
             Ok(true) => {
                 self.work = Some(work);
                 return false;
@@ -95,28 +95,35 @@ impl Packages {
             .ok();
         if stamp.is_some() && stamp != self.stamp {
             self.stamp = stamp;
-            self.work = Some(Work {
-                file,
-                database: Database::default(),
-                summary: Summary::default(),
-            });
+            self.work = Some(Work::new(file));
         }
     }
 }
 
 impl Work {
-    /// Reads a slice; `false` at the end.
-    fn slice(&mut self) -> io::Result<bool> {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            database: Database::default(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Reads a slice, and tells which packages were in it; `false` at the end.
+    fn slice(&mut self, tell: &mut dyn FnMut(&str)) -> io::Result<bool> {
+        let summary = &mut self.summary;
+        let mut add = |line: &str| {
+            summary.add(line);
+            tell(line);
+        };
         let mut chunk = [0; CHUNK_BYTES];
         for _ in 0..SLICE_BYTES / CHUNK_BYTES {
             let count = self.file.read(&mut chunk)?;
-            let summary = &mut self.summary;
             if count == 0 {
-                self.database.end(&mut |line| summary.add(line));
+                self.database.end(&mut add);
                 return Ok(false);
             }
-            self.database
-                .push(&chunk[..count], &mut |line| summary.add(line));
+            self.database.push(&chunk[..count], &mut add);
         }
         Ok(true)
     }
@@ -143,38 +150,38 @@ impl Summary {
     }
 }
 
-/// The installed packages below `root`, in at most about `most_bytes` bytes of lines; what does not fit is
-/// counted.
+/// The installed packages below `root`, as [`Database`] tells them.
 ///
 /// # Errors
 /// When dpkg's database cannot be read.
-pub fn list(root: &Path, most_bytes: usize) -> io::Result<PackageList> {
-    let mut file = File::open(root.join(STATUS))?;
-    let mut database = Database::default();
-    let mut summary = Summary::default();
-    let (mut packages, mut room, mut left_out) = (Vec::new(), most_bytes, 0);
-    let mut keep = |line: &str| {
-        summary.add(line);
-        match room.checked_sub(line.len()) {
-            Some(rest) if left_out == 0 => {
-                room = rest;
-                packages.push(line.to_owned());
-            }
-            _ => left_out += 1,
+pub fn list(root: &Path) -> io::Result<PackageList> {
+    let mut work = Work::new(File::open(root.join(STATUS))?);
+    let mut packages = Vec::new();
+    while work.slice(&mut |line| packages.push(line.to_owned()))? {}
+    Ok(PackageList {
+        installed: work.summary.finish(),
+        packages,
+    })
+}
+
+/// Writes them into `to`, a line each: the digest of what is written is theirs. Others have a turn after each slice.
+///
+/// # Errors
+/// When dpkg's database cannot be read, or `to` not be written.
+pub async fn write(root: &Path, to: &mut (dyn io::Write + Send)) -> io::Result<InstalledPackages> {
+    let mut work = Work::new(File::open(root.join(STATUS))?);
+    let mut written = Ok(());
+    let mut line = |line: &str| {
+        if written.is_ok() {
+            written = writeln!(to, "{line}");
         }
     };
-    let mut chunk = [0; CHUNK_BYTES];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => break database.end(&mut keep),
-            count => database.push(&chunk[..count], &mut keep),
-        }
+    while work.slice(&mut line)? {
+        tokio::task::yield_now().await;
     }
-    Ok(PackageList {
-        installed: summary.finish(),
-        packages,
-        left_out,
-    })
+    written?;
+    to.flush()?;
+    Ok(work.summary.finish())
 }
 
 /// dpkg's database as it comes in, in pieces of any length: paragraphs of `Field: value` lines, told as
@@ -260,28 +267,35 @@ mod tests {
 
     fn with(text: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), text);
+        put(folder.path(), text);
         folder
     }
 
-    fn write(root: &Path, text: &str) {
+    fn put(root: &Path, text: &str) {
         let path = root.join(STATUS);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    #[test]
-    fn only_installed_packages_are_told() {
+    #[tokio::test]
+    async fn only_installed_packages_are_told() {
         let folder = with(RECORDED);
-        let all = list(folder.path(), usize::MAX).unwrap();
+        let all = list(folder.path()).unwrap();
         assert_eq!(all.packages, INSTALLED);
-        assert_eq!((all.installed.count, all.left_out), (2, 0));
-        let expected = hex::encode(Sha256::digest(format!("{}\n", INSTALLED.join("\n"))));
-        assert_eq!(all.installed.digest, format!("sha256:{expected}"));
-        let some = list(folder.path(), 20).unwrap();
-        assert_eq!((some.packages.len(), some.left_out), (1, 1));
-        assert_eq!(some.installed, all.installed, "of all, whatever fits");
-        assert!(list(Path::new("/nonexistent"), 1).is_err());
+        let text = format!("{}\n", INSTALLED.join("\n"));
+        let expected = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
+        assert_eq!((all.installed.count, &all.installed.digest), (2, &expected));
+        let mut written = Vec::new();
+        assert_eq!(
+            write(folder.path(), &mut written).await.unwrap(),
+            all.installed
+        );
+        assert_eq!(String::from_utf8(written).unwrap(), text);
+        let full = write(folder.path(), &mut &mut [0; 20][..])
+            .await
+            .unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WriteZero);
+        assert!(list(Path::new("/nonexistent")).is_err());
     }
 
     #[test]
@@ -301,7 +315,7 @@ mod tests {
         assert_eq!(calls, Some(3), "300 kB in slices of 128");
         assert_eq!(packages.known().map(|known| known.count), Some(300));
         assert!(!packages.advance(start + EVERY, None), "nothing new");
-        write(folder.path(), RECORDED);
+        put(folder.path(), RECORDED);
         assert!(!packages.advance(start + EVERY, None), "not yet");
         assert!(packages.advance(start + 2 * EVERY, None));
         assert_eq!(packages.known().map(|known| known.count), Some(2));

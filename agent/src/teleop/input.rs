@@ -47,6 +47,8 @@ pub(super) struct Input {
     readable: Vec<(PathBuf, File)>,
     /// Opened less closed by others, as far as it was seen.
     opened: i64,
+    /// Devices came or went while it was looked for them.
+    is_stale: bool,
 }
 
 impl Input {
@@ -58,6 +60,7 @@ impl Input {
             devices: 0,
             readable: Vec::new(),
             opened: 0,
+            is_stale: false,
         };
         input.begin();
         input
@@ -75,7 +78,7 @@ impl Input {
     pub(super) fn moves(&mut self) -> u32 {
         if self.watch.is_none() {
             self.begin();
-        } else if self.changes() {
+        } else if self.changes() | std::mem::take(&mut self.is_stale) {
             self.find();
         }
         let mut moves: u32 = 0;
@@ -106,8 +109,13 @@ impl Input {
         }
     }
 
-    /// Opens what is new. A device that is open stays so: its events would be lost in between.
     fn find(&mut self) {
+        self.open();
+        self.settle();
+    }
+
+    /// Opens what is new. A device that is open stays so: its events would be lost in between.
+    fn open(&mut self) {
         let folder = below(&self.root, FOLDER);
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -129,9 +137,13 @@ impl Input {
                 self.readable.extend(device.ok().map(|file| (path, file)));
             }
         }
-        // That it was us who opened them is not to be counted.
+    }
+
+    /// Takes what the folder tells about the opening of devices: that it was us is not to be counted. What came or
+    /// went meanwhile is for the next look.
+    fn settle(&mut self) {
         let opened = self.opened;
-        self.changes();
+        self.is_stale = self.changes();
         self.opened = opened;
     }
 
@@ -142,7 +154,8 @@ impl Input {
         };
         let mut space = [const { std::mem::MaybeUninit::uninit() }; 1024];
         let mut events = inotify::Reader::new(watch, &mut space);
-        let (mut changed, mut opened, mut is_gone) = (false, 0, false);
+        let (mut changed, mut opened) = (false, 0);
+        let (mut is_lost, mut is_gone) = (false, false);
         for _ in 0..MOST_CHANGES {
             match events.next() {
                 Ok(event) => {
@@ -150,7 +163,7 @@ impl Input {
                     let device = event.file_name().map(|name| name.to_bytes().to_vec());
                     if !device.is_some_and(|name| name.starts_with(b"event")) {
                         // What is said of the queue, or of the folder itself, has no name.
-                        changed |= what.contains(ReadFlags::QUEUE_OVERFLOW);
+                        is_lost |= what.contains(ReadFlags::QUEUE_OVERFLOW);
                         is_gone |= what.contains(ReadFlags::IGNORED);
                         continue;
                     }
@@ -166,10 +179,14 @@ impl Input {
         }
         // One that was open before is not known to be.
         self.opened = (self.opened + opened).max(0);
+        if is_lost {
+            // Who closed what is not known any more either.
+            self.opened = 0;
+        }
         if is_gone {
             self.watch = None;
         }
-        changed || is_gone
+        changed || is_lost || is_gone
     }
 }
 
@@ -265,6 +282,45 @@ mod tests {
         std::fs::remove_file(keyboard).unwrap();
         assert_eq!(input.moves(), 0);
         assert_eq!(input.state(), state(1, 1, false));
+    }
+
+    #[test]
+    fn a_device_that_comes_while_others_are_opened_is_found_at_the_next_look() {
+        let root = tempfile::tempdir().unwrap();
+        device(root.path(), "event3");
+        let mut input = Input::new(root.path());
+        input.moves();
+        input.open();
+        // Behind what was listed, and in front of what is read of the folder's changes.
+        device(root.path(), "event4");
+        input.settle();
+        assert_eq!(input.state().devices, 1);
+        input.moves();
+        assert_eq!(input.state().devices, 2);
+        assert!(!input.is_stale, "that is all of it");
+    }
+
+    #[test]
+    fn a_watch_that_lost_changes_looks_again_and_believes_nothing_of_before() {
+        let root = tempfile::tempdir().unwrap();
+        let gamepad = device(root.path(), "event3");
+        let mut input = Input::new(root.path());
+        let program = OpenOptions::new().write(true).open(&gamepad).unwrap();
+        input.moves();
+        assert!(input.state().in_use);
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+        let most: usize = most.unwrap().trim().parse().unwrap();
+        for _ in 0..=most / 2 {
+            OpenOptions::new().write(true).open(&gamepad).unwrap();
+        }
+        // Nobody tells of these.
+        drop(program);
+        device(root.path(), "event4");
+        for _ in 0..=most / MOST_CHANGES {
+            input.moves();
+        }
+        assert_eq!(input.state().devices, 2);
+        assert!(!input.state().in_use);
     }
 
     #[test]

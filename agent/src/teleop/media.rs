@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::http;
+
 /// Where the API is unless mediamtx is told otherwise.
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9997);
 const LISTS: [&str; 2] = ["/v3/rtspsessions/list", "/v3/webrtcsessions/list"];
@@ -104,18 +106,12 @@ async fn get(api: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         .read_to_end(&mut answer)
         .await?;
     let split = answer.windows(4).position(|four| four == b"\r\n\r\n");
-    let status = answer.strip_prefix(b"HTTP/1.");
-    let is_right = status.is_some_and(|rest| rest.get(1..5) == Some(b" 200"));
+    let line = http::first_line(&answer);
     match split {
-        Some(end) if is_right => Ok(answer.split_off(end + 4)),
-        _ => {
-            let line = answer.split(|byte| *byte == b'\r').next();
-            let line = String::from_utf8_lossy(line.unwrap_or_default());
-            let line: String = line.chars().take(80).collect();
-            Err(io::Error::other(format!(
-                "expected 200 from http://{api}{path}, got {line:?}"
-            )))
-        }
+        Some(end) if http::status(&line) == Some(200) => Ok(answer.split_off(end + 4)),
+        _ => Err(io::Error::other(format!(
+            "expected 200 from http://{api}{path}, got {line:?}"
+        ))),
     }
 }
 

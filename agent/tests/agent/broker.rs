@@ -527,3 +527,38 @@ async fn the_service_manager_is_told_and_the_watchdog_is_fed() {
     hear(&mut told);
     assert!(told.iter().any(|line| line == "STOPPING=1"), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_reboot_is_told_once_also_when_the_agent_is_killed_before_it_is_noted() {
+    let mut site = Site::start().await;
+    // Nothing is sent before the second start.
+    site.broker = None;
+    let noted = site.folder.path().join("state/boot_id");
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let is_noted = || fs::read_to_string(&noted).unwrap().trim() == boot_id.trim();
+    for _ in 0..2 {
+        fs::write(&noted, format!("{}\n", uuid::Uuid::nil())).unwrap();
+        let mut agent = site.agent();
+        eventually("it has started", || site.log().contains(" starts, relay ")).await;
+        assert!(is_noted());
+        agent.signal(Signal::SIGKILL);
+        agent.ended().await;
+    }
+    site.start_broker().await;
+    let ears = site.listen();
+    let _agent = site.agent();
+    let told = |kind: &str| {
+        let batches = ears.all("events").into_iter();
+        let mut seqs: Vec<Value> = batches
+            .flat_map(|heard| heard.body["payload"]["events"].as_array().unwrap().clone())
+            .filter(|event| event["type"] == kind)
+            .map(|event| event["seq"].clone())
+            .collect();
+        seqs.sort_by_key(Value::as_u64);
+        seqs.dedup();
+        seqs.len()
+    };
+    // The starts come behind it.
+    eventually("three starts are told", || told("agent.started") == 3).await;
+    assert_eq!(told("robot.rebooted"), 1);
+}

@@ -125,6 +125,12 @@ async fn a_running_agent_is_asked_and_left_alone() {
         line(&site, "profile"),
         "ok      profile       lekiwi, as the relay has registered it"
     );
+    assert_eq!(
+        line(&site, "stop"),
+        "warning stop          the profile has no stop action, and of 0 local programs that listen none has confirmed \
+         a stop\n                      \
+         (hint: give the profile a `stop`, or have the program that drives it confirm stops (docs/commands.md))"
+    );
     let outbox = line(&site, "outbox");
     assert!(outbox.ends_with(" events wait"), "{outbox}");
     let root = site.folder.path().join("root").display().to_string();
@@ -227,6 +233,39 @@ async fn each_broken_part_has_its_line_and_its_hint() {
         "failed  service       host.service: expected host.service to be active, but it is not running\n                      \
          (hint: `systemctl status host.service`)"
     );
+    assert_eq!(
+        line(&site, "stop"),
+        "unknown stop          the profile has no stop action, and only a running agent knows who listens\n                      \
+         (hint: give the profile a `stop`, or have the program that drives it confirm stops (docs/commands.md))"
+    );
+    let profile = format!("{PROFILE}stop: {{run: [/opt/robot/stop, now]}}\n");
+    put(&site, "usr/share/lekiwi/profiles/lekiwi.yml", &profile);
+    assert_eq!(
+        line(&site, "stop"),
+        "failed  stop          expected the stop action's program /opt/robot/stop, found none\n                      \
+         (hint: what the profile brings is installed by the setup: `journalctl -u lekiwi-setup`)"
+    );
+    put(&site, "opt/robot/stop", "");
+    assert_eq!(
+        line(&site, "stop"),
+        "ok      stop          an emergency stop runs /opt/robot/stop"
+    );
+    let unit = "software: {units: [{name: stop.socket, content: \"[Socket]\\nListenStream=/run/stop.sock\\n[Install]\\nWantedBy=sockets.target\\n\"}]}\n";
+    put(
+        &site,
+        "usr/share/lekiwi/profiles/lekiwi.yml",
+        &format!("{profile}{unit}"),
+    );
+    assert_eq!(
+        line(&site, "stop"),
+        "failed  stop          expected systemd to listen at /run/stop.sock for the stop action\n                      \
+         (hint: `systemctl status stop.socket` says why not)"
+    );
+    put(&site, "run/stop.sock", "");
+    assert_eq!(
+        line(&site, "stop"),
+        "ok      stop          an emergency stop runs /opt/robot/stop"
+    );
     fs::remove_file(
         site.folder
             .path()
@@ -246,6 +285,25 @@ async fn each_broken_part_has_its_line_and_its_hint() {
         "failed  identity      expected AT/state/cert.pem of an enrolled robot\n                      \
          (hint: write a token of `lekiwi token create` into AT/token)"
     );
+    let token = site.folder.path().join("token");
+    fs::write(&token, "lkt_secret\n").unwrap();
+    let malformed = line(&site, "token");
+    assert_eq!(
+        malformed,
+        "failed  token         expected lkt_ and 43 letters, digits, '-' and '_' in AT/token, got 10 characters of \
+         another form\n                      \
+         (hint: write a whole token of `lekiwi token create` into it, in one line)"
+    );
+    fs::write(&token, format!("lkt_{}\n", "aB3-_".repeat(9))).unwrap();
+    assert!(
+        line(&site, "token").starts_with("failed  token "),
+        "two too many"
+    );
+    fs::write(&token, format!("lkt_{}\n", &"aB3-_".repeat(9)[..43])).unwrap();
+    assert_eq!(
+        line(&site, "token"),
+        "ok      token         waits to be used at AT/token"
+    );
     fs::remove_dir_all(&state).unwrap();
     assert_eq!(
         line(&site, "state folder"),
@@ -258,5 +316,155 @@ async fn each_broken_part_has_its_line_and_its_hint() {
     assert!(
         text.starts_with("failed  configuration version in AT/agent.yml: expected 1, got 2\n"),
         "{text}"
+    );
+}
+
+/// Adds to the configuration, which is as at first otherwise.
+fn configure(site: &Site, first: &str, more: &str) {
+    fs::write(
+        site.folder.path().join("agent.yml"),
+        format!("{first}{more}"),
+    )
+    .unwrap();
+}
+
+/// What `check` found, each in a line, without hints.
+fn findings(site: &Site, check: &str) -> Vec<String> {
+    let (_, text) = doctor(site);
+    let lines = text.lines().filter(|line| line[8..].starts_with(check));
+    lines.map(str::to_owned).collect()
+}
+
+/// Answers each request with this, for as long as the test lasts.
+fn answering(answer: &'static str) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_a_migration_needs_is_looked_at() {
+    let site = robot().await;
+    let file = site.folder.path().join("agent.yml");
+    let first = fs::read_to_string(&file).unwrap();
+    assert_eq!(findings(&site, "migration"), Vec::<String>::new());
+
+    let key = site.folder.path().join("key");
+    let with_key = format!("migration: {{api_key_file: {}}}\n", key.display());
+    configure(&site, &first, &with_key);
+    assert_eq!(
+        line(&site, "migration"),
+        "failed  migration     expected the older system's key in AT/key: No such file or directory (os error 2)\n                      \
+         (hint: without it nothing is forwarded; readable by the agent: `chown root:lekiwi-agent FILE; chmod 640 FILE`)"
+    );
+    fs::write(&key, "\n").unwrap();
+    assert_eq!(
+        findings(&site, "migration"),
+        ["failed  migration     expected the older system's key in AT/key: it is empty"]
+    );
+
+    // The older relay itself has the port that is meant for its agent here, and answers `/health` too.
+    let older = answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{\"status\":\"ok\"}",
+    );
+    let migration = |listen: std::net::SocketAddr, mirror: std::net::SocketAddr| {
+        let text =
+            format!("migration: {{listen: '{listen}', mirror: 'http://{mirror}', auth: none}}\n");
+        configure(&site, &first, &text);
+    };
+    migration(older, older);
+    assert_eq!(
+        findings(&site, "migration"),
+        [
+            format!(
+                "failed  migration     expected {older} to be free for the older agent's words: Address already in use \
+                 (os error 98)"
+            ),
+            format!("ok      migration     the older relay answers at http://{older}"),
+        ]
+    );
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let gone = free.local_addr().unwrap();
+    drop(free);
+    migration(gone, gone);
+    assert_eq!(
+        findings(&site, "migration"),
+        [
+            format!("ok      migration     {gone} is free for the older agent's words"),
+            format!(
+                "failed  migration     expected the older relay at http://{gone}: Connection refused (os error 111)"
+            ),
+        ]
+    );
+    let closed = answering("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\n");
+    migration(gone, closed);
+    let agent = site.agent();
+    eventually("the agent runs", || status(&site).is_some()).await;
+    assert_eq!(
+        findings(&site, "migration"),
+        [
+            format!("ok      migration     the agent hears the older one at {gone}"),
+            format!(
+                "failed  migration     expected the older relay at http://{closed} to take the key, got a refusal"
+            ),
+        ]
+    );
+    // Not the agent's, whatever it answers at /health.
+    migration(older, older);
+    assert_eq!(
+        findings(&site, "migration")[0],
+        format!("failed  migration     expected this agent at {older}, got somebody else")
+    );
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_as_what_refuses() {
+    let site = robot().await;
+    let file = site.folder.path().join("agent.yml");
+    let first = fs::read_to_string(&file).unwrap();
+    let proxied = |proxy: std::net::SocketAddr| {
+        let text = first.replace("relay:\n", &format!("relay:\n  proxy: http://{proxy}\n"));
+        assert_ne!(text, first);
+        configure(&site, &text, "");
+    };
+    let refusing = answering("HTTP/1.1 403 Forbidden\r\n\r\n");
+    proxied(refusing);
+    assert_eq!(
+        line(&site, "proxy"),
+        format!(
+            "failed  proxy         no way to 127.0.0.1:1: expected the proxy at {refusing} to connect, got \
+             \"HTTP/1.1 403 Forbidden\"\n                      \
+             (hint: it must allow CONNECT to this address and port; without one, take relay.proxy away)"
+        )
+    );
+    for behind in ["enrolment", "broker"] {
+        assert_eq!(findings(&site, behind), Vec::<String>::new());
+    }
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let gone = free.local_addr().unwrap();
+    drop(free);
+    proxied(gone);
+    assert_eq!(
+        line(&site, "proxy"),
+        format!(
+            "failed  proxy         expected a proxy at {gone}: Connection refused (os error 111)\n                      \
+             (hint: is it running, and relay.proxy right?)"
+        )
+    );
+    let yes = answering("HTTP/1.1 200 Connection established\r\n\r\n");
+    proxied(yes);
+    assert_eq!(
+        findings(&site, "proxy"),
+        [format!(
+            "ok      proxy         {yes} connects to 127.0.0.1:1"
+        )]
     );
 }

@@ -66,9 +66,11 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
         payload["capabilities"]
             == json!([
                 "backlog",
+                "collect_logs",
                 "commands",
                 "configuration",
                 "events",
+                "list_packages",
                 "services",
                 "telemetry"
             ])
@@ -79,9 +81,11 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
         payload["capabilities"]
             == json!([
                 "backlog",
+                "collect_logs",
                 "commands",
                 "configuration",
                 "events",
+                "list_packages",
                 "services",
                 "telemetry",
                 "teleoperation"

@@ -1,6 +1,10 @@
 //! The command line: a second instance, wrong input, exit codes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 use crate::broker::{Site, status};
 use crate::support::eventually;
@@ -69,4 +73,111 @@ async fn enrol_says_that_it_is_done_and_gives_up_on_time() {
         "{said}"
     );
     assert!(!said.contains("lkt_x"), "the token is in the log");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_see_it_is_told_what_helps() {
+    const NOBODY: u32 = 65_534;
+    let site = Site::start().await;
+    let folder = site.folder.path();
+    let mode = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let registered = folder.join("state/registered.json");
+    fs::write(&registered, r#"{"status":"registered","profile":"lekiwi"}"#).unwrap();
+    fs::write(folder.join("mine.yml"), "").unwrap();
+    mode(folder, 0o755);
+    mode(&folder.join("agent.yml"), 0o640);
+    mode(&folder.join("mine.yml"), 0o600);
+    mode(&folder.join("state"), 0o700);
+    let _agent = site.agent();
+    eventually("the agent runs", || status(&site).is_some()).await;
+    // Where that user may run it, wherever it was built.
+    let program = folder.join("lekiwi-agent");
+    fs::copy(env!("CARGO_BIN_EXE_lekiwi-agent"), &program).unwrap();
+    let mine = folder.join("mine.yml").display().to_string();
+    let ask = |arguments: &[&str], group: u32| {
+        let output = Command::new(&program)
+            .arg("--config")
+            .arg(folder.join("agent.yml"))
+            .args(arguments)
+            .env("LEKIWI_SOCKET", folder.join("agent.sock"))
+            .env("LEKIWI_PROFILE", "auto")
+            .env_remove("JOURNAL_STREAM")
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(group)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8(said).unwrap()
+    };
+    let at = folder.display();
+    let denied = "Permission denied (os error 13)";
+    let group = "run it with `sudo`, or add yourself to the group lekiwi-agent: `sudo usermod -aG lekiwi-agent $USER`, \
+                 then log in again";
+    // Nothing, not even the socket.
+    for arguments in [
+        &["status"][..],
+        &["teleop"],
+        &["check-config"],
+        &["hardware"],
+        &["follow"],
+    ] {
+        assert_eq!(
+            ask(arguments, NOBODY),
+            format!(
+                "error: expected a readable configuration file at {at}/agent.yml: {denied}\n  (hint: {group})\n"
+            ),
+            "{arguments:?}"
+        );
+    }
+    let said = ask(&["doctor"], NOBODY);
+    let expected = format!(
+        "failed  configuration expected a readable configuration file at {at}/agent.yml: {denied}\n"
+    );
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(said.contains(&format!("(hint: {group})")), "{said}");
+    assert_eq!(
+        ask(&["teleop", "--profile", &mine], NOBODY),
+        format!(
+            "error: expected a readable profile at {mine}: {denied}\n  (hint: run it with `sudo`)\n"
+        )
+    );
+
+    // The configuration, as everybody, and not the state.
+    mode(&folder.join("agent.yml"), 0o644);
+    assert_eq!(
+        ask(&["status"], NOBODY),
+        format!(
+            "error: expected a running agent at {at}/agent.sock: {denied}\n  (hint: {group})\n"
+        )
+    );
+    assert_eq!(
+        ask(&["teleop"], NOBODY),
+        "error: expected to see what the relay has registered this robot as, and this user may not\n  \
+         (hint: run it with `sudo`, or name a profile with `--profile`)\n"
+    );
+    let said = ask(&["run"], NOBODY);
+    assert!(
+        said.contains(denied) && said.ends_with("  (hint: run it with `sudo`)\n"),
+        "{said}"
+    );
+    // Not that there is nothing.
+    let said = ask(&["doctor"], NOBODY);
+    for (check, text) in [
+        ("identity", "not to be read by this user"),
+        ("agent", "not to be asked by this user"),
+        ("outbox", "not to be seen by this user"),
+        (
+            "profile",
+            "what the relay has registered is not to be seen by this user",
+        ),
+    ] {
+        assert!(
+            said.contains(&format!("unknown {check:<13} {text}\n")),
+            "{said}"
+        );
+    }
 }

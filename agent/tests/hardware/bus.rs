@@ -1,6 +1,7 @@
 //! A servo bus on a pseudo-terminal: answers pings and reads as the given servos would, with the faults
 //! that real buses have. Knows the protocol by itself, so that it cannot share a mistake with the agent.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,14 +36,20 @@ pub(crate) struct Behaviour {
     pub(crate) error: u8,
     /// Somebody else talks all the time.
     pub(crate) chatter: bool,
+    /// Servos that do not hear what is said to all of them.
+    pub(crate) deaf: Vec<u8>,
+    /// Servos that keep their torque.
+    pub(crate) stuck: Vec<u8>,
 }
 
 /// A running simulation; ends when dropped.
 pub(crate) struct Bus {
     pub(crate) path: PathBuf,
     stop: Arc<AtomicBool>,
-    /// Instructions that came, ping and read being 1 and 2.
+    /// Instructions that came; ping, read and write are 1, 2 and 3.
     pub(crate) instructions: Arc<Mutex<Vec<u8>>>,
+    /// Servos whose motor has torque: at first all.
+    pub(crate) torque: Arc<Mutex<BTreeSet<u8>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -64,12 +71,15 @@ impl Bus {
         tcsetattr(&master, OptionalActions::Now, &settings).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let instructions = Arc::<Mutex<Vec<u8>>>::default();
-        let (stopped, log) = (stop.clone(), instructions.clone());
-        let thread = std::thread::spawn(move || serve(&master, &behaviour, &stopped, &log));
+        let torque = Arc::new(Mutex::new(behaviour.ids.iter().copied().collect()));
+        let (stopped, log, motors) = (stop.clone(), instructions.clone(), torque.clone());
+        let thread =
+            std::thread::spawn(move || serve(&master, &behaviour, &stopped, &log, &motors));
         Self {
             path,
             stop,
             instructions,
+            torque,
             thread: Some(thread),
         }
     }
@@ -88,9 +98,15 @@ impl Drop for Bus {
     }
 }
 
-fn serve(master: &OwnedFd, behaviour: &Behaviour, stop: &AtomicBool, log: &Mutex<Vec<u8>>) {
+fn serve(
+    master: &OwnedFd,
+    behaviour: &Behaviour,
+    stop: &AtomicBool,
+    log: &Mutex<Vec<u8>>,
+    motors: &Mutex<BTreeSet<u8>>,
+) {
     let mut bytes = Vec::new();
-    let mut wronged = std::collections::BTreeSet::new();
+    let mut wronged = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
         let patience = Timespec {
             tv_sec: 0,
@@ -122,9 +138,27 @@ fn serve(master: &OwnedFd, behaviour: &Behaviour, stop: &AtomicBool, log: &Mutex
             if behaviour.echo {
                 out.extend_from_slice(&request);
             }
+            let parameters = &request[5..request.len() - 1];
             for servo in behaviour.ids.iter().chain(&behaviour.shared) {
-                if id == *servo || id == 0xFE {
-                    let mut frame = reply(behaviour, *servo, instruction);
+                if id == *servo || (id == 0xFE && !behaviour.deaf.contains(servo)) {
+                    let mut motors = motors.lock().unwrap_or_else(PoisonError::into_inner);
+                    if instruction == 3 {
+                        assert_eq!(parameters, [40, 0], "nothing else may be written");
+                        if !behaviour.stuck.contains(servo) {
+                            motors.remove(servo);
+                        }
+                        // What is for all nobody answers.
+                        if id == 0xFE {
+                            continue;
+                        }
+                    }
+                    let mut frame = match (instruction, parameters) {
+                        (2, [40, 1]) => {
+                            let torque = u8::from(motors.contains(servo));
+                            answer(*servo, behaviour.error, &[torque])
+                        }
+                        _ => reply(behaviour, *servo, instruction),
+                    };
                     if behaviour.first_is_wrong && wronged.insert((*servo, instruction)) {
                         *frame.last_mut().unwrap() ^= 0x55;
                     }
@@ -152,7 +186,7 @@ fn reply(behaviour: &Behaviour, id: u8, instruction: u8) -> Vec<u8> {
         behaviour.model
     };
     match instruction {
-        1 => answer(id, behaviour.error, &[]),
+        1 | 3 => answer(id, behaviour.error, &[]),
         _ => answer(id, behaviour.error, &model.to_le_bytes()),
     }
 }

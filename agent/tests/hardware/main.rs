@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod bus;
+mod stop;
 mod trees;
 
 use std::fs::{self, File};
@@ -49,13 +50,13 @@ fn servos_are_found_with_their_models_and_nothing_else_is_said() {
     );
 }
 
-#[test]
-fn faults_of_a_bus_hide_no_servo() {
+/// What real buses do to what servos 1, 4 and 12 say.
+fn faults() -> Vec<(&'static str, Behaviour)> {
     let right = Behaviour {
         ids: vec![1, 4, 12],
         ..Behaviour::default()
     };
-    let faults = [
+    vec![
         (
             "echo",
             Behaviour {
@@ -114,8 +115,12 @@ fn faults_of_a_bus_hide_no_servo() {
                 ..right.clone()
             },
         ),
-    ];
-    for (fault, behaviour) in faults {
+    ]
+}
+
+#[test]
+fn faults_of_a_bus_hide_no_servo() {
+    for (fault, behaviour) in faults() {
         let bus = Bus::start(behaviour);
         assert_eq!(ask(bus.path(), PATIENT), servos(&[1, 4, 12]), "{fault}");
     }

@@ -51,11 +51,7 @@ pub(super) async fn send(
         ui.line(show::command(&command))?;
     }
     match command.state {
-        CommandState::Failed => Err(Failure::Command {
-            op: command.op,
-            robot: command.robot_id,
-            reason: command.reason.unwrap_or_default(),
-        }),
+        CommandState::Failed => Err(failed(command)),
         _ => Ok(()),
     }
 }
@@ -81,6 +77,34 @@ async fn follow(
         }
     }
     Ok(command)
+}
+
+/// Waits until a command has ended well; `None` when nobody waits for it any more.
+pub(super) async fn success(
+    relay: &Relay,
+    command: CommandView,
+    ui: &mut Ui,
+) -> Result<Option<CommandView>, Failure> {
+    let (robot, id) = (command.robot_id.clone(), command.id);
+    let ended = tokio::select! {
+        ended = follow(relay, command, ui) => ended?,
+        _ = tokio::signal::ctrl_c() => {
+            ui.note(format!("the command goes on; `lekiwi commands {robot}` shows what becomes of {id}"));
+            return Ok(None);
+        }
+    };
+    match ended.state {
+        CommandState::Failed => Err(failed(ended)),
+        _ => Ok(Some(ended)),
+    }
+}
+
+fn failed(command: CommandView) -> Failure {
+    Failure::Command {
+        op: command.op,
+        robot: command.robot_id,
+        reason: command.reason.unwrap_or_default(),
+    }
 }
 
 pub(super) async fn list(relay: &Relay, arguments: &Commands, ui: &mut Ui) -> Result<(), Failure> {

@@ -43,7 +43,7 @@ pub(super) async fn run(relay: &Relay, config: Config, ui: &mut Ui) -> Result<()
     }
 }
 
-/// A file replaces everything, keys change what there is.
+/// A file replaces everything, keys change what there is; of what the robot refused nothing is left.
 async fn request(relay: &Relay, arguments: &ConfigSet) -> Result<ConfigurationRequest, Failure> {
     let confirm_within_s = arguments.confirm_within.map(|time| time.as_secs());
     if let Some(path) = &arguments.file {
@@ -53,17 +53,18 @@ async fn request(relay: &Relay, arguments: &ConfigSet) -> Result<ConfigurationRe
             base_version: None,
         });
     }
-    let (base, mut settings) = match relay.configuration(&arguments.id).await?.desired {
-        Some(desired) => (desired.version, desired.settings),
-        None => (0, Settings::new()),
-    };
+    let view = relay.configuration(&arguments.id).await?;
+    let mut settings = view.base().map_err(|version| Failure::UnknownBase {
+        robot: arguments.id.clone(),
+        version,
+    })?;
     for (key, value) in &arguments.settings {
         change(&mut settings, key, value.clone());
     }
     Ok(ConfigurationRequest {
         settings,
         confirm_within_s,
-        base_version: Some(base),
+        base_version: Some(view.desired.map_or(0, |desired| desired.version)),
     })
 }
 

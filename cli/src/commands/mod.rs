@@ -1,10 +1,14 @@
 //! What each command does: ask the relay, show the answer.
 
+mod alerts;
 mod command;
 mod config;
 mod consumer;
 mod discover;
+mod logs;
+mod packages;
 mod session;
+mod telemetry;
 mod token;
 mod watch;
 
@@ -67,6 +71,10 @@ pub(crate) async fn run(
         Command::Commands(arguments) => {
             command::list(&Relay::of(environment)?, &arguments, ui).await
         }
+        Command::Logs(arguments) => logs::run(&Relay::of(environment)?, arguments, ui).await,
+        Command::Packages(arguments) => {
+            packages::run(&Relay::of(environment)?, arguments, ui).await
+        }
         Command::Config(config) => config::run(&Relay::of(environment)?, config, ui).await,
         Command::Estop(arguments) => command::estop(Relay::of(environment)?, arguments, ui).await,
         Command::Events(Events { id, limit, output }) => {
@@ -78,6 +86,10 @@ pub(crate) async fn run(
                 .iter()
                 .try_for_each(|event| ui.line(show::event(event)))
         }
+        Command::Telemetry(arguments) => {
+            telemetry::run(&Relay::of(environment)?, &arguments, ui).await
+        }
+        Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,
         Command::Token(Token::Create(arguments)) => {

@@ -17,7 +17,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(relay: &Relay, arguments: &Watch, ui: &mut Ui) -> Result<(), Failure> {
     // What fails at once is told at once; only a stream that has been there is waited for.
-    let mut response = relay.stream(arguments.id.as_ref()).await?;
+    let mut response = relay.stream(arguments.id.as_ref(), None).await?;
+    let mut last: Option<String> = None;
     loop {
         let mut parser = Parser::default();
         let broken = loop {
@@ -39,26 +40,33 @@ pub(super) async fn run(relay: &Relay, arguments: &Watch, ui: &mut Ui) -> Result
                 relay.url()
             ),
         });
+        if let Some(id) = parser.last_event_id() {
+            last = Some(id.to_owned());
+        }
         let mut pause = FIRST_PAUSE;
         response = loop {
             tokio::time::sleep(pause).await;
-            match relay.stream(arguments.id.as_ref()).await {
+            match relay.stream(arguments.id.as_ref(), last.as_deref()).await {
                 Ok(response) => break response,
                 Err(failure) if failure.is_temporary() => pause = (pause * 2).min(LONGEST_PAUSE),
                 Err(failure) => return Err(failure),
             }
         };
-        ui.note("reconnected; what happened meanwhile is in `lekiwi events`");
+        ui.note("reconnected; the events that happened meanwhile come first");
     }
 }
 
 fn take(event: &Event, arguments: &Watch, ui: &mut Ui) -> Result<(), Failure> {
     if event.name == "lagged" {
-        if let Ok(Lagged { dropped }) = serde_json::from_str(&event.data) {
+        if let Ok(Lagged { dropped, .. }) = serde_json::from_str(&event.data) {
             ui.note(format!(
                 "{dropped} messages were left out: this terminal is too slow"
             ));
         }
+        return Ok(());
+    }
+    // What the relay says of the stream itself: the newest of each robot still comes.
+    if matches!(event.name.as_str(), "slowed" | "resumed" | "replayed") {
         return Ok(());
     }
     let live: Live = serde_json::from_str(&event.data).map_err(|source| Failure::Body {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Reported, Settings};
+use crate::message::{ConfigurationState, Reported, Settings};
 use crate::timestamp::Timestamp;
 
 /// `GET /api/v1/robots/{id}/configuration`.
@@ -15,8 +15,37 @@ pub struct ConfigurationView {
     /// What the robot says; absent until it said something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported: Option<Reported>,
+    /// The version that is in force, as the robot says; absent where that is the robot's own configuration alone,
+    /// or a version that the relay does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<DesiredView>,
     /// Whether the two differ.
     pub drift: bool,
+}
+
+impl ConfigurationView {
+    /// What a change of single keys starts from: the newest settings, or, where the robot refused these, the ones
+    /// in force.
+    ///
+    /// # Errors
+    /// The version in force, where its settings are not known.
+    pub fn base(&self) -> Result<Settings, u64> {
+        let said = self.reported.as_ref();
+        let is_refused = |version| {
+            said.is_some_and(|said| {
+                let is_over = [ConfigurationState::Rejected, ConfigurationState::RolledBack];
+                said.version == version && is_over.contains(&said.state)
+            })
+        };
+        match (&self.desired, &self.in_force) {
+            (Some(desired), _) if !is_refused(desired.version) => Ok(desired.settings.clone()),
+            (_, Some(in_force)) => Ok(in_force.settings.clone()),
+            _ => match said.map_or(0, |said| said.in_force) {
+                0 => Ok(Settings::new()),
+                unknown => Err(unknown),
+            },
+        }
+    }
 }
 
 /// A version of a robot's desired configuration.
@@ -88,6 +117,53 @@ impl ConfigurationStatus {
             drift: !follows.unwrap_or(desired == 0),
             desired,
             reported,
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn version(version: u64) -> Value {
+        json!({
+            "version": version, "settings": { "heartbeat_s": version }, "confirm_within_s": 60,
+            "issued_at": "2026-11-21T12:00:00.000Z", "by": "admin"
+        })
+    }
+
+    #[test]
+    fn a_change_starts_from_what_the_robot_did_not_refuse() {
+        let said = |version, state: &str, in_force| json!({ "version": version, "state": state, "in_force": in_force, "digest": "" });
+        for (desired, reported, in_force, expected) in [
+            (Value::Null, Value::Null, Value::Null, Ok(None)),
+            (version(2), Value::Null, Value::Null, Ok(Some(2))),
+            // On its way, tried or in force: the next change is one more.
+            (version(2), said(1, "applied", 1), version(1), Ok(Some(2))),
+            (version(2), said(2, "trying", 2), version(2), Ok(Some(2))),
+            (version(2), said(2, "applied", 2), version(2), Ok(Some(2))),
+            (version(2), said(2, "rejected", 1), version(1), Ok(Some(1))),
+            (
+                version(2),
+                said(2, "rolled_back", 1),
+                version(1),
+                Ok(Some(1)),
+            ),
+            (version(2), said(2, "rejected", 0), Value::Null, Ok(None)),
+            (version(2), said(2, "rejected", 1), Value::Null, Err(1)),
+            // Of a relay that is no more.
+            (Value::Null, said(7, "applied", 7), Value::Null, Err(7)),
+        ] {
+            let view = json!({ "desired": desired, "reported": reported, "in_force": in_force, "drift": true });
+            let shown = view.to_string();
+            let view: ConfigurationView = serde_json::from_value(view).unwrap();
+            let base = view
+                .base()
+                .map(|settings| settings.get("heartbeat_s").and_then(Value::as_u64));
+            assert_eq!(base, expected, "{shown}");
         }
     }
 }

@@ -27,6 +27,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(900);
 const LONGEST_TTL: u32 = 4500;
 /// How long something is kept after it was taken back.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Addresses of a host that are said so soon after each other are all its own.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// How often an instance's details are asked for that came without, and when.
 const DETAILS_ASKED: u8 = 3;
 const DETAILS_WAIT: Duration = Duration::from_millis(200);
@@ -51,8 +53,8 @@ pub struct Instance {
 
 #[derive(Debug)]
 struct Host {
-    addresses: Vec<Ipv4Addr>,
-    heard: Instant,
+    /// Each with when it was heard last.
+    addresses: Vec<(Ipv4Addr, Instant)>,
     expires: Instant,
 }
 
@@ -103,7 +105,9 @@ impl Browser {
     pub fn addresses(&self, instance: &Instance) -> Vec<Ipv4Addr> {
         let host = instance.place.as_ref().map(|(host, _)| host);
         match host.and_then(|host| self.hosts.get(host)) {
-            Some(host) if !host.addresses.is_empty() => host.addresses.clone(),
+            Some(host) if !host.addresses.is_empty() => {
+                host.addresses.iter().map(|(address, _)| *address).collect()
+            }
             _ => vec![instance.from],
         }
     }
@@ -305,24 +309,32 @@ impl Browser {
         let ttl = record.ttl.min(LONGEST_TTL);
         let host = self.hosts.entry(record.name.clone()).or_insert(Host {
             addresses: Vec::new(),
-            heard: now,
             expires: now,
         });
-        let before = host.addresses.clone();
+        let known = host.addresses.len();
         if ttl == 0 {
-            host.addresses.retain(|known| *known != address);
-        } else {
-            // What was said within a second belongs together.
-            if record.flush && now.saturating_duration_since(host.heard) > GOODBYE {
-                host.addresses.clear();
-            }
-            host.heard = now;
-            if !host.addresses.contains(&address) && host.addresses.len() < MOST_ADDRESSES {
-                host.addresses.push(address);
-            }
-            // As long as the instance; a machine that moves says so.
-            host.expires = now + Duration::from_secs(LONGEST_TTL.into());
+            host.addresses.retain(|(known, _)| *known != address);
+            return host.addresses.len() != known;
         }
-        before != host.addresses
+        if record.flush {
+            // What was said within a second belongs together (RFC 6762, section 10.2).
+            host.addresses.retain(|(known, heard)| {
+                *known == address || now.saturating_duration_since(*heard) <= TOGETHER
+            });
+        }
+        // As long as the instance; a machine that moves says so.
+        host.expires = now + Duration::from_secs(LONGEST_TTL.into());
+        let gone = host.addresses.len() != known;
+        let said = host
+            .addresses
+            .iter_mut()
+            .find(|(known, _)| *known == address);
+        if let Some((_, heard)) = said {
+            *heard = now;
+        } else if host.addresses.len() < MOST_ADDRESSES {
+            host.addresses.push((address, now));
+            return true;
+        }
+        gone
     }
 }

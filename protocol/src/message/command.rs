@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::logs::{LogSlice, LogSliceError};
 use crate::limits::{
     MAX_ARGUMENT_BYTES, MAX_ARGUMENTS, MAX_COMMAND_LIFETIME, MAX_REASON_BYTES, MAX_RESULT_BYTES,
 };
@@ -38,19 +39,25 @@ pub enum Op {
     Shutdown,
     /// Run one of the profile's actions: `action`, and the action's own arguments.
     RunAction,
+    /// Upload a part of the journal: `unit`, `since`, `until`, `max_bytes`; see [`super::LogSlice`].
+    CollectLogs,
+    /// Upload the list of installed packages, whose digest the state has.
+    ListPackages,
     /// Begin the profile's stop action, and tell local programs; on a topic of its own.
     Estop,
 }
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Ping,
         Self::FullState,
         Self::RestartService,
         Self::Reboot,
         Self::Shutdown,
         Self::RunAction,
+        Self::CollectLogs,
+        Self::ListPackages,
         Self::Estop,
     ];
 
@@ -64,8 +71,16 @@ impl Op {
             Self::Reboot => "reboot",
             Self::Shutdown => "shutdown",
             Self::RunAction => "run_action",
+            Self::CollectLogs => "collect_logs",
+            Self::ListPackages => "list_packages",
             Self::Estop => "estop",
         }
+    }
+
+    /// Whether it uploads a file: for as long as the network takes, across ends of the agent and reboots.
+    #[must_use]
+    pub fn is_upload(self) -> bool {
+        matches!(self, Self::CollectLogs | Self::ListPackages)
     }
 
     /// Checks arguments as far as that needs no profile.
@@ -83,13 +98,11 @@ impl Op {
         let named = match self {
             Self::RestartService => UNIT,
             Self::RunAction => ACTION,
+            Self::CollectLogs => return LogSlice::parse(arguments).map(drop),
             _ => {
                 return match arguments.keys().next() {
                     None => Ok(()),
-                    Some(unknown) => Err(CommandError::Unknown {
-                        op: self,
-                        unknown: unknown.chars().take(80).collect(),
-                    }),
+                    Some(unknown) => Err(self.unknown(unknown)),
                 };
             }
         };
@@ -97,11 +110,16 @@ impl Op {
             return Err(CommandError::Missing { op: self, named });
         }
         match arguments.keys().find(|name| *name != named) {
-            Some(unknown) if self == Self::RestartService => Err(CommandError::Unknown {
-                op: self,
-                unknown: unknown.chars().take(80).collect(),
-            }),
+            Some(unknown) if self == Self::RestartService => Err(self.unknown(unknown)),
             _ => Ok(()),
+        }
+    }
+
+    /// The refusal of an argument that the operation does not have.
+    pub(super) fn unknown(self, argument: &str) -> CommandError {
+        CommandError::Unknown {
+            op: self,
+            unknown: argument.chars().take(80).collect(),
         }
     }
 }
@@ -160,6 +178,9 @@ pub enum CommandError {
         /// The argument.
         unknown: String,
     },
+    /// An argument of logs that is wrong.
+    #[error(transparent)]
+    Logs(#[from] LogSliceError),
     /// It would be good for longer than the contract allows.
     #[error("expected a command that expires within {} s, got one of {seconds} s", MAX_COMMAND_LIFETIME.as_secs())]
     Lifetime {

@@ -9,7 +9,7 @@ use crate::limits::{CONFIRM_WITHIN, MAX_CONFIRM_WITHIN, MAX_REASON_BYTES, MAX_SE
 use crate::timestamp::Timestamp;
 
 /// Keys of `agent.yml` with other values than the robot's own; those that can change while its agent runs.
-/// Which keys there are is for the robot to say: agents of other versions know other ones.
+/// [`super::check_settings`] knows them; the robot has the last word on what they mean together with its own file.
 pub type Settings = BTreeMap<String, Value>;
 
 /// `to/desired`, QoS 0: sent again until the robot has said what became of it. The robot looks at each

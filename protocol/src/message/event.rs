@@ -137,6 +137,10 @@ pub mod kind {
     pub const COMMAND_SUCCESSFUL: &str = "command.successful";
     /// It is not done, or it is not known whether it is: `id`, `op`, `reason`. By the relay.
     pub const COMMAND_FAILED: &str = "command.failed";
+    /// Somebody looked at a robot's logs: `id`, `by`. By the relay.
+    pub const LOGS_DOWNLOADED: &str = "logs.downloaded";
+    /// A robot's logs made room for newer ones: `id`, `bytes`. By the relay.
+    pub const LOGS_DROPPED: &str = "logs.dropped";
     /// Somebody wants another configuration: the data is the [`super::Desired`]. By the relay.
     pub const CONFIGURATION_DESIRED: &str = "configuration.desired";
     /// The robot has it, for good: `version`, `digest`. By the relay.
@@ -145,9 +149,28 @@ pub mod kind {
     pub const CONFIGURATION_REJECTED: &str = "configuration.rejected";
     /// The robot tried it and has the one before again: `version`, `digest`, `reason`. By the relay.
     pub const CONFIGURATION_ROLLED_BACK: &str = "configuration.rolled_back";
+    /// Somebody made or changed a rule: the data is the [`crate::alert::Rule`], and `by`. By the relay.
+    pub const ALERT_RULE_SET: &str = "alert_rule.set";
+    /// Somebody took a rule away: `by`. By the relay.
+    pub const ALERT_RULE_REMOVED: &str = "alert_rule.removed";
+    /// A rule holds for a robot: the data is the [`crate::alert::Alert`]. By the relay.
+    pub const ALERT_FIRING: &str = "alert.firing";
+    /// It holds no more: `rule`, `robot_id`, `resolution` where somebody ended it. By the relay.
+    pub const ALERT_RESOLVED: &str = "alert.resolved";
+    /// Somebody looks after it: `rule`, `robot_id`, `by`, `comment`. By the relay.
+    pub const ALERT_ACKNOWLEDGED: &str = "alert.acknowledged";
+    /// Somebody wants to hear nothing of some alerts: the data is the [`crate::alert::Silence`]. By the relay.
+    pub const ALERT_SILENCED: &str = "alert.silenced";
+    /// Somebody does again: `id`, `by`. By the relay.
+    pub const ALERT_UNSILENCED: &str = "alert.unsilenced";
+    /// A receiver was told: `receiver`, `firing` and `resolved`, ids of alerts, `repeats`. By the relay.
+    pub const ALERT_NOTIFIED: &str = "alert.notified";
+    /// It could not be told, and is not before the next repetition: as notified, and `reason`. By the relay.
+    pub const ALERT_UNDELIVERED: &str = "alert.undelivered";
     /// An emergency stop came: `id`, `by`, `listeners` that were told, `action` that began. By the robot.
     pub const ESTOP_RECEIVED: &str = "estop.received";
-    /// The stop action has ended: `id`, and `reason` where it did not end well. By the robot.
+    /// All that a stop began has ended: `id`, `listeners` that were told, how many of them `confirmed` within a
+    /// second, and `reason` where it may not have stopped the robot. By the robot.
     pub const ESTOP_DONE: &str = "estop.done";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";

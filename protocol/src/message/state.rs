@@ -277,7 +277,7 @@ pub struct Deployment {
     pub installed_packages: Option<InstalledPackages>,
 }
 
-/// The installed packages, as many as there was room for.
+/// The installed packages, as `lekiwi-agent packages --json` prints them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PackageList {
@@ -285,8 +285,6 @@ pub struct PackageList {
     pub installed: InstalledPackages,
     /// A line `NAME ARCHITECTURE VERSION` each, in dpkg's order.
     pub packages: Vec<String>,
-    /// How many did not fit, from the end.
-    pub left_out: u32,
 }
 
 /// The installed packages in short: the digest is the same on two robots that have the same.

@@ -4,7 +4,7 @@
 //! Invariants: a command is sent only when the log has it, and to a robot that is connected; until it is
 //! accepted every [`RESEND`], then every [`ASK`], and at once after each birth; what nobody accepted in time
 //! has failed, and what never ended has failed after [`LOST_AFTER`]; a state is said once, and never goes
-//! back.
+//! back; no action or restart of before an emergency stop begins after it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -123,14 +123,38 @@ impl Commands {
         self.insert(robot, command, state, Timestamp::default());
     }
 
-    /// The log has a new command, at `now`.
+    /// The log has a new command, at `now`. An emergency stop ends what would move the robot and was not accepted.
     pub fn requested(&mut self, now: Timestamp, robot: RobotId, command: Command) {
+        if command.op == Op::Estop {
+            self.give_up_moving(&robot);
+        }
         // A stop is on its way before it is in the log.
         let next_send = match command.op {
             Op::Estop => now.plus(RESEND_STOP),
             _ => now,
         };
         self.insert(robot, command, CommandState::Pending, next_send);
+    }
+
+    fn give_up_moving(&mut self, robot: &RobotId) {
+        let Some(known) = self.robots.get_mut(robot) else {
+            return;
+        };
+        known.open.retain(|open| {
+            let Command { id, op, .. } = open.command;
+            let moves = matches!(op, Op::RunAction | Op::RestartService);
+            if !moves || open.state != CommandState::Pending {
+                return true;
+            }
+            let reason = "given up for an emergency stop";
+            self.outputs.push_back(Output::Event {
+                robot: robot.clone(),
+                kind: kind::COMMAND_FAILED,
+                data: json!({ "id": id, "op": op, "reason": reason }),
+                end: Some(End::Failed),
+            });
+            false
+        });
     }
 
     fn insert(

@@ -3,10 +3,16 @@
 //!
 //! * [`fleet::Fleet`] is the picture of all robots, with the rules of presence.
 //! * [`commands::Commands`] is the queue of what robots are told to do.
+//! * [`gateway`] is who is told what of it live, how often and in which order.
+//! * [`history`] is telemetry over time: how it is packed, rolled up and read.
+//! * [`alerts::Alerts`] judges rules over what robots say.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
+pub mod alerts;
 pub mod commands;
 pub mod fleet;
+pub mod gateway;
+pub mod history;
 mod robot;
 pub mod twins;
 

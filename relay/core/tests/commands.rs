@@ -181,6 +181,33 @@ fn an_emergency_stop_is_said_again_soon() {
 }
 
 #[test]
+fn what_would_move_the_robot_after_an_emergency_stop_is_given_up() {
+    let mut commands = Commands::default();
+    commands.connection(at(0), &robot(), true);
+    for (number, op) in [
+        (1, Op::RunAction),
+        (2, Op::RestartService),
+        (3, Op::CollectLogs),
+        (4, Op::RunAction),
+    ] {
+        commands.requested(at(0), robot(), command(number, op));
+    }
+    follows(&mut commands, 0);
+    said(&mut commands, 5, 1, CommandStatus::Running);
+    commands.requested(at(10), robot(), command(5, Op::Estop));
+    assert_eq!(
+        follows(&mut commands, 10),
+        [
+            "command.running 1",
+            "command.failed 2 failed given up for an emergency stop",
+            "command.failed 4 failed given up for an emergency stop",
+        ],
+        "what runs is the robot's to end"
+    );
+    assert_eq!(follows(&mut commands, 2000), ["send 3", "send 5"]);
+}
+
+#[test]
 fn a_restart_forgets_nothing_and_sends_nothing_before_the_robot_is_back() {
     let mut commands = Commands::default();
     commands.restore(robot(), command(1, Op::Ping), CommandState::Pending);

@@ -152,9 +152,42 @@ export const LIVE_TYPES = [
   "setup.completed",
   "setup.failed",
   "events.dropped",
+  "alert.firing",
+  "alert.resolved",
+  "alert.acknowledged",
 ] as const;
 
+/** What a rule found out about a robot. */
+export interface Alert {
+  readonly id: string;
+  readonly rule: string;
+  readonly robot_id: string;
+  readonly severity: "info" | "warning" | "critical";
+  readonly summary: string;
+  readonly reason: string;
+  readonly since: string;
+  readonly acknowledged?: { readonly by: string; readonly comment?: string };
+  readonly silenced_by?: string;
+}
+
+export interface AlertList {
+  readonly alerts: readonly Alert[];
+  readonly firing: number;
+  readonly now: string;
+}
+
 export type Point = readonly [ms: number, value: number];
+/** The lowest and the highest value of a time. */
+export type Span = readonly [fromMs: number, toMs: number, low: number, high: number];
+/** A metric over time; spans where points stand for more than themselves. */
+export interface Series {
+  readonly points: readonly Point[];
+  readonly spans: readonly Span[];
+}
+interface TelemetryHistory {
+  readonly step_ms?: number;
+  readonly series: readonly { metric: string; points: readonly Point[]; ranges?: readonly (readonly [number, number])[] }[];
+}
 
 /** The relay answered, but not with what was asked for. */
 export class RelayError extends Error {
@@ -202,21 +235,36 @@ export const approve = (id: string, profile: string | undefined): Promise<RobotV
 /** Turns a robot away: its certificate is revoked, its session ends. */
 export const reject = (id: string): Promise<RobotView> => post(`${robotPath(id)}/reject`, {});
 
+/** What fires, the newest first. */
+export const alerts = (limit: number): Promise<AlertList> => read(`/api/v1/alerts?limit=${limit}`);
+
+/** Says that somebody looks after an alert. */
+export const acknowledge = (id: string): Promise<Alert> => post(`/api/v1/alerts/${encodeURIComponent(id)}/acknowledge`, {});
+
 /** The newest events of one robot, ascending. */
 export async function events(id: string, limit: number, signal?: AbortSignal): Promise<readonly EventRecord[]> {
   const page = await read<{ events: EventRecord[] }>(`${robotPath(id)}/events?limit=${limit}`, signal);
   return page.events;
 }
 
-/** The newest points of one metric since `fromMs`, ascending. */
+/** At most so many points of each metric since `fromMs`, ascending: of a long time the means of its steps. By metric. */
 export async function telemetry(
   id: string,
-  metric: string,
+  metrics: readonly string[],
   fromMs: number,
-  limit: number,
+  points: number,
   signal?: AbortSignal,
-): Promise<readonly Point[]> {
-  const query = new URLSearchParams({ metric, from: String(Math.round(fromMs)), limit: String(limit) });
-  const series = await read<{ points: Point[] }>(`${robotPath(id)}/telemetry?${query}`, signal);
-  return series.points;
+): Promise<ReadonlyMap<string, Series>> {
+  const query = new URLSearchParams({ metric: metrics.join(","), from: String(Math.round(fromMs)), points: String(points) });
+  return series(await read<TelemetryHistory>(`${robotPath(id)}/telemetry?${query}`, signal));
+}
+
+export function series(history: TelemetryHistory): ReadonlyMap<string, Series> {
+  const step = history.step_ms ?? 0;
+  return new Map(
+    history.series.map(({ metric, points, ranges = [] }) => {
+      const spans = ranges.map(([low, high], i): Span => [points[i]?.[0] ?? 0, (points[i]?.[0] ?? 0) + step, low, high]);
+      return [metric, { points, spans }];
+    }),
+  );
 }

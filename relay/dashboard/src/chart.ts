@@ -2,9 +2,9 @@
 
 import { h, setText, svg } from "./dom";
 import * as format from "./format";
-import { line, pointAt, range, x, y } from "./plot";
+import { band, line, pointAt, range, x, y } from "./plot";
 import type { Scale } from "./plot";
-import type { Point } from "./api";
+import type { Point, Series } from "./api";
 
 const WIDTH = 600;
 const HEIGHT = 150;
@@ -18,6 +18,7 @@ export class Chart {
   private readonly at = h("span", { class: "soft" });
   private readonly grid = svg("g", { class: "grid" });
   private readonly area = svg("path", { class: "area" });
+  private readonly band = svg("path", { class: "band" });
   private readonly path = svg("path", { class: "chart-line" });
   private readonly cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
   private readonly plot = svg(
@@ -25,6 +26,7 @@ export class Chart {
     { class: "plot", viewBox: `${-LEFT} ${-TOP} ${WIDTH + LEFT + RIGHT} ${TOP + HEIGHT + BOTTOM}`, role: "img" },
     this.grid,
     this.area,
+    this.band,
     this.path,
     this.cursor,
   );
@@ -55,13 +57,15 @@ export class Chart {
     });
   }
 
-  draw(points: readonly Point[], fromMs: number, toMs: number, holdUntil: number): void {
+  draw({ points, spans }: Series, fromMs: number, toMs: number, holdUntil: number): void {
     this.points = points;
     this.holdUntil = holdUntil;
-    const { low, high, step } = range(this.metric, points);
+    const extremes = spans.flatMap(([from, , least, most]): Point[] => [[from, least], [from, most]]);
+    const { low, high, step } = range(this.metric, [...points, ...extremes]);
     this.scale = { fromMs, toMs, low, high, width: WIDTH, height: HEIGHT };
     const path = line(points, this.scale, holdUntil);
     this.path.setAttribute("d", path);
+    this.band.setAttribute("d", band(spans, this.scale));
     const first = points[0];
     const end = x(this.scale, Math.max(points.at(-1)?.[0] ?? fromMs, Math.min(holdUntil, toMs)));
     this.area.setAttribute("d", first === undefined ? "" : `${path}L${end} ${HEIGHT}H${Math.max(0, x(this.scale, first[0]))}Z`);

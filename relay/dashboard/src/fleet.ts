@@ -3,11 +3,12 @@
  * smooth with thousands of robots.
  */
 
+import { AlertsPanel } from "./alerts";
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import * as format from "./format";
 import { CORE_METRICS, condition, standing } from "./model";
-import type { RobotView } from "./api";
+import type { Live, RobotView } from "./api";
 import type { Robot, Standing } from "./model";
 import { select } from "./selection";
 import type { Selection, SortKey } from "./selection";
@@ -140,6 +141,7 @@ export class FleetView implements View {
   private readonly narrow = matchMedia(NARROW);
   private readonly sort = h("select", { "aria-label": "Sort by", class: "sort" });
   private readonly onScroll = (): void => this.context.schedule();
+  private readonly alerts: AlertsPanel;
   private loaded = false;
 
   constructor(
@@ -148,6 +150,7 @@ export class FleetView implements View {
     private readonly remember: (selection: Selection) => void,
   ) {
     this.selection = selection;
+    this.alerts = new AlertsPanel(context);
     const search = h("input", { type: "search", placeholder: "Filter by name, type, address…", "aria-label": "Filter robots", value: selection.text, autocomplete: "off", spellcheck: "false" });
     search.addEventListener("input", () => this.choose({ text: search.value }));
     this.table.append(this.header(), this.body);
@@ -156,6 +159,7 @@ export class FleetView implements View {
       { class: "fleet" },
       h("h1", { class: "hidden" }, "Fleet"),
       h("div", { class: "tools" }, h("div", { class: "totals", role: "group", "aria-label": "Show" }, ...this.buttons()), search, this.sorting()),
+      this.alerts.element,
       this.table,
       this.empty,
     );
@@ -165,14 +169,21 @@ export class FleetView implements View {
 
   refetch(): void {
     this.loaded = true;
+    this.alerts.refresh();
+  }
+
+  message(live: Live): void {
+    if (live.type.startsWith("alert.")) this.alerts.refresh();
   }
 
   close(): void {
+    this.alerts.close();
     removeEventListener("scroll", this.onScroll);
     removeEventListener("resize", this.onScroll);
   }
 
   draw(): void {
+    this.alerts.draw();
     const { fleet } = this.context;
     const totals = fleet.totals();
     for (const [name, element] of this.totals) setText(element, String(totals[name as keyof typeof totals]));

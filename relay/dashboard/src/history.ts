@@ -47,9 +47,8 @@ export class History {
 
   private async load(id: string): Promise<void> {
     try {
-      for (const metric of CORE_METRICS) {
-        this.fleet.fill(id, metric, await api.telemetry(id, metric, this.now() - SPARK_MS, SPARK_POINTS));
-      }
+      const loaded = await api.telemetry(id, CORE_METRICS, this.now() - SPARK_MS, SPARK_POINTS);
+      for (const [metric, { points }] of loaded) this.fleet.fill(id, metric, points);
       this.changed();
     } catch {
       // The row shows live values meanwhile; ask again when it is next drawn.

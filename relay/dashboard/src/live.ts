@@ -35,7 +35,8 @@ export class LiveLink {
   }
 
   start(): void {
-    const source = new EventSource("/api/v1/stream");
+    // A snapshot follows each connect, so that events that were missed need not be told again.
+    const source = new EventSource("/api/v1/stream?from=now");
     this.source = source;
     source.onopen = () => void this.resync();
     const take = (message: MessageEvent<string>): void => {

@@ -1,6 +1,6 @@
 /** Geometry of sparklines and charts. Pure: points in, path text out. */
 
-import type { Point } from "./api";
+import type { Point, Span } from "./api";
 
 export interface Scale {
   readonly fromMs: number;
@@ -33,6 +33,17 @@ export function line(points: readonly Point[], scale: Scale, holdUntil: number):
   }
   if (last !== undefined && holdUntil > last[0]) path += `H${round(x(scale, Math.min(holdUntil, scale.toMs)))}`;
   return path;
+}
+
+/** What lies between the lowest and the highest value of each time. */
+export function band(spans: readonly Span[], scale: Scale): string {
+  return spans
+    .filter(([, toMs]) => toMs > scale.fromMs)
+    .map(([fromMs, toMs, low, high]) => {
+      const left = round(Math.max(0, x(scale, fromMs)));
+      return `M${left} ${round(y(scale, high))}H${round(Math.min(scale.width, x(scale, toMs)))}V${round(y(scale, low))}H${left}Z`;
+    })
+    .join("");
 }
 
 /** A range that holds all values: 0 to 100 for shares, else from the values, by round steps. */

@@ -15,9 +15,11 @@ const RANGES: readonly [label: string, ms: number][] = [
   ["6 h", 6 * 3_600_000],
   ["24 h", 24 * 3_600_000],
   ["7 d", 7 * 24 * 3_600_000],
+  ["90 d", 90 * 24 * 3_600_000],
 ];
 const METRICS = ["cpu_percent", "memory_percent", "disk_percent", "temperature_c", "net_rx_bytes_per_s", "net_tx_bytes_per_s"];
-const MOST_POINTS = 2_000;
+/** More than a chart has pixels. */
+const MOST_POINTS = 1_000;
 const MOST_EVENTS = 200;
 
 export class RobotPage implements View {
@@ -32,7 +34,7 @@ export class RobotPage implements View {
   private readonly servicesCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Services"), this.services);
   private readonly events = h("ol", { class: "events", "aria-label": "Events, newest first" });
   private readonly trouble = h("p", { class: "trouble", role: "alert", hidden: true });
-  private readonly charts = METRICS.map((metric) => ({ chart: new Chart(metric), points: [] as api.Point[] }));
+  private readonly charts = METRICS.map((metric) => ({ chart: new Chart(metric), points: [] as api.Point[], spans: [] as api.Span[] }));
   private readonly ranges: HTMLButtonElement[];
   private range = RANGES[0]?.[1] ?? 900_000;
   private abort = new AbortController();
@@ -120,11 +122,11 @@ export class RobotPage implements View {
   draw(): void {
     const now = this.context.now();
     const robot = this.context.fleet.get(this.id);
-    for (const { chart, points } of this.charts) {
+    for (const { chart, points, spans } of this.charts) {
       const seen = robot?.view.status.last_seen;
       // A value holds only as long as the robot is heard.
       const heard = robot?.view.status.online ? now : seen === undefined ? 0 : Date.parse(seen);
-      chart.draw(points, now - this.range, now, heard);
+      chart.draw({ points, spans }, now - this.range, now, heard);
     }
     if (robot === undefined) return;
     const { view } = robot;
@@ -165,14 +167,17 @@ export class RobotPage implements View {
 
   private async load(signal: AbortSignal): Promise<void> {
     const from = this.context.now() - this.range;
-    const loads = this.charts.map(async ({ chart, points }) => {
-      const loaded = await api.telemetry(this.id, chart.metric, from, MOST_POINTS, signal);
-      const last = loaded.at(-1)?.[0] ?? -Infinity;
-      points.splice(0, points.length, ...loaded, ...points.filter(([at]) => at > last));
+    const telemetry = api.telemetry(this.id, METRICS, from, MOST_POINTS, signal).then((loaded) => {
+      for (const { chart, points, spans } of this.charts) {
+        const history = loaded.get(chart.metric);
+        const last = history?.points.at(-1)?.[0] ?? -Infinity;
+        points.splice(0, points.length, ...(history?.points ?? []), ...points.filter(([at]) => at > last));
+        spans.splice(0, spans.length, ...(history?.spans ?? []));
+      }
       this.context.schedule();
     });
     const events = api.events(this.id, MOST_EVENTS, signal).then((page) => this.merge(page));
-    await Promise.all([...loads, events]);
+    await Promise.all([telemetry, events]);
     this.trouble.hidden = true;
   }
 

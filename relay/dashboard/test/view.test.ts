@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
-import type { RobotView } from "../src/api";
+import { series } from "../src/api";
+import { remark, title } from "../src/alerts";
+import type { Alert, RobotView } from "../src/api";
 import * as format from "../src/format";
-import { line, pointAt, range, sparkRange } from "../src/plot";
+import { band, line, pointAt, range, sparkRange } from "../src/plot";
 import { select } from "../src/selection";
 import type { Selection } from "../src/selection";
 
@@ -31,6 +33,24 @@ describe("figures", () => {
     ["nonsense", "never", 0],
   ])("%s is %s", (at, text, ms) => {
     expect(format.ago(at, Date.UTC(2026, 10, 21, 4) + ms)).toBe(text);
+  });
+});
+
+describe("alerts", () => {
+  const alert: Alert = { id: "hot:kiwi-01:1", rule: "hot", robot_id: "kiwi-01", severity: "critical", summary: "Too hot", reason: "", since: "2026-11-21T04:00:00.000Z" };
+
+  it("are counted", () => {
+    expect([title(1), title(12)]).toEqual(["1 alert", "12 alerts"]);
+  });
+
+  it("say who looks after them", () => {
+    const remarks = [
+      alert,
+      { ...alert, silenced_by: "7" },
+      { ...alert, acknowledged: { by: "admin" }, silenced_by: "7" },
+      { ...alert, acknowledged: { by: "admin", comment: "on my way" } },
+    ].map(remark);
+    expect(remarks).toEqual(["", "silenced", "admin looks after it", "admin: on my way"]);
   });
 });
 
@@ -70,6 +90,19 @@ describe("plots", () => {
     expect(line([[10, 5], [30, 8]], scale, 50)).toBe("M10 5H30V2H50");
     expect(line([[-10, 5]], scale, 500)).toBe("M0 5H100");
     expect(line([], scale, 50)).toBe("");
+  });
+  it("draws what lies between the extremes of each time", () => {
+    const history = {
+      step_ms: 20,
+      series: [
+        { metric: "cpu_percent", points: [[-10, 5], [50, 6], [90, 1]] as [number, number][], ranges: [[4, 6], [2, 9], [1, 1]] as [number, number][] },
+        { metric: "load_1m", points: [[10, 5]] as [number, number][] },
+      ],
+    };
+    const all = series(history);
+    expect(band(all.get("cpu_percent")?.spans ?? [], scale)).toBe("M0 4H10V6H0ZM50 1H70V8H50ZM90 9H100V9H90Z");
+    expect(band([[-30, -10, 1, 2]], scale)).toBe("");
+    expect(all.get("load_1m")).toEqual({ points: [[10, 5]], spans: [] });
   });
   it("finds the value at a time", () => {
     const points = [[10, 5], [30, 8]] as const;

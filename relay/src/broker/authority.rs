@@ -3,12 +3,13 @@
 
 use lekiwi_protocol::access::Principal;
 use lekiwi_protocol::{ConsumerName, Org, RobotId};
+use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::clock;
 use crate::store::Store;
 use crate::store::records::CertificateKind;
 
-/// What the broker read from a client's certificate.
+/// What was read from a client's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientCert {
     /// CN.
@@ -19,6 +20,29 @@ pub struct ClientCert {
     pub unit: Option<String>,
     /// Serial, lower-case hex without leading zeros.
     pub serial: String,
+}
+
+impl ClientCert {
+    /// What a certificate in DER says; nothing where it is not one of ours.
+    #[must_use]
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let subject = certificate.subject();
+        let text = |value: Option<&AttributeTypeAndValue<'_>>| {
+            value.and_then(|value| value.as_str().ok().map(str::to_owned))
+        };
+        let serial: String = certificate
+            .raw_serial()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Some(Self {
+            common_name: text(subject.iter_common_name().next())?,
+            organization: text(subject.iter_organization().next()).unwrap_or_default(),
+            unit: text(subject.iter_organizational_unit().next()),
+            serial: serial.trim_start_matches('0').to_owned(),
+        })
+    }
 }
 
 /// Why a certificate is not welcome.

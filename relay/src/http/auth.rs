@@ -1,17 +1,26 @@
 //! Who asks: finds the session in a cookie or bearer token, and lets a request through by its route's
 //! permission. Runs before every route, unknown ones included.
 //!
-//! Invariant: what is not marked public answers nothing without a session. A cookie alone never changes
+//! A robot's routes ask for its certificate instead, and for nothing else; on all others a certificate counts
+//! for nothing.
+//!
+//! Invariant: what is not marked public answers nothing without a session or a robot's certificate. A cookie alone never changes
 //! anything on behalf of another site.
+
+use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::access::Principal;
+
 use super::App;
 use super::problem::{Failure, Kind};
 use super::routes::{self, Permission};
+use crate::broker::{Authority, ClientCert, StoreAuthority};
 use crate::store::records::Session;
 
 /// The session's cookie. The prefix binds it to this host, HTTPS and path `/`.
@@ -32,6 +41,15 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         .extensions()
         .get::<MatchedPath>()
         .and_then(|path| routes::permission(request.method(), path.as_str()));
+    if permission == Some(Permission::Robot) {
+        return match robot(&app, &request) {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                next.run(request).await
+            }
+            Err(failure) => failure.into_response(),
+        };
+    }
     let found = credential(request.headers()).and_then(|credential| {
         app.sessions
             .find(credential.token())
@@ -56,6 +74,41 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         }
     }
     next.run(request).await
+}
+
+/// The robot whose certificate the connection has shown.
+fn robot(app: &App, request: &Request) -> Result<Caller, Failure> {
+    let shown = request.extensions().get::<Arc<ClientCert>>();
+    let shown = shown.ok_or_else(|| {
+        Failure::new(
+            Kind::CertificateRequired,
+            "expected a robot's certificate in the TLS handshake, got none",
+        )
+    })?;
+    let refused = |detail| Failure::new(Kind::CertificateRefused, detail);
+    let authority = StoreAuthority::new(app.store.clone(), app.root.org().clone());
+    match authority.admit(shown) {
+        Ok(Principal::Robot(id)) => Ok(Caller(id)),
+        Ok(other) => Err(refused(format!(
+            "expected a robot's certificate, got that of {other:?}"
+        ))),
+        Err(denied) => Err(refused(denied.to_string())),
+    }
+}
+
+/// The robot that [`guard`] let through by its certificate.
+#[derive(Debug, Clone)]
+pub struct Caller(pub RobotId);
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        _: &S,
+    ) -> Result<Self, Failure> {
+        let caller = parts.extensions.get().cloned();
+        caller.ok_or_else(|| Failure::new(Kind::CertificateRequired, "expected a robot"))
+    }
 }
 
 fn login_required(headers: &HeaderMap) -> Failure {

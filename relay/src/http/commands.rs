@@ -90,7 +90,7 @@ pub(super) async fn one(
     responses(
         (status = 202, body = CommandView),
         (status = 404, description = "robot-unknown", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "robot-not-registered, commands-unsupported, too-many-commands", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "robot-not-registered, commands-unsupported, command-unsupported, too-many-commands", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
         (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
     ),
@@ -123,7 +123,7 @@ pub(super) async fn create(
             "expected expires_in_s to be 1 to {most}, got {seconds}"
         )));
     }
-    takes_commands(&app, &robot)?;
+    takes_command(&app, &robot, op)?;
     if app.store.open_commands_of_robot(&robot).await? >= MAX_OPEN_COMMANDS {
         return Err(Failure::new(
             Kind::TooManyCommands,
@@ -152,7 +152,7 @@ pub(super) async fn estop(
     Robot(robot): Robot,
     Who(session): Who,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
-    takes_commands(&app, &robot)?;
+    takes_command(&app, &robot, Op::Estop)?;
     let command = new(Op::Estop, Arguments::new(), COMMAND_LIFETIME, session.user);
     send(&app.broker, &app.root, &robot, &command).await;
     requested(&app, &robot, command).await
@@ -215,18 +215,23 @@ pub(super) fn able(robot: &RobotView, capability: &str) -> bool {
     robot.factsheet.as_ref().is_none_or(has)
 }
 
-/// Whether the robot takes part, and takes commands.
-fn takes_commands(app: &App, robot: &RobotId) -> Result<(), Failure> {
+/// Whether the robot takes part, and its agent takes commands and knows this one.
+fn takes_command(app: &App, robot: &RobotId, op: Op) -> Result<(), Failure> {
     let view = registered(app, robot)?;
-    match &view.factsheet {
-        Some(sheet) if !able(&view, "commands") => Err(Failure::new(
-            Kind::CommandsUnsupported,
-            format!(
-                "expected an agent that takes commands, but {robot} has version {}",
-                sheet.agent_version
-            ),
-        )
-        .hint("install a newer agent")),
-        _ => Ok(()),
+    let Some(sheet) = &view.factsheet else {
+        return Ok(());
+    };
+    let lacks = |kind: Kind, what: String| {
+        let version = &sheet.agent_version;
+        let detail = format!("expected an agent that {what}, but {robot} has version {version}");
+        Err(Failure::new(kind, detail).hint("install a newer agent"))
+    };
+    if !able(&view, "commands") {
+        return lacks(Kind::CommandsUnsupported, "takes commands".to_owned());
     }
+    // Younger than the others.
+    if op.is_upload() && !able(&view, op.as_str()) {
+        return lacks(Kind::CommandUnsupported, format!("knows {op}"));
+    }
+    Ok(())
 }

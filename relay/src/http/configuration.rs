@@ -8,7 +8,7 @@ use lekiwi_protocol::api::{
     RollbackRequest,
 };
 use lekiwi_protocol::limits::CONFIRM_WITHIN;
-use lekiwi_protocol::message::{Desired, Settings};
+use lekiwi_protocol::message::{Desired, Settings, check_settings};
 use lekiwi_protocol::{RobotId, Timestamp};
 
 use super::App;
@@ -41,7 +41,8 @@ pub(super) async fn one(
 
 /// Wants another configuration of a robot: a new version, on record when this answers, and sent until the robot
 /// says what became of it. The robot tries it, and goes back to the one before where the relay cannot confirm
-/// in time that it heard of that.
+/// in time that it heard of that. What no robot takes is refused here; the robot judges the rest together with its own
+/// file.
 #[utoipa::path(
     put, path = "/api/v1/robots/{id}/configuration", tag = "configuration",
     params(("id" = String, Path, description = "The robot")),
@@ -145,9 +146,11 @@ async fn want(
         issued_at: Timestamp::from_ms(clock::now_ms()),
         by,
     };
+    let invalid = |detail: String| Failure::new(Kind::InvalidBody, detail);
     desired
         .check()
-        .map_err(|error| Failure::new(Kind::InvalidBody, error.to_string()))?;
+        .map_err(|error| invalid(error.to_string()))?;
+    check_settings(&desired.settings).map_err(|error| invalid(error.to_string()))?;
     let robot_view = registered(app, robot)?;
     if !able(&robot_view, "configuration") {
         return Err(Failure::new(
@@ -166,19 +169,25 @@ async fn want(
 async fn view(app: &App, robot: &RobotId) -> Result<ConfigurationView, Failure> {
     let status = known(app, robot)?.configuration;
     let status = status.unwrap_or_else(|| ConfigurationStatus::new(0, None));
-    let desired = app
-        .store
-        .desired_configuration(robot, status.desired)
-        .await?;
+    let in_force = status.reported.as_ref().map(|said| said.in_force);
     Ok(ConfigurationView {
-        desired: desired.map(|desired| DesiredView {
-            version: desired.version,
-            settings: desired.settings,
-            confirm_within_s: desired.confirm_within_s,
-            issued_at: desired.issued_at,
-            by: desired.by,
-        }),
+        desired: version(app, robot, status.desired).await?,
+        in_force: match in_force {
+            Some(in_force) => version(app, robot, in_force).await?,
+            None => None,
+        },
         reported: status.reported,
         drift: status.drift,
     })
+}
+
+async fn version(app: &App, robot: &RobotId, version: u64) -> Result<Option<DesiredView>, Failure> {
+    let found = app.store.desired_configuration(robot, version).await?;
+    Ok(found.map(|desired| DesiredView {
+        version: desired.version,
+        settings: desired.settings,
+        confirm_within_s: desired.confirm_within_s,
+        issued_at: desired.issued_at,
+        by: desired.by,
+    }))
 }

@@ -275,6 +275,12 @@ impl Query {
         self.take(name, || expected.to_owned(), parse)
     }
 
+    /// Whether `name` is there and says `value`. It is still to be taken.
+    #[must_use]
+    pub fn says(&self, name: &str, value: &str) -> bool {
+        self.values.get(name).is_some_and(|text| text == value)
+    }
+
     /// Refuses parameters that nobody took.
     ///
     /// # Errors

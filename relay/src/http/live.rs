@@ -1,105 +1,137 @@
-//! The live stream for people and programs: Server-Sent Events and WebSocket, the same messages on both.
+//! The live stream for people and programs: Server-Sent Events and WebSocket, the same messages on both, and who
+//! watches. `docs/gateway.md` is the contract.
 //!
-//! Invariant: a client that reads too slowly loses messages and is told how many; it never makes the
-//! relay hold more than the stream's own bounded backlog for it.
+//! Invariant: a client that reads too slowly costs a bounded queue and holds up nobody; what it loses is said to it.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json as Answer;
+use axum::body::Body;
 use axum::extract::State;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::http::HeaderValue;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::{self, Stream, StreamExt as _};
-use lekiwi_protocol::api::{self, Lagged};
-use lekiwi_protocol::{RobotId, Timestamp};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use lekiwi_protocol::RobotId;
+use lekiwi_protocol::api::{self, Subscribe, Throttle, ThrottleMode};
+use lekiwi_relay_core::gateway::{Kinds, MAX_NAMES, Pattern, Read, RequestError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::App;
 use super::auth::Who;
-use super::extract::Query;
+use super::extract::{Query, Robot};
 use super::problem::{Failure, Kind};
-use crate::clock;
-use crate::live::{LiveMessage, Received, Subscription};
+use super::websocket::Upgrade;
+use crate::live::{Form, Todo, Watcher, form, said};
 
 /// Comment after so much silence, so that proxies and clients know that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How often a quiet stream asks whether its session still counts.
-const SESSION_CHECK: Duration = Duration::from_secs(3);
-/// Longest time that a WebSocket client may refuse to take a message.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Largest message that a WebSocket client may send; nothing it says is used.
-const MAX_INCOMING: usize = 4 * 1024;
-const MAX_NAMES: usize = 100;
+/// Things that are done for a client at once.
+const MAX_BURST: usize = 64;
+/// Stored events that are read at once.
+const PAGE: usize = 100;
+/// The subscription that a URL asks for.
+const BY_URL: &str = "url";
 
-/// What a client wants to hear; nothing named means everything.
-#[derive(Debug, Default)]
-struct Filter {
-    robots: BTreeSet<RobotId>,
-    types: BTreeSet<String>,
+/// What a URL asks for, and whether it asks for anything.
+struct Wish {
+    request: Subscribe,
+    named: bool,
 }
 
-impl Filter {
+impl Wish {
     fn from_query(mut query: Query) -> Result<Self, Failure> {
-        let robots = query.text("robot", "robot ids, separated by commas", |text| {
-            names(text).map(|name| RobotId::new(name).ok()).collect()
+        let topics = query.text(
+            "topic",
+            "topics such as robot.*.heartbeat or teleoperation.*, separated by commas",
+            |text| checked(text, |name| Pattern::parse(name).is_ok()),
+        )?;
+        let robot_ids = query.text("robot", "robot ids, separated by commas", |text| {
+            checked(text, |name| RobotId::new(name).is_ok())
         })?;
-        let types = query.text(
+        let event_types = query.text(
             "type",
             "message types such as telemetry or robot.connected, separated by commas",
-            |text| {
-                let usual = |name: &str| {
-                    !name.is_empty()
-                        && name.bytes().all(|b| {
-                            b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'_'
-                        })
-                };
-                names(text)
-                    .map(|name| usual(name).then(|| name.to_owned()))
-                    .collect()
+            |text| checked(text, |name| Kinds::parse(name).is_ok()),
+        )?;
+        let rate = query.text("rate", "messages a second, 0.01 to 100", |text| {
+            text.parse()
+                .ok()
+                .filter(|rate| (0.01..=100.0).contains(rate))
+        })?;
+        let mode = query.text("throttle", "sample, aggregate or latest", |text| {
+            Some(match text {
+                "sample" => ThrottleMode::Sample,
+                "aggregate" => ThrottleMode::Aggregate,
+                "latest" => ThrottleMode::Latest,
+                _ => return None,
+            })
+        })?;
+        let from = query.text(
+            "from",
+            "a position of the event log, or now",
+            |text| match text {
+                "now" => Some(None),
+                position => position.parse().ok().map(Some),
             },
         )?;
         query.finish()?;
-        let filter = Self {
-            robots: robots.unwrap_or_default(),
-            types: types.unwrap_or_default(),
-        };
-        if filter.robots.len().max(filter.types.len()) > MAX_NAMES {
+        if mode.is_some() && rate.is_none() {
             return Err(Failure::new(
                 Kind::InvalidQuery,
-                format!("expected at most {MAX_NAMES} robots and types"),
+                "expected a rate with throttle, such as rate=1",
             ));
         }
-        Ok(filter)
-    }
-
-    fn wants(&self, message: &LiveMessage) -> bool {
-        (self.robots.is_empty() || self.robots.contains(&message.robot))
-            && (self.types.is_empty() || self.types.contains(&*message.kind))
+        let named = [&topics, &robot_ids, &event_types]
+            .iter()
+            .any(|names| names.is_some())
+            || from.is_some();
+        let request = Subscribe {
+            id: BY_URL.to_owned(),
+            topics: topics.unwrap_or_default(),
+            filter: api::Filter {
+                robot_ids: robot_ids.unwrap_or_default(),
+                event_types: event_types.unwrap_or_default(),
+            },
+            throttle: rate.map(|rate| Throttle {
+                rate,
+                mode: mode.unwrap_or_default(),
+            }),
+            from: from.flatten(),
+        };
+        let most = [
+            &request.topics,
+            &request.filter.robot_ids,
+            &request.filter.event_types,
+        ];
+        if most.iter().any(|names| names.len() > MAX_NAMES) {
+            return Err(Failure::new(
+                Kind::InvalidQuery,
+                format!("expected at most {MAX_NAMES} topics, robots and types"),
+            ));
+        }
+        Ok(Self { request, named })
     }
 }
 
-fn names(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim)
+fn checked(text: &str, check: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    text.split(',')
+        .map(str::trim)
+        .map(|name| check(name).then(|| name.to_owned()))
+        .collect()
 }
 
 /// Who listens for how long: until the session ends, the relay stops, or the client goes.
-struct Listener {
-    subscription: Subscription,
-    filter: Filter,
+pub(super) struct Listener {
+    pub(super) watcher: Watcher,
     app: App,
-    session_ends: Timestamp,
-    session: [u8; 32],
     _place: OwnedSemaphorePermit,
 }
 
 impl Listener {
-    fn new(app: App, Who(session): Who, query: Query) -> Result<Self, Failure> {
-        let filter = Filter::from_query(query)?;
+    fn new(app: App, Who(session): Who) -> Result<Self, Failure> {
         let place = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
             Failure::new(
                 Kind::TooManyStreams,
@@ -108,54 +140,89 @@ impl Listener {
             .hint("close some; programs use the broker with a consumer certificate")
         })?;
         Ok(Self {
-            subscription: app.fleet.live().subscribe(),
-            filter,
-            session_ends: Timestamp::from_ms(session.expires_ms),
-            session: session.hash,
+            watcher: app.fleet.live().watch(&session.user, session.hash),
             app,
             _place: place,
         })
     }
 
-    /// What is new; `None` at the end.
-    async fn next(&mut self) -> Option<Received> {
-        loop {
-            let now = Timestamp::from_ms(clock::now_ms());
-            // A logout ends the stream too, in a while.
-            self.app.store.session(&self.session, now.as_ms())?;
-            let left = self.session_ends.since(now).min(SESSION_CHECK);
-            tokio::select! {
-                () = self.app.stopping.cancelled() => return None,
-                received = self.subscription.next() => return received,
-                () = tokio::time::sleep(left) => {}
-            }
+    /// Takes a subscription, or says why not.
+    pub(super) async fn subscribe(&self, request: &Subscribe) -> Result<u64, String> {
+        let end = match request.from {
+            // What is committed counts, be it told already or not.
+            Some(_) => self.app.store.last_position().await,
+            None => Ok(self.app.fleet.position()),
+        };
+        let end = end.map_err(|error| error.to_string())?;
+        self.watcher
+            .subscribe(request, end)
+            .map_err(|error: RequestError| error.to_string())?;
+        Ok(end)
+    }
+
+    /// What is to be done next; `None` at the end.
+    pub(super) async fn next(&self) -> Option<Vec<Todo>> {
+        tokio::select! {
+            () = self.app.stopping.cancelled() => None,
+            todo = self.watcher.next(MAX_BURST) => todo,
         }
     }
 
-    fn wanted<'a>(&'a self, received: &'a Received) -> impl Iterator<Item = &'a LiveMessage> {
-        received
-            .batch
-            .messages
-            .iter()
-            .filter(|message| self.filter.wants(message))
+    /// The bytes for the client; `None` when the log cannot be read.
+    pub(super) async fn carry_out(&self, todo: Vec<Todo>, shape: Form) -> Option<Vec<Bytes>> {
+        let mut bytes = Vec::with_capacity(todo.len());
+        for todo in todo {
+            match todo {
+                Todo::Say(message) => bytes.push(said(&message, shape)),
+                Todo::Tell(message) => bytes.push(form(&message, shape)),
+                Todo::Read(read) => {
+                    let page = self.read(&read).await?;
+                    bytes.extend(page.iter().map(|message| form(message, shape)));
+                }
+            }
+        }
+        Some(bytes)
+    }
+
+    async fn read(&self, read: &Read) -> Option<Vec<Arc<crate::live::Message>>> {
+        let store = &self.app.store;
+        let events = match &read.robot {
+            Some(robot) => {
+                store
+                    .events_of_robot(robot.as_str(), read.after, PAGE)
+                    .await
+            }
+            None => store.events(read.after, PAGE).await,
+        };
+        match events {
+            Ok(events) => {
+                let whole = events.len() < PAGE;
+                Some(self.watcher.page(read, events, whole))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read stored events for a live stream");
+                None
+            }
+        }
     }
 }
 
-fn lagged(dropped: u64) -> Option<String> {
-    // A struct of one number always becomes JSON.
-    (dropped > 0).then(|| serde_json::to_string(&Lagged { dropped }).unwrap_or_default())
-}
-
-/// Live messages as Server-Sent Events: event name is the type, id the sequence, data the envelope. A
-/// client that was too slow gets an event `lagged`.
+/// Live messages as Server-Sent Events: event name is the type, data the envelope; events of the log have their
+/// position as id. A client that comes back with `Last-Event-ID` gets those that it missed first. `lagged`, `slowed`,
+/// `resumed` and `replayed` are the relay's own.
 #[utoipa::path(
     get, path = "/api/v1/stream", tag = "live",
     params(
-        ("robot" = Option<String>, Query, description = "Only these robots, separated by commas"),
-        ("type" = Option<String>, Query, description = "Only these types, separated by commas"),
+        ("topic" = Option<String>, Query, description = "Only these topics, separated by commas: `heartbeat`, `teleoperation.*`, `robot.kiwi-01.*`, `robot.*.heartbeat`, `presence`"),
+        ("robot" = Option<String>, Query, description = "Of these only these robots, separated by commas"),
+        ("type" = Option<String>, Query, description = "Of these only these types, separated by commas"),
+        ("rate" = Option<f64>, Query, description = "At most so many pictures a second of each robot and type, 0.01 to 100"),
+        ("throttle" = Option<api::ThrottleMode>, Query, description = "What becomes of more; `latest` when absent"),
+        ("from" = Option<String>, Query, description = "First the events beyond this position of the log; `now` for none, whatever Last-Event-ID says"),
+        ("last-event-id" = Option<u64>, Header, description = "As `from`; what browsers send when they connect again"),
     ),
     responses(
-        (status = 200, description = "`Live` envelopes", content_type = "text/event-stream", body = api::Live),
+        (status = 200, description = "`Live` envelopes, and `RelayMessage`s", content_type = "text/event-stream", body = api::Live),
         (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
         (status = 503, description = "too-many-streams", body = api::Problem, content_type = "application/problem+json"),
     ),
@@ -164,48 +231,78 @@ fn lagged(dropped: u64) -> Option<String> {
 pub(super) async fn stream(
     State(app): State<App>,
     who: Who,
+    headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Failure> {
-    let listener = Listener::new(app, who, query)?;
-    let events = sse_events(listener);
-    let mut response = Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response();
-    // Proxies must not collect the stream before they pass it on.
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+    let now = query.says("from", "now");
+    let mut wish = Wish::from_query(query)?;
+    if let Some(last) = headers.get(LAST_EVENT_ID).filter(|_| !now) {
+        let position = last.to_str().ok().and_then(|text| text.parse().ok());
+        let expected = || {
+            Failure::new(
+                Kind::InvalidQuery,
+                format!("expected Last-Event-ID to be a position of the event log, got {last:?}"),
+            )
+        };
+        wish.request.from = Some(position.ok_or_else(expected)?);
+    }
+    let listener = Listener::new(app, who)?;
+    let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
+    let begin = listener.subscribe(&wish.request).await.map_err(refused)?;
+    let begin = wish.request.from.unwrap_or(begin);
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Proxies must not collect the stream before they pass it on.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ]
+    .map(|(name, value)| (name, HeaderValue::from_static(value)));
+    let body = Body::from_stream(sse_events(listener, begin));
+    Ok((headers, body).into_response())
 }
 
-fn sse_events(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
-    // The first bytes tell the client at once that it listens.
-    let hello = stream::iter([Ok(Event::default().comment("listening"))]);
-    let messages = stream::unfold(listener, async |mut listener| {
-        let received = listener.next().await?;
-        let told = lagged(received.dropped).map(|json| Event::default().event("lagged").data(json));
-        let messages = listener.wanted(&received).map(|message| {
-            Event::default()
-                .event(&message.kind)
-                .id(message.sequence.to_string())
-                .data(&message.json)
-        });
-        let events: Vec<_> = told.into_iter().chain(messages).map(Ok).collect();
-        Some((stream::iter(events), listener))
-    });
-    hello.chain(messages.flatten())
+fn sse_events(
+    listener: Listener,
+    begin: u64,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    // The first bytes tell the client at once that it listens, and where it goes on if it is cut off.
+    let hello = Bytes::from(format!(": listening\nid: {begin}\n\n"));
+    stream::unfold((listener, Some(hello)), async |(listener, hello)| {
+        if let Some(hello) = hello {
+            return Some((Ok(hello), (listener, None)));
+        }
+        let bytes = match tokio::time::timeout(KEEP_ALIVE, listener.next()).await {
+            Err(_) => Bytes::from_static(b": \n\n"),
+            Ok(todo) => {
+                // Where it begins was said.
+                let mut todo = todo?;
+                todo.retain(|todo| {
+                    !matches!(todo, Todo::Say(api::RelayMessage::Subscribed { .. }))
+                });
+                listener.carry_out(todo, Form::Sse).await?.concat().into()
+            }
+        };
+        Some((Ok(bytes), (listener, None)))
+    })
 }
 
-/// The same messages over a WebSocket, one text message each; `{"type":"lagged","dropped":n}` for a client
-/// that was too slow.
+/// The same messages over a WebSocket, one message each. With the sub-protocol `lekiwi.v1.json` or `lekiwi.v1.cbor`
+/// nothing is told but what the query names or `ClientMessage`s subscribe to; without one, everything that the query
+/// does not rule out. permessage-deflate is agreed to.
 #[utoipa::path(
     get, path = "/api/v1/ws", tag = "live",
     params(
+        ("topic" = Option<String>, Query, description = "As of `/api/v1/stream`"),
         ("robot" = Option<String>, Query, description = "Only these robots, separated by commas"),
         ("type" = Option<String>, Query, description = "Only these types, separated by commas"),
+        ("rate" = Option<f64>, Query, description = "As of `/api/v1/stream`"),
+        ("throttle" = Option<api::ThrottleMode>, Query, description = "As of `/api/v1/stream`"),
+        ("from" = Option<String>, Query, description = "As of `/api/v1/stream`"),
+        ("sec-websocket-protocol" = Option<String>, Header, description = "`lekiwi.v1.json` or `lekiwi.v1.cbor`"),
     ),
     responses(
-        (status = 101, description = "`Live` envelopes as text messages"),
+        (status = 101, description = "`Live` envelopes and `RelayMessage`s; the client sends `ClientMessage`s"),
         (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
         (status = 426, description = "upgrade-required", body = api::Problem, content_type = "application/problem+json"),
         (status = 503, description = "too-many-streams", body = api::Problem, content_type = "application/problem+json"),
@@ -216,53 +313,32 @@ pub(super) async fn websocket(
     State(app): State<App>,
     who: Who,
     query: Query,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, Failure>,
 ) -> Result<Response, Failure> {
-    let upgrade = upgrade.map_err(|rejection| {
-        Failure::new(
-            Kind::UpgradeRequired,
-            format!("expected a WebSocket upgrade: {}", rejection.body_text()),
-        )
-    })?;
-    let listener = Listener::new(app, who, query)?;
-    Ok(upgrade
-        .max_message_size(MAX_INCOMING)
-        .max_write_buffer_size(1024 * 1024)
-        .on_upgrade(|socket| serve(socket, listener)))
+    let upgrade = upgrade?;
+    let wish = Wish::from_query(query)?;
+    let listener = Listener::new(app, who)?;
+    if wish.named || !upgrade.is_quiet() {
+        let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
+        listener.subscribe(&wish.request).await.map_err(refused)?;
+    }
+    Ok(upgrade.serve(listener))
 }
 
-async fn serve(mut socket: WebSocket, mut listener: Listener) {
-    loop {
-        let received = tokio::select! {
-            received = listener.next() => match received {
-                Some(received) => received,
-                None => break,
-            },
-            incoming = socket.recv() => match incoming {
-                // Pings are answered by the library; what else a client says is not for us.
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                Some(Ok(_)) => continue,
-            },
-        };
-        let told = (received.dropped > 0)
-            .then(|| format!("{{\"type\":\"lagged\",\"dropped\":{}}}", received.dropped));
-        let texts: Vec<Message> = told
-            .map(|text| Message::Text(text.into()))
-            .into_iter()
-            .chain(
-                listener
-                    .wanted(&received)
-                    .map(|message| Message::Text((*message.json).into())),
-            )
-            .collect();
-        for text in texts {
-            match tokio::time::timeout(SEND_TIMEOUT, socket.send(text)).await {
-                Ok(Ok(())) => {}
-                // It went, or has not read for so long that it might as well have.
-                Ok(Err(_)) | Err(_) => return,
-            }
-        }
-    }
-    // A courtesy; the connection ends either way.
-    let _ = tokio::time::timeout(Duration::from_secs(1), socket.send(Message::Close(None))).await;
+/// Who watches a robot live, of those who named it.
+#[utoipa::path(
+    get, path = "/api/v1/robots/{id}/watchers", tag = "live",
+    params(("id" = String, Path, description = "The robot")),
+    responses(
+        (status = 200, body = api::Watchers),
+        (status = 404, description = "robot-unknown", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn watchers(
+    State(app): State<App>,
+    Robot(robot): Robot,
+) -> Result<Answer<api::Watchers>, Failure> {
+    super::robots::known(&app, &robot)?;
+    Ok(Answer(app.fleet.live().watchers(&robot)))
 }

@@ -6,6 +6,7 @@
 //!
 //! The rest is a module of handlers per subject. Handlers never wait for the store's writer to read.
 
+mod alerts;
 pub mod auth;
 mod commands;
 mod configuration;
@@ -19,7 +20,9 @@ mod headers;
 mod health;
 mod live;
 mod login;
+mod logs;
 pub mod openapi;
+mod packages;
 mod passage;
 pub mod problem;
 mod refused;
@@ -29,6 +32,7 @@ pub mod server;
 mod session;
 mod telemetry;
 mod tokens;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +40,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::{Method, Uri};
 use lekiwi_protocol::topic::Root;
+use lekiwi_relay_core::history::Retention;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +48,7 @@ use crate::broker::Broker;
 use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
 use crate::ingest::Handle;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::people::sessions::Sessions;
 use crate::store::Store;
@@ -64,6 +70,12 @@ pub struct Parts {
     pub authority: Arc<Authority>,
     /// Who is on the local network.
     pub discovery: Arc<Discovery>,
+    /// Logs that robots uploaded.
+    pub logs: Logs,
+    /// Lists of packages that robots uploaded.
+    pub packages: Logs,
+    /// How long telemetry is kept.
+    pub retention: Retention,
     /// Logins.
     pub sessions: Sessions,
     /// Counters.
@@ -85,7 +97,7 @@ pub struct Parts {
 }
 
 /// Live streams at once.
-pub const MAX_STREAMS: usize = 1_000;
+pub const MAX_STREAMS: usize = 15_000;
 
 /// The whole interface.
 pub fn router(app: App) -> Router {

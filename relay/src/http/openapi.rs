@@ -1,5 +1,5 @@
 //! The OpenAPI document, generated from the handlers and checked in as `relay/openapi.json`;
-//! `UPDATE_OPENAPI=1 cargo test -p lekiwi-relay --test http` writes it anew.
+//! `UPDATE_OPENAPI=1 cargo test -p lekiwi-relay --test relay` writes it anew.
 
 use std::sync::LazyLock;
 
@@ -32,11 +32,26 @@ use utoipa::{Modify, OpenApi};
         super::commands::create,
         super::commands::one,
         super::commands::estop,
+        super::logs::list,
+        super::logs::one,
+        super::logs::piece,
+        super::packages::list,
         super::configuration::one,
         super::configuration::replace,
         super::configuration::rollback,
         super::live::stream,
         super::live::websocket,
+        super::live::watchers,
+        super::alerts::list,
+        super::alerts::one,
+        super::alerts::acknowledge,
+        super::alerts::rules,
+        super::alerts::one_rule,
+        super::alerts::set_rule,
+        super::alerts::remove_rule,
+        super::alerts::silences,
+        super::alerts::silence,
+        super::alerts::unsilence,
         super::tokens::list,
         super::tokens::create,
         super::tokens::remove,
@@ -45,7 +60,7 @@ use utoipa::{Modify, OpenApi};
         super::discovered::list,
         document,
     ),
-    components(schemas(api::Live, api::Lagged)),
+    components(schemas(api::Live, api::ClientMessage, api::RelayMessage)),
     modifiers(&Security)
 )]
 struct Document;
@@ -67,6 +82,14 @@ impl Modify for Security {
         components.add_security_scheme(
             "cookie",
             SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(super::auth::COOKIE))),
+        );
+        components.add_security_scheme(
+            "robot",
+            SecurityScheme::MutualTls {
+                description: Some("A robot's certificate, of this relay's authority".to_owned()),
+                extensions: None,
+                deprecated: None,
+            },
         );
         components.add_security_scheme(
             "enrolment",

@@ -66,6 +66,8 @@ kinds! {
     RobotNotRegistered = "robot-not-registered", CONFLICT, "Robot is not registered";
     /// The robot's agent knows no commands.
     CommandsUnsupported = "commands-unsupported", CONFLICT, "Robot takes no commands";
+    /// The robot's agent takes commands, but not this one.
+    CommandUnsupported = "command-unsupported", CONFLICT, "Robot does not know the command";
     /// Too many commands of the robot have not ended.
     TooManyCommands = "too-many-commands", CONFLICT, "Too many commands";
     /// No such command.
@@ -76,6 +78,36 @@ kinds! {
     ConfigurationChanged = "configuration-changed", CONFLICT, "Configuration changed meanwhile";
     /// No such version of a configuration.
     ConfigurationUnknown = "configuration-unknown", NOT_FOUND, "Unknown configuration";
+    /// A robot's route without a robot's certificate.
+    CertificateRequired = "certificate-required", UNAUTHORIZED, "Show a robot's certificate";
+    /// The certificate is not welcome, or another robot's.
+    CertificateRefused = "certificate-refused", FORBIDDEN, "Certificate refused";
+    /// The next piece of an upload begins elsewhere.
+    UploadOffset = "upload-offset", CONFLICT, "Another piece is next";
+    /// Nobody waits for the upload.
+    UploadClosed = "upload-closed", CONFLICT, "Nobody waits for this upload";
+    /// What came is not what was announced.
+    UploadDamaged = "upload-damaged", UNPROCESSABLE_ENTITY, "Upload is damaged";
+    /// The headers of a piece are wrong.
+    UploadInvalid = "upload-invalid", BAD_REQUEST, "Invalid upload";
+    /// No such logs.
+    LogsUnknown = "logs-unknown", NOT_FOUND, "Unknown logs";
+    /// The relay has no list of the robot's packages.
+    PackagesUnknown = "packages-unknown", NOT_FOUND, "Unknown packages";
+    /// No such alert, or it is over since long ago.
+    AlertUnknown = "alert-unknown", NOT_FOUND, "Unknown alert";
+    /// The alert is over.
+    AlertResolved = "alert-resolved", CONFLICT, "Alert is over";
+    /// No such rule.
+    AlertRuleUnknown = "alert-rule-unknown", NOT_FOUND, "Unknown alert rule";
+    /// The rule is not one of the interface.
+    AlertRuleFixed = "alert-rule-fixed", CONFLICT, "Alert rule cannot be removed";
+    /// There are too many rules.
+    TooManyAlertRules = "too-many-alert-rules", CONFLICT, "Too many alert rules";
+    /// There are too many silences.
+    TooManySilences = "too-many-silences", CONFLICT, "Too many silences";
+    /// No such silence, or it has ended.
+    SilenceUnknown = "silence-unknown", NOT_FOUND, "Unknown silence";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// The route exists, the method does not.
@@ -221,9 +253,11 @@ impl IntoResponse for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::new(Kind::StoreUnavailable, error.to_string())
-                .hint("see /health; try again in a while")
-                .header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            StoreError::Unavailable(_) | StoreError::Unreachable(_) => {
+                Self::new(Kind::StoreUnavailable, error.to_string())
+                    .hint("see /health; try again in a while")
+                    .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
+            }
             StoreError::Closed => Self::new(Kind::Stopping, error.to_string()),
             other => Self::internal(&other),
         }

@@ -2,12 +2,12 @@
 //! on this page. `http::auth` enforces the permissions, a test walks all of them without a credential.
 
 use axum::http::Method;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::App;
 use super::{
-    commands, configuration, consumers, dashboard, discovered, est, events, health, live, login,
-    openapi, refused, robots, session, telemetry, tokens,
+    alerts, commands, configuration, consumers, dashboard, discovered, est, events, health, live,
+    login, logs, openapi, packages, refused, robots, session, telemetry, tokens,
 };
 
 /// Who may use a route.
@@ -21,6 +21,8 @@ pub enum Permission {
     Read,
     /// Who is logged in as an administrator: changes things, or sees what robots were refused.
     Admin,
+    /// The robot that the path names, by its certificate.
+    Robot,
 }
 
 /// One route.
@@ -50,7 +52,7 @@ const fn route(
     }
 }
 
-use Permission::{Admin, Page, Public, Read};
+use Permission::{Admin, Page, Public, Read, Robot};
 
 /// The page.
 #[rustfmt::skip]
@@ -76,12 +78,28 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/api/v1/robots/{id}/commands",      Read,   || get(commands::list)),
     route(Method::POST,   "/api/v1/robots/{id}/commands",      Admin,  || post(commands::create)),
     route(Method::GET,    "/api/v1/robots/{id}/commands/{cmd}", Read,  || get(commands::one)),
+    route(Method::GET,    "/api/v1/robots/{id}/logs",          Admin,  || get(logs::list)),
+    route(Method::GET,    "/api/v1/robots/{id}/logs/{cmd}",    Admin,  || get(logs::one)),
+    route(Method::PATCH,  "/api/v1/robots/{id}/logs/{cmd}",    Robot,  || patch(logs::piece)),
+    route(Method::GET,    "/api/v1/robots/{id}/packages",      Read,   || get(packages::list)),
     route(Method::POST,   "/api/v1/robots/{id}/estop",         Admin,  || post(commands::estop)),
     route(Method::GET,    "/api/v1/robots/{id}/configuration", Read,  || get(configuration::one)),
     route(Method::PUT,    "/api/v1/robots/{id}/configuration", Admin, || put(configuration::replace)),
     route(Method::POST,   "/api/v1/robots/{id}/configuration/rollback", Admin, || post(configuration::rollback)),
+    route(Method::GET,    "/api/v1/robots/{id}/watchers",      Read,   || get(live::watchers)),
     route(Method::GET,    "/api/v1/stream",                    Read,   || get(live::stream)),
     route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
+
+    route(Method::GET,    "/api/v1/alerts",                    Read,   || get(alerts::list)),
+    route(Method::GET,    "/api/v1/alerts/{id}",               Read,   || get(alerts::one)),
+    route(Method::POST,   "/api/v1/alerts/{id}/acknowledge",   Admin,  || post(alerts::acknowledge)),
+    route(Method::GET,    "/api/v1/alert-rules",               Read,   || get(alerts::rules)),
+    route(Method::GET,    "/api/v1/alert-rules/{id}",          Read,   || get(alerts::one_rule)),
+    route(Method::PUT,    "/api/v1/alert-rules/{id}",          Admin,  || put(alerts::set_rule)),
+    route(Method::DELETE, "/api/v1/alert-rules/{id}",          Admin,  || delete(alerts::remove_rule)),
+    route(Method::GET,    "/api/v1/alert-silences",            Read,   || get(alerts::silences)),
+    route(Method::POST,   "/api/v1/alert-silences",            Admin,  || post(alerts::silence)),
+    route(Method::DELETE, "/api/v1/alert-silences/{id}",       Admin,  || delete(alerts::unsilence)),
 
     route(Method::GET,    "/api/v1/tokens",                    Admin,  || get(tokens::list)),
     route(Method::POST,   "/api/v1/tokens",                    Admin,  || post(tokens::create)),

@@ -13,31 +13,38 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::extract::Peer;
 use super::passage::{Greeted, Rewound};
+use crate::broker::ClientCert;
 use crate::identity::server::ServerIdentity;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time to the first request, and for the headers of each.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
-const MAX_CONNECTIONS: usize = 4_096;
+const MAX_CONNECTIONS: usize = 16_384;
 /// Connections that are the broker's; they take no place of a person's.
 const MAX_HANDED_ON: usize = 20_000;
 const MAX_STREAMS: u32 = 64;
+/// What the kernel keeps beyond what is on its way. More would wait there and grow old, where nothing overtakes it and
+/// nobody sees that the client is slow.
+const MAX_NOT_SENT: u32 = 16 * 1024;
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The server's side of TLS: TLS 1.3, and 1.2 only where asked for.
+/// The server's side of TLS: TLS 1.3, and 1.2 only where asked for. Who has a certificate of the relay's own
+/// authority may show it, and who shows another is sent away.
 ///
 /// # Errors
 /// When key and certificate do not fit.
@@ -47,9 +54,19 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
     } else {
         &[&TLS13]
     };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut authorities = RootCertStore::empty();
+    for authority in identity.chain.iter().skip(1) {
+        authorities.add(authority.clone())?;
+    }
+    let robots =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(robots)
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -129,6 +146,7 @@ async fn accept(
 async fn greet(stream: TcpStream, address: SocketAddr) -> Option<Greeted> {
     // Only a matter of latency; a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_NOT_SENT);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, Greeted::read(stream)).await {
         Ok(Ok(greeted)) => Some(greeted),
         Ok(Err(error)) => {
@@ -159,6 +177,12 @@ async fn hand_on(
     if let Err(error) = outcome {
         tracing::debug!(%address, %error, "the connection to the broker ended");
     }
+}
+
+/// The certificate that the client has shown, and TLS has proved to be its own and of our authority.
+fn shown(stream: &TlsStream<Rewound>) -> Option<ClientCert> {
+    let (_, session) = stream.get_ref();
+    ClientCert::read(session.peer_certificates()?.first()?)
 }
 
 async fn connection(
@@ -198,7 +222,11 @@ async fn connection(
         next.run(request)
     });
     let peer = Peer(address.ip().to_canonical());
-    let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(begin));
+    let mut router = router.layer(Extension(peer));
+    if let Some(shown) = shown(&stream) {
+        router = router.layer(Extension(Arc::new(shown)));
+    }
+    let service = TowerToHyperService::new(router.layer(begin));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let silent = async {

@@ -35,8 +35,7 @@ impl Ingest {
         if !is_admitted {
             return Ok(());
         }
-        let oldest =
-            received_ms.saturating_sub(u64::from(self.settings.telemetry_days) * 86_400_000);
+        let oldest = self.settings.retention.oldest_ms(received_ms);
         let newest = received_ms.saturating_add(MAX_AHEAD.as_millis() as u64);
         let source: Arc<str> = robot.as_str().into();
         let seqs = backlog.samples.iter().map(|sample| sample.seq).collect();

@@ -58,7 +58,41 @@ pub(super) fn check_events(batch: &EventBatch) -> Result<(), Refusal> {
                 event.kind.len()
             ));
         }
+        // Nobody could read it; and not every database can keep it.
+        if event.kind.contains(char::is_control) {
+            return refuse(format!(
+                "expected an event type without control characters, got {:?}",
+                event.kind
+            ));
+        }
         last = event.seq;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_events_are_short_and_can_be_read() {
+        let refusal = |kind: &str| {
+            let batch = serde_json::json!({
+                "stream": uuid::Uuid::from_u128(1),
+                "ordinal": 1,
+                "events": [{ "seq": 1, "type": kind, "timestamp": "2026-01-01T00:00:00.000Z", "data": {} }],
+            });
+            check_events(&serde_json::from_value(batch).unwrap()).map_err(|(_, reason)| reason)
+        };
+        assert_eq!(refusal("custom.späße"), Ok(()));
+        assert_eq!(
+            refusal("custom.\0"),
+            Err("expected an event type without control characters, got \"custom.\\0\"".to_owned())
+        );
+        assert_eq!(
+            refusal(""),
+            Err("expected an event type of 1 to 64 bytes, got 0".to_owned())
+        );
+    }
 }

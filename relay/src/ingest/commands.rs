@@ -2,7 +2,7 @@
 
 use lekiwi_protocol::message::{Command, CommandStatus, Op, kind};
 use lekiwi_protocol::topic::Name;
-use lekiwi_protocol::{FromRobot, MessageType, RobotId, Root, Timestamp, ToRobot};
+use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root, Timestamp, ToRobot};
 use lekiwi_relay_core::commands::{Commands, Output};
 
 use super::check::Refusal;
@@ -51,9 +51,14 @@ impl Ingest {
         &mut self,
         robot: &RobotId,
         from: &FromRobot,
-        status: CommandStatus,
+        envelope: Envelope<CommandStatus>,
         received_ms: u64,
     ) -> Result<(), Refusal> {
+        let Envelope {
+            sequence,
+            payload: status,
+            ..
+        } = envelope;
         status
             .check()
             .map_err(|error| ("response", error.to_string()))?;
@@ -65,8 +70,10 @@ impl Ingest {
             let reason = format!("expected the id of a command, a uuid, got from/{from}");
             ("response", reason)
         })?;
-        self.commands
-            .answered(Timestamp::from_ms(received_ms), robot, id, status);
+        let received = Timestamp::from_ms(received_ms);
+        self.live
+            .response(received, robot.clone(), sequence, &status);
+        self.commands.answered(received, robot, id, status);
         Ok(())
     }
 
@@ -91,6 +98,7 @@ impl Ingest {
         while let Some(output) = self.commands.poll_output() {
             match output {
                 Output::Send(robot, command) => {
+                    self.live.command(now, robot.clone(), &command);
                     send(broker, &self.settings.root, &robot, &command).await;
                 }
                 Output::Event {
@@ -107,5 +115,6 @@ impl Ingest {
                 }
             }
         }
+        self.live.flush();
     }
 }

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::store::records::Commit;
 
 /// Longest wait for the disk.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Decisions that may wait to be taken in.
 const QUEUE: usize = 64;
 
@@ -36,6 +36,13 @@ pub enum Decision {
         desired: Desired,
         /// The version that it changes, where somebody looked at one.
         base: Option<u64>,
+    },
+    /// Nothing changes, but it is on record.
+    Note {
+        /// What happened.
+        kind: &'static str,
+        /// Details.
+        data: serde_json::Value,
     },
 }
 
@@ -59,7 +66,7 @@ pub enum DecideError {
 }
 
 /// Who waits for a decision.
-type Done = oneshot::Sender<Result<(), DecideError>>;
+pub(super) type Done = oneshot::Sender<Result<(), DecideError>>;
 
 /// A decision and who waits for it.
 #[derive(Debug)]
@@ -158,10 +165,16 @@ impl Ingest {
                     return;
                 }
             },
+            Decision::Note { kind, data } => (kind, data),
             Decision::Reject => (kind::REJECTED, serde_json::json!({ "by": by })),
         };
         let now = Timestamp::from_ms(clock::now_ms());
         let seq = self.own_event(now, &robot, kind, &data);
+        self.wait(seq, done);
+    }
+
+    /// Somebody waits for an event of the relay's own.
+    pub(super) fn wait(&mut self, seq: u64, done: Done) {
         self.desk.waiting.retain(|_, waiting| !waiting.is_closed());
         self.desk.waiting.insert(seq, done);
     }

@@ -5,8 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::RobotView;
 use lekiwi_relay_core::Fleet;
+use lekiwi_relay_core::alerts::Alerts;
 use tokio::sync::mpsc;
 
+use super::alerts;
 use super::decision::Request;
 use crate::live::Live;
 
@@ -16,6 +18,8 @@ pub struct Handle {
     pub(super) fleet: Arc<RwLock<Fleet>>,
     pub(super) live: Live,
     pub(super) decisions: mpsc::Sender<Request>,
+    pub(super) alerts: Arc<RwLock<Alerts>>,
+    pub(super) alert_requests: mpsc::Sender<alerts::Request>,
 }
 
 impl Handle {
@@ -24,6 +28,13 @@ impl Handle {
     pub fn robots(&self) -> (Vec<RobotView>, u64) {
         let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
         (fleet.views().collect(), fleet.position())
+    }
+
+    /// The log position that the picture includes.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        fleet.position()
     }
 
     /// One robot.

@@ -4,15 +4,15 @@
 use lekiwi_protocol::api::CommandView;
 use lekiwi_protocol::message::{Arguments, Command, CommandState, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::database::{Database, Result, Row, values};
 use super::records::{NewEvent, OWN_SOURCE};
 use super::{Store, StoreError};
 
 /// Commands of one robot that are kept here; the log has all of them.
-const KEPT: u32 = 500;
+const KEPT: u64 = 500;
 
 /// What the later events of a command say.
 #[derive(Deserialize)]
@@ -24,12 +24,12 @@ struct Data {
 }
 
 /// Takes what a new event of the log says of a command. Only the relay's own say something.
-pub(super) fn project(connection: &Connection, event: &NewEvent) -> rusqlite::Result<()> {
+pub(super) fn project(database: &mut dyn Database, event: &NewEvent) -> Result<()> {
     if !event.kind.starts_with("command.") || !event.source.starts_with(OWN_SOURCE) {
         return Ok(());
     }
     let state = match &*event.kind {
-        kind::COMMAND_REQUESTED => return requested(connection, event),
+        kind::COMMAND_REQUESTED => return requested(database, event),
         kind::COMMAND_ACCEPTED => CommandState::Accepted,
         kind::COMMAND_RUNNING => CommandState::Running,
         kind::COMMAND_SUCCESSFUL => CommandState::Successful,
@@ -41,51 +41,48 @@ pub(super) fn project(connection: &Connection, event: &NewEvent) -> rusqlite::Re
         return Ok(());
     };
     let result = (!data.result.is_empty()).then(|| serde_json::json!(data.result).to_string());
-    connection
-        .prepare_cached(
-            "UPDATE commands SET state = ?2, updated = ?3, result = ?4, reason = ?5
-             WHERE id = ?1 AND state NOT IN ('successful', 'failed')",
-        )?
-        .execute(params![
+    database.execute(
+        "UPDATE commands SET state = ?2, updated = ?3, result = ?4, reason = ?5
+         WHERE id = ?1 AND state NOT IN ('successful', 'failed')",
+        values![
             data.id.to_string(),
             state.as_str(),
-            event.ts_ms as i64,
+            event.ts_ms,
             result,
             data.reason
-        ])?;
+        ],
+    )?;
     Ok(())
 }
 
-fn requested(connection: &Connection, event: &NewEvent) -> rusqlite::Result<()> {
+fn requested(database: &mut dyn Database, event: &NewEvent) -> Result<()> {
     let Ok(command) = serde_json::from_str::<Command>(&event.data) else {
         return Ok(());
     };
-    connection
-        .prepare_cached(
-            "INSERT INTO commands (id, robot, command, issued, state, updated)
-             VALUES (?1, ?2, ?3, ?4, 'pending', ?4) ON CONFLICT (id) DO NOTHING",
-        )?
-        .execute(params![
+    database.execute(
+        "INSERT INTO commands (id, robot, command, issued, state, updated)
+         VALUES (?1, ?2, ?3, ?4, 'pending', ?4) ON CONFLICT (id) DO NOTHING",
+        values![
             command.id.to_string(),
             event.aggregate_id,
             event.data,
-            command.issued_at.as_ms() as i64
-        ])?;
-    connection
-        .prepare_cached(
-            "DELETE FROM commands WHERE robot = ?1 AND state IN ('successful', 'failed') AND issued <
-             (SELECT issued FROM commands WHERE robot = ?1 ORDER BY issued DESC LIMIT 1 OFFSET ?2)",
-        )?
-        .execute(params![event.aggregate_id, KEPT - 1])?;
+            command.issued_at.as_ms()
+        ],
+    )?;
+    database.execute(
+        "DELETE FROM commands WHERE robot = ?1 AND state IN ('successful', 'failed') AND issued <
+         (SELECT issued FROM commands WHERE robot = ?1 ORDER BY issued DESC LIMIT 1 OFFSET ?2)",
+        values![event.aggregate_id, KEPT - 1],
+    )?;
     Ok(())
 }
 
 const COLUMNS: &str = "SELECT robot, command, state, updated, result, reason FROM commands";
 
 /// A row; `None` where it is of another version.
-fn view(row: &Row<'_>) -> rusqlite::Result<Option<CommandView>> {
+fn view(row: &Row<'_>) -> Result<Option<CommandView>> {
     let (robot, command, state): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let updated: i64 = row.get(3)?;
+    let updated: u64 = row.get(3)?;
     let (result, reason): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
     let read = || {
         let command: Command = serde_json::from_str(&command).ok()?;
@@ -99,7 +96,7 @@ fn view(row: &Row<'_>) -> rusqlite::Result<Option<CommandView>> {
             issued_at: command.issued_at,
             expires_at: command.expires_at,
             state: serde_json::from_value(state.into()).ok()?,
-            updated_at: Timestamp::from_ms(updated as u64),
+            updated_at: Timestamp::from_ms(updated),
             result: result.transpose().ok()?.unwrap_or_default(),
             reason,
         })
@@ -116,14 +113,16 @@ impl Store {
         &self,
         robot: &RobotId,
         id: Uuid,
-    ) -> Result<Option<CommandView>, StoreError> {
+    ) -> std::result::Result<Option<CommandView>, StoreError> {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(&format!("{COLUMNS} WHERE id = ?1 AND robot = ?2"))?
-                    .query_row(params![id.to_string(), robot.as_str()], view)
-                    .optional()
+            .read(move |database| {
+                database.row(
+                    &format!("{COLUMNS} WHERE id = ?1 AND robot = ?2"),
+                    values![id.to_string(), robot.as_str()],
+                    view,
+                )
             })
             .await
             .map(Option::flatten)
@@ -137,55 +136,60 @@ impl Store {
         &self,
         robot: &RobotId,
         limit: usize,
-    ) -> Result<Vec<CommandView>, StoreError> {
+    ) -> std::result::Result<Vec<CommandView>, StoreError> {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(&format!(
-                    "{COLUMNS} WHERE robot = ?1 ORDER BY issued DESC, id LIMIT ?2"
-                ))?
-                .query_map(params![robot.as_str(), limit as i64], view)?
-                .filter_map(Result::transpose)
-                .collect()
+            .read(move |database| {
+                database.rows(
+                    &format!("{COLUMNS} WHERE robot = ?1 ORDER BY issued DESC, id LIMIT ?2"),
+                    values![robot.as_str(), limit],
+                    view,
+                )
             })
             .await
+            .map(|views| views.into_iter().flatten().collect())
     }
 
     /// How many commands of one robot have not ended.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn open_commands_of_robot(&self, robot: &RobotId) -> Result<usize, StoreError> {
+    pub async fn open_commands_of_robot(
+        &self,
+        robot: &RobotId,
+    ) -> std::result::Result<usize, StoreError> {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(
+            .read(move |database| {
+                database.value(
                     "SELECT count(*) FROM commands
                      WHERE robot = ?1 AND state NOT IN ('successful', 'failed')",
-                )?
-                .query_row([robot.as_str()], |row| row.get::<_, i64>(0))
+                    values![robot.as_str()],
+                )
             })
             .await
-            .map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+            .map(Option::unwrap_or_default)
     }
 
     /// All commands that have not ended, oldest first.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn open_commands(&self) -> Result<Vec<CommandView>, StoreError> {
+    pub async fn open_commands(&self) -> std::result::Result<Vec<CommandView>, StoreError> {
         self.inner
             .readers
-            .read(|c| {
-                c.prepare_cached(&format!(
-                    "{COLUMNS} WHERE state NOT IN ('successful', 'failed') ORDER BY issued, id"
-                ))?
-                .query_map([], view)?
-                .filter_map(Result::transpose)
-                .collect()
+            .read(|database| {
+                database.rows(
+                    &format!(
+                        "{COLUMNS} WHERE state NOT IN ('successful', 'failed') ORDER BY issued, id"
+                    ),
+                    &[],
+                    view,
+                )
             })
             .await
+            .map(|views| views.into_iter().flatten().collect())
     }
 }

@@ -3,48 +3,68 @@
 //! updates after each commit.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
+use super::database::{Database, Result, Row, values};
 use super::records::{Certificate, CertificateKind, CertificateStatus, Credential, Session};
 use super::{Store, StoreError};
+
+/// What [`certificate`] reads, of the table `certificates c`.
+pub(super) const CERTIFICATE: &str =
+    "c.serial, c.common_name, c.kind, c.key, c.not_before, c.not_after, c.revoked, c.der";
 
 /// The part of the store that is in memory.
 #[derive(Default)]
 pub(super) struct Index {
     certificates: RwLock<HashMap<Box<str>, CertificateStatus>>,
     sessions: RwLock<HashMap<[u8; 32], Session>>,
+    /// Held while one of them changes, and from before a reading of the database until what was read has taken its
+    /// place: so that no reading undoes a change that it does not know. Those who ask do not wait for it.
+    change: Mutex<()>,
 }
 
 impl Index {
-    pub(super) fn load(connection: &Connection) -> Result<Self, StoreError> {
+    pub(super) fn load(database: &mut dyn Database) -> Result<Self> {
         let index = Self::default();
-        for certificate in connection
-            .prepare("SELECT * FROM certificates")?
-            .query_map([], certificate)?
-        {
-            index.put(&certificate?);
-        }
-        for session in connection
-            .prepare("SELECT * FROM sessions")?
-            .query_map([], session)?
-        {
-            let session = session?;
-            index.sessions_mut(|s| s.insert(session.hash, session));
-        }
+        index.reload(database)?;
         Ok(index)
     }
 
+    /// Takes what the database has in place of what was known.
+    pub(super) fn reload(&self, database: &mut dyn Database) -> Result<()> {
+        let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut certificates = HashMap::new();
+        let sql = format!("SELECT {CERTIFICATE} FROM certificates c");
+        database.query(&sql, &[], &mut |row| {
+            let certificate = certificate(row)?;
+            certificates.insert(certificate.serial.as_str().into(), status(&certificate));
+            Ok(())
+        })?;
+        let mut sessions = HashMap::new();
+        database.query(
+            "SELECT hash, \"user\", created, expires FROM sessions",
+            &[],
+            &mut |row| {
+                let session = session(row)?;
+                sessions.insert(session.hash, session);
+                Ok(())
+            },
+        )?;
+        *self
+            .certificates
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = certificates;
+        *self
+            .sessions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = sessions;
+        Ok(())
+    }
+
     fn put(&self, certificate: &Certificate) {
-        let status = CertificateStatus {
-            common_name: certificate.common_name.as_str().into(),
-            kind: certificate.kind,
-            key: certificate.key,
-            not_after_ms: certificate.not_after_ms,
-            revoked: certificate.revoked_ms.is_some(),
-        };
-        self.certificates_mut(|c| c.insert(certificate.serial.as_str().into(), status));
+        self.certificates_mut(|c| {
+            c.insert(certificate.serial.as_str().into(), status(certificate))
+        });
     }
 
     /// A robot's new certificate; its others for other keys are over.
@@ -68,6 +88,7 @@ impl Index {
         &self,
         change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
     ) -> T {
+        let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         change(
             &mut self
                 .certificates
@@ -77,6 +98,7 @@ impl Index {
     }
 
     fn sessions_mut<T>(&self, change: impl FnOnce(&mut HashMap<[u8; 32], Session>) -> T) -> T {
+        let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         change(
             &mut self
                 .sessions
@@ -86,52 +108,62 @@ impl Index {
     }
 }
 
-pub(super) fn certificate(row: &Row<'_>) -> rusqlite::Result<Certificate> {
-    let kind: String = row.get("kind")?;
+fn status(certificate: &Certificate) -> CertificateStatus {
+    CertificateStatus {
+        common_name: certificate.common_name.as_str().into(),
+        kind: certificate.kind,
+        key: certificate.key,
+        not_after_ms: certificate.not_after_ms,
+        revoked: certificate.revoked_ms.is_some(),
+    }
+}
+
+/// A row that begins with [`CERTIFICATE`].
+pub(super) fn certificate(row: &Row<'_>) -> Result<Certificate> {
+    let kind: String = row.get(2)?;
     Ok(Certificate {
-        serial: row.get("serial")?,
-        common_name: row.get("common_name")?,
+        serial: row.get(0)?,
+        common_name: row.get(1)?,
         kind: if kind == CertificateKind::Robot.as_str() {
             CertificateKind::Robot
         } else {
             CertificateKind::Consumer
         },
-        key: row.get("key")?,
-        not_before_ms: row.get::<_, i64>("not_before")? as u64,
-        not_after_ms: row.get::<_, i64>("not_after")? as u64,
-        revoked_ms: row.get::<_, Option<i64>>("revoked")?.map(|ms| ms as u64),
-        der: row.get("der")?,
+        key: row.get(3)?,
+        not_before_ms: row.get(4)?,
+        not_after_ms: row.get(5)?,
+        revoked_ms: row.get(6)?,
+        der: row.get(7)?,
     })
 }
 
-fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
+fn session(row: &Row<'_>) -> Result<Session> {
     Ok(Session {
-        hash: row.get("hash")?,
-        user: row.get("user")?,
-        created_ms: row.get::<_, i64>("created")? as u64,
-        expires_ms: row.get::<_, i64>("expires")? as u64,
+        hash: row.get(0)?,
+        user: row.get(1)?,
+        created_ms: row.get(2)?,
+        expires_ms: row.get(3)?,
     })
 }
 
 pub(super) fn insert_certificate(
-    connection: &Connection,
+    database: &mut dyn Database,
     certificate: &Certificate,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO certificates (serial, common_name, kind, key, not_before, not_after, revoked, der)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
+) -> Result<()> {
+    database.execute(
+        "INSERT INTO certificates (serial, common_name, kind, key, not_before, not_after, revoked, der)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        values![
             certificate.serial,
             certificate.common_name,
             certificate.kind.as_str(),
             certificate.key,
-            certificate.not_before_ms as i64,
-            certificate.not_after_ms as i64,
-            certificate.revoked_ms.map(|ms| ms as i64),
+            certificate.not_before_ms,
+            certificate.not_after_ms,
+            certificate.revoked_ms,
             certificate.der,
-        ])?;
+        ],
+    )?;
     Ok(())
 }
 
@@ -141,10 +173,13 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written, or the serial exists.
-    pub async fn insert_certificate(&self, certificate: Certificate) -> Result<(), StoreError> {
+    pub async fn insert_certificate(
+        &self,
+        certificate: Certificate,
+    ) -> std::result::Result<(), StoreError> {
         let (index, issued) = (self.inner.index.clone(), certificate.clone());
         self.write(
-            move |c| insert_certificate(c, &certificate),
+            move |database| insert_certificate(database, &certificate),
             move |()| index.put(&issued),
         )
         .await
@@ -166,14 +201,19 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn certificate(&self, serial: &str) -> Result<Option<Certificate>, StoreError> {
+    pub async fn certificate(
+        &self,
+        serial: &str,
+    ) -> std::result::Result<Option<Certificate>, StoreError> {
         let serial = serial.to_owned();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached("SELECT * FROM certificates WHERE serial = ?1")?
-                    .query_row([serial], certificate)
-                    .optional()
+            .read(move |database| {
+                database.row(
+                    &format!("SELECT {CERTIFICATE} FROM certificates c WHERE c.serial = ?1"),
+                    values![serial],
+                    certificate,
+                )
             })
             .await
     }
@@ -182,16 +222,21 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn certificates_of(&self, common_name: &str) -> Result<Vec<Certificate>, StoreError> {
+    pub async fn certificates_of(
+        &self,
+        common_name: &str,
+    ) -> std::result::Result<Vec<Certificate>, StoreError> {
         let name = common_name.to_owned();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(
-                    "SELECT * FROM certificates WHERE common_name = ?1 ORDER BY not_before DESC",
-                )?
-                .query_map([name], certificate)?
-                .collect()
+            .read(move |database| {
+                database.rows(
+                    &format!(
+                        "SELECT {CERTIFICATE} FROM certificates c WHERE c.common_name = ?1 ORDER BY c.not_before DESC"
+                    ),
+                    values![name],
+                    certificate,
+                )
             })
             .await
     }
@@ -201,16 +246,20 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn revoke_certificate(&self, serial: &str, now_ms: u64) -> Result<bool, StoreError> {
+    pub async fn revoke_certificate(
+        &self,
+        serial: &str,
+        now_ms: u64,
+    ) -> std::result::Result<bool, StoreError> {
         let (serial, index) = (serial.to_owned(), self.inner.index.clone());
         let key: Box<str> = serial.as_str().into();
         self.write(
-            move |c| {
-                Ok(c.prepare_cached(
+            move |database| {
+                let changed = database.execute(
                     "UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL",
-                )?
-                .execute(params![serial, now_ms as i64])?
-                    == 1)
+                    values![serial, now_ms],
+                )?;
+                Ok(changed == 1)
             },
             move |_| {
                 index.certificates_mut(|c| {
@@ -235,17 +284,17 @@ impl Store {
         &self,
         common_name: &str,
         now_ms: u64,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> std::result::Result<Vec<String>, StoreError> {
         let (name, index) = (common_name.to_owned(), self.inner.index.clone());
         self.write(
-            move |c| {
-                c.prepare_cached(
+            move |database| {
+                database.rows(
                     "UPDATE certificates SET revoked = ?2 WHERE common_name = ?1 AND revoked IS NULL RETURNING serial",
-                )?
-                .query_map(params![name, now_ms as i64], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()
+                    values![name, now_ms],
+                    |row| row.get(0),
+                )
             },
-            move |serials| {
+            move |serials: &Vec<String>| {
                 index.certificates_mut(|certificates| {
                     for serial in serials {
                         if let Some(status) = certificates.get_mut(serial.as_str()) {
@@ -265,19 +314,19 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn insert_session(&self, session: Session) -> Result<(), StoreError> {
+    pub async fn insert_session(&self, session: Session) -> std::result::Result<(), StoreError> {
         let (index, kept) = (self.inner.index.clone(), session.clone());
         self.write(
-            move |c| {
-                c.prepare_cached(
-                    "INSERT INTO sessions (hash, user, created, expires) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute(params![
-                    session.hash,
-                    session.user,
-                    session.created_ms as i64,
-                    session.expires_ms as i64
-                ])?;
+            move |database| {
+                database.execute(
+                    "INSERT INTO sessions (hash, \"user\", created, expires) VALUES (?1, ?2, ?3, ?4)",
+                    values![
+                        session.hash,
+                        session.user,
+                        session.created_ms,
+                        session.expires_ms
+                    ],
+                )?;
                 Ok(())
             },
             move |()| {
@@ -306,13 +355,13 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn delete_session(&self, hash: [u8; 32]) -> Result<bool, StoreError> {
+    pub async fn delete_session(&self, hash: [u8; 32]) -> std::result::Result<bool, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| {
-                Ok(c.prepare_cached("DELETE FROM sessions WHERE hash = ?1")?
-                    .execute([hash])?
-                    == 1)
+            move |database| {
+                let deleted =
+                    database.execute("DELETE FROM sessions WHERE hash = ?1", values![hash])?;
+                Ok(deleted == 1)
             },
             move |_| {
                 index.sessions_mut(|s| s.remove(&hash));
@@ -325,12 +374,11 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn expire_sessions(&self, now_ms: u64) -> Result<usize, StoreError> {
+    pub async fn expire_sessions(&self, now_ms: u64) -> std::result::Result<u64, StoreError> {
         let index = self.inner.index.clone();
         self.write(
-            move |c| {
-                c.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?
-                    .execute([now_ms as i64])
+            move |database| {
+                database.execute("DELETE FROM sessions WHERE expires <= ?1", values![now_ms])
             },
             move |_| index.sessions_mut(|s| s.retain(|_, session| session.expires_ms > now_ms)),
         )
@@ -341,19 +389,24 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn credential(&self, user: &str) -> Result<Option<Credential>, StoreError> {
+    pub async fn credential(
+        &self,
+        user: &str,
+    ) -> std::result::Result<Option<Credential>, StoreError> {
         let user = user.to_owned();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached("SELECT user, hash FROM credentials WHERE user = ?1")?
-                    .query_row([user], |row| {
+            .read(move |database| {
+                database.row(
+                    "SELECT \"user\", hash FROM credentials WHERE \"user\" = ?1",
+                    values![user],
+                    |row| {
                         Ok(Credential {
                             user: row.get(0)?,
                             hash: row.get(1)?,
                         })
-                    })
-                    .optional()
+                    },
+                )
             })
             .await
     }
@@ -367,17 +420,18 @@ impl Store {
         &self,
         credential: Credential,
         only_first: bool,
-    ) -> Result<bool, StoreError> {
+    ) -> std::result::Result<bool, StoreError> {
         let statement = if only_first {
-            "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO NOTHING"
+            "INSERT INTO credentials (\"user\", hash) VALUES (?1, ?2) ON CONFLICT (\"user\") DO NOTHING"
         } else {
-            "INSERT INTO credentials (user, hash) VALUES (?1, ?2) ON CONFLICT (user) DO UPDATE SET hash = excluded.hash"
+            "INSERT INTO credentials (\"user\", hash) VALUES (?1, ?2)
+             ON CONFLICT (\"user\") DO UPDATE SET hash = excluded.hash"
         };
         self.write(
-            move |c| {
-                Ok(c.prepare_cached(statement)?
-                    .execute(params![credential.user, credential.hash])?
-                    == 1)
+            move |database| {
+                let changed =
+                    database.execute(statement, values![credential.user, credential.hash])?;
+                Ok(changed == 1)
             },
             |_| (),
         )

@@ -1,35 +1,51 @@
-//! Everything that outlives the process, in one SQLite file: the event log, telemetry history,
-//! pictures of robots, refused messages, and what the relay knows about tokens, certificates and
-//! people. Called by `ingest` (batches, no answer), by the HTTP interface and by `identity`.
+//! Everything that outlives the process: the event log, telemetry history, pictures of robots, refused
+//! messages, and what the relay knows about tokens, certificates and people. In one SQLite file, or in a
+//! PostgreSQL database that several relays share. Called by `ingest` (batches, no answer), by the HTTP
+//! interface and by `identity`.
 //!
-//! One thread writes (group commit, synced at every commit); readers have read-only connections of
-//! their own and never wait for it. Certificates and sessions are answered from memory.
+//! One thread writes (group commit, synced at every commit); readers have connections of their own that
+//! cannot write, and never wait for it. Certificates and sessions are answered from memory. What a database
+//! must do is [`database::Database`]; what it is told is written once, for both.
 //!
 //! Invariants: an event is reported in a [`Commit`] only when it is on disk; (source, stream, seq) is
-//! in the log at most once; the queue is bounded in bytes, and what does not fit is handed back.
+//! in the log at most once, and positions appear in their order; the queue is bounded in bytes, and what does
+//! not fit is handed back.
 
+pub mod backup;
 mod commands;
 mod configurations;
+mod database;
+mod follow;
+mod history;
 mod identity;
+mod log;
+mod postgres;
 mod reader;
 pub mod records;
-mod schema;
+mod sqlite;
 mod tokens;
+mod transaction;
 mod writer;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
+use database::Database;
+pub use database::DatabaseError;
+pub use follow::Follower;
 use identity::Index;
+pub use log::{Appended, EventQuery, EventRetention, Expected, MAX_KINDS, NEVER_FORGOTTEN};
+pub use postgres::{Options as PostgresOptions, OptionsError as PostgresError};
 use reader::Readers;
 use records::{Commit, NewEvent};
+use sqlite::Sqlite;
 pub use writer::Batch;
 use writer::{Backlog, Job, Op, Writer};
 
@@ -55,31 +71,50 @@ pub enum Health {
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be opened or brought to this version.
-    #[error("cannot open the store {path}")]
+    /// The database cannot be opened or brought to this version.
+    #[error("cannot open the store {place}")]
     Open {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the server and database.
+        place: String,
         /// Why.
         #[source]
-        source: rusqlite::Error,
+        source: DatabaseError,
     },
-    /// The file was written by a later relay.
-    #[error("expected a store of version {known} or earlier, got version {found} in {path}")]
+    /// The database was written by a later relay.
+    #[error("expected a store of version {known} or earlier, got version {found} in {place}")]
     Newer {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the server and database.
+        place: String,
         /// Its version.
         found: usize,
         /// The latest version that this program knows.
         known: usize,
     },
+    /// The file is damaged.
+    #[error("expected a store without damage in {place}, got: {damage}")]
+    Damaged {
+        /// The file.
+        place: String,
+        /// What the database found.
+        damage: String,
+    },
     /// The disk refuses writes at the moment.
     #[error("the store cannot write at the moment: {0}")]
     Unavailable(String),
+    /// The database cannot be reached at the moment.
+    #[error("the store cannot be reached at the moment: {0}")]
+    Unreachable(String),
     /// A statement failed.
     #[error("the store could not carry out a statement")]
-    Sqlite(#[from] rusqlite::Error),
+    Database(#[source] DatabaseError),
+    /// Events that should be put into the log together are about several things.
+    #[error("expected events about {first} only, got one about {other}")]
+    Mixed {
+        /// What the first event is about.
+        first: String,
+        /// What another one is about.
+        other: String,
+    },
     /// The writing thread has ended.
     #[error("the store is closed")]
     Closed,
@@ -88,12 +123,69 @@ pub enum StoreError {
     Thread(#[source] std::io::Error),
 }
 
+impl From<DatabaseError> for StoreError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Lost(reason) => Self::Unreachable(reason),
+            other => Self::Database(other),
+        }
+    }
+}
+
 impl StoreError {
-    fn open(path: &Path, source: rusqlite::Error) -> Self {
+    fn open(place: impl Display, source: DatabaseError) -> Self {
         Self::Open {
-            path: path.to_owned(),
+            place: place.to_string(),
             source,
         }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Damaged { .. } => Some(
+                "restore the last backup with `lekiwi-relay restore FILE`; `lekiwi-relay verify` says all that is wrong",
+            ),
+            Self::Newer { .. } => Some("run the relay that wrote it, or a later one"),
+            _ => None,
+        }
+    }
+}
+
+/// Where a store is.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A file of SQLite.
+    Sqlite(PathBuf),
+    /// A database of PostgreSQL.
+    Postgres(Arc<PostgresOptions>),
+}
+
+impl Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "{}", path.display()),
+            Self::Postgres(options) => write!(f, "{options}"),
+        }
+    }
+}
+
+impl Location {
+    /// A connection that writes; the database is there afterwards, and of this version.
+    fn writer(&self) -> Result<Box<dyn Database>, StoreError> {
+        Ok(match self {
+            Self::Sqlite(path) => Box::new(Sqlite::open_writer(path)?),
+            Self::Postgres(options) => Box::new(postgres::Postgres::open_writer(options)?),
+        })
+    }
+
+    /// A connection that reads only.
+    fn reader(&self) -> database::Result<Box<dyn Database>> {
+        Ok(match self {
+            Self::Sqlite(path) => Box::new(Sqlite::open_reader(path)?),
+            Self::Postgres(options) => Box::new(postgres::Postgres::open_reader(options)?),
+        })
     }
 }
 
@@ -109,31 +201,48 @@ struct Inner {
     readers: Readers,
     index: Arc<Index>,
     health: watch::Receiver<Health>,
+    appended: watch::Receiver<u64>,
     metrics: Arc<Metrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Store {
-    /// Opens `path`, creating or migrating it, and starts the writing thread. What each commit made
+    /// Opens the file at `path`, creating or migrating it, and starts the writing thread. What each commit made
     /// durable arrives at the receiver, which must be drained.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is of a later version.
+    /// When the file cannot be opened, is damaged, or of a later version.
     pub fn open(
         path: &Path,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, mpsc::Receiver<Commit>), StoreError> {
-        let connection = schema::open_writer(path)?;
-        let index = Arc::new(Index::load(&connection)?);
+        Self::open_at(&Location::Sqlite(path.to_owned()), metrics)
+    }
+
+    /// Opens the store wherever it is, as [`Store::open`] does. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or opened, is damaged, or of a later version.
+    pub fn open_at(
+        location: &Location,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, mpsc::Receiver<Commit>), StoreError> {
+        let mut database = location.writer()?;
+        let index = Arc::new(Index::load(&mut *database)?);
+        let position = log::last_position(&mut *database)?;
         let (queue, ops) = std::sync::mpsc::sync_channel(QUEUE);
         let (commits, committed) = mpsc::channel(64);
         let (health_sender, health) = watch::channel(Health::Writing);
+        let (appended_sender, appended) = watch::channel(position);
+        let appended_sender = Arc::new(appended_sender);
         let backlog = Arc::new(Backlog::default());
         let writer = Writer {
-            connection,
+            database,
             queue: ops,
             commits,
             health: health_sender,
+            appended: appended_sender.clone(),
+            index: index.clone(),
             backlog: backlog.clone(),
             metrics: metrics.clone(),
         };
@@ -141,12 +250,16 @@ impl Store {
             .name("store-writer".into())
             .spawn(move || writer.run())
             .map_err(StoreError::Thread)?;
+        if let Location::Postgres(options) = location {
+            postgres::listen(options, appended_sender, &index).map_err(StoreError::Thread)?;
+        }
         let inner = Inner {
             queue,
             backlog,
-            readers: Readers::new(path),
+            readers: Readers::new(location.clone()),
             index,
             health,
+            appended,
             metrics,
             thread: Mutex::new(Some(thread)),
         };
@@ -209,12 +322,6 @@ impl Store {
         back
     }
 
-    /// Deletes history older than `before_ms`, little by little, beside other writes.
-    pub fn expire_telemetry(&self, before_ms: u64) {
-        // A full queue has better things to do; the next call will come.
-        let _ = self.inner.queue.try_send(Op::Expire { before_ms });
-    }
-
     /// Writes what is queued and ends the writing thread. Blocks; call it last.
     pub fn close(&self) {
         if self.inner.queue.send(Op::Stop).is_ok() {
@@ -232,10 +339,21 @@ impl Store {
     }
 
     /// Runs `work` inside the next commit, then `publish` in the writing thread, and answers after it.
-    async fn write<T, W, P>(&self, work: W, publish: P) -> Result<T, StoreError>
+    async fn write<T, W, P>(&self, mut work: W, publish: P) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        W: FnMut(&mut dyn Database) -> database::Result<T> + Send + 'static,
+        P: FnOnce(&T) + Send + 'static,
+    {
+        self.write_events(move |database, _| work(database), publish)
+            .await
+    }
+
+    /// Like [`Store::write`], for work that puts events into the log.
+    async fn write_events<T, W, P>(&self, work: W, publish: P) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut dyn Database, &mut Commit) -> database::Result<T> + Send + 'static,
         P: FnOnce(&T) + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
@@ -266,11 +384,11 @@ struct Work<T, W, P> {
 impl<T, W, P> Job for Work<T, W, P>
 where
     T: Send,
-    W: FnMut(&Connection) -> rusqlite::Result<T> + Send,
+    W: FnMut(&mut dyn Database, &mut Commit) -> database::Result<T> + Send,
     P: FnOnce(&T) + Send,
 {
-    fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.result = Some((self.work)(connection)?);
+    fn apply(&mut self, database: &mut dyn Database, commit: &mut Commit) -> database::Result<()> {
+        self.result = Some((self.work)(database, commit)?);
         Ok(())
     }
 

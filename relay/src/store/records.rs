@@ -117,15 +117,6 @@ pub struct NewBacklog {
     pub samples: Vec<NewSample>,
 }
 
-/// One value out of history.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
-    /// When it was measured.
-    pub ts_ms: u64,
-    /// The value.
-    pub value: f64,
-}
-
 /// A robot's last picture, for a fast start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {

@@ -1,32 +1,32 @@
 //! Enrolment tokens, and which keys used them.
 
-use rusqlite::{OptionalExtension, Row, params};
-
-use super::identity::{certificate as from_row, insert_certificate};
+use super::database::{Result, Row, values};
+use super::identity::{CERTIFICATE, certificate as from_row, insert_certificate};
 use super::records::{Certificate, Redemption, Token};
 use super::{Store, StoreError};
 
-/// Tokens with the robot that each of them enrolled first.
-const TOKENS: &str = "SELECT t.*,
-    (SELECT count(*) FROM token_uses u WHERE u.token = t.id) AS uses,
-    (SELECT min(used) FROM token_uses u WHERE u.token = t.id) AS used,
+/// Tokens with the robot that each of them enrolled first, as [`token`] reads them.
+const TOKENS: &str =
+    "SELECT t.id, t.hash, t.profile, t.serial, t.robot, t.created, t.expires, t.max_uses,
+    (SELECT count(*) FROM token_uses u WHERE u.token = t.id),
+    (SELECT min(used) FROM token_uses u WHERE u.token = t.id),
     (SELECT c.common_name FROM token_uses u JOIN certificates c ON c.serial = u.certificate
-     WHERE u.token = t.id ORDER BY u.used, u.key LIMIT 1) AS used_by
+     WHERE u.token = t.id ORDER BY u.used, u.key LIMIT 1)
     FROM tokens t";
 
-fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
+fn token(row: &Row<'_>) -> Result<Token> {
     Ok(Token {
-        id: row.get("id")?,
-        hash: row.get("hash")?,
-        profile: row.get("profile")?,
-        serial: row.get("serial")?,
-        robot: row.get("robot")?,
-        created_ms: row.get::<_, i64>("created")? as u64,
-        expires_ms: row.get::<_, i64>("expires")? as u64,
-        max_uses: row.get("max_uses")?,
-        uses: row.get("uses")?,
-        used_ms: row.get::<_, Option<i64>>("used")?.map(|ms| ms as u64),
-        used_by: row.get("used_by")?,
+        id: row.get(0)?,
+        hash: row.get(1)?,
+        profile: row.get(2)?,
+        serial: row.get(3)?,
+        robot: row.get(4)?,
+        created_ms: row.get(5)?,
+        expires_ms: row.get(6)?,
+        max_uses: row.get(7)?,
+        uses: row.get(8)?,
+        used_ms: row.get(9)?,
+        used_by: row.get(10)?,
     })
 }
 
@@ -36,22 +36,23 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn insert_token(&self, token: Token) -> Result<(), StoreError> {
+    pub async fn insert_token(&self, token: Token) -> std::result::Result<(), StoreError> {
         self.write(
-            move |c| {
-                c.prepare_cached(
-                    "INSERT INTO tokens (id, hash, profile, serial, robot, created, expires, max_uses) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                )?
-                .execute(params![
-                    token.id,
-                    token.hash,
-                    token.profile,
-                    token.serial,
-                    token.robot,
-                    token.created_ms as i64,
-                    token.expires_ms as i64,
-                    token.max_uses,
-                ])?;
+            move |database| {
+                database.execute(
+                    "INSERT INTO tokens (id, hash, profile, serial, robot, created, expires, max_uses)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    values![
+                        token.id,
+                        token.hash,
+                        token.profile,
+                        token.serial,
+                        token.robot,
+                        token.created_ms,
+                        token.expires_ms,
+                        token.max_uses,
+                    ],
+                )?;
                 Ok(())
             },
             |()| (),
@@ -63,13 +64,14 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
+    pub async fn token_by_hash(
+        &self,
+        hash: [u8; 32],
+    ) -> std::result::Result<Option<Token>, StoreError> {
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(&format!("{TOKENS} WHERE t.hash = ?1"))?
-                    .query_row([hash], token)
-                    .optional()
+            .read(move |database| {
+                database.row(&format!("{TOKENS} WHERE t.hash = ?1"), values![hash], token)
             })
             .await
     }
@@ -78,13 +80,15 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+    pub async fn tokens(&self) -> std::result::Result<Vec<Token>, StoreError> {
         self.inner
             .readers
-            .read(|c| {
-                c.prepare_cached(&format!("{TOKENS} ORDER BY t.created DESC, t.id"))?
-                    .query_map([], token)?
-                    .collect()
+            .read(|database| {
+                database.rows(
+                    &format!("{TOKENS} ORDER BY t.created DESC, t.id"),
+                    &[],
+                    token,
+                )
             })
             .await
     }
@@ -93,13 +97,12 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
+    pub async fn delete_token(&self, id: &str) -> std::result::Result<bool, StoreError> {
         let id = id.to_owned();
         self.write(
-            move |c| {
-                Ok(c.prepare_cached("DELETE FROM tokens WHERE id = ?1")?
-                    .execute([&id])?
-                    == 1)
+            move |database| {
+                let deleted = database.execute("DELETE FROM tokens WHERE id = ?1", values![id])?;
+                Ok(deleted == 1)
             },
             |_| (),
         )
@@ -110,13 +113,19 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn has_used(&self, token_id: &str, key: [u8; 32]) -> Result<bool, StoreError> {
+    pub async fn has_used(
+        &self,
+        token_id: &str,
+        key: [u8; 32],
+    ) -> std::result::Result<bool, StoreError> {
         let id = token_id.to_owned();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached("SELECT 1 FROM token_uses WHERE token = ?1 AND key = ?2")?
-                    .exists(params![id, key])
+            .read(move |database| {
+                database.exists(
+                    "SELECT 1 FROM token_uses WHERE token = ?1 AND key = ?2",
+                    values![id, key],
+                )
             })
             .await
     }
@@ -134,60 +143,60 @@ impl Store {
         certificate: Certificate,
         replaces: bool,
         now_ms: u64,
-    ) -> Result<Redemption, StoreError> {
+    ) -> std::result::Result<Redemption, StoreError> {
         let (id, index, issued) = (
             token_id.to_owned(),
             self.inner.index.clone(),
             certificate.clone(),
         );
         self.write(
-            move |c| {
-                let max_uses: Option<u32> = c
-                    .prepare_cached("SELECT max_uses FROM tokens WHERE id = ?1")?
-                    .query_row([&id], |row| row.get(0))
-                    .optional()?;
+            move |database| {
+                let max_uses: Option<u32> =
+                    database.value("SELECT max_uses FROM tokens WHERE id = ?1", values![id])?;
                 let Some(max_uses) = max_uses else {
                     return Ok(Redemption::Unknown);
                 };
-                let again = c
-                    .prepare_cached(
-                        "SELECT c.* FROM token_uses u JOIN certificates c ON c.serial = u.certificate
-                         WHERE u.token = ?1 AND u.key = ?2",
-                    )?
-                    .query_row(params![id, certificate.key], from_row)
-                    .optional()?;
+                let again = database.row(
+                    &format!(
+                        "SELECT {CERTIFICATE} FROM token_uses u JOIN certificates c ON c.serial = u.certificate
+                         WHERE u.token = ?1 AND u.key = ?2"
+                    ),
+                    values![id, certificate.key],
+                    from_row,
+                )?;
                 if let Some(again) = again {
                     return Ok(Redemption::Again(again));
                 }
-                let (uses, last): (u32, Option<i64>) = c
-                    .prepare_cached("SELECT count(*), max(used) FROM token_uses WHERE token = ?1")?
-                    .query_row([&id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let (uses, last): (u32, Option<u64>) = database
+                    .row(
+                        "SELECT count(*), max(used) FROM token_uses WHERE token = ?1",
+                        values![id],
+                        |row| Ok((row.get(0)?, row.get(1)?)),
+                    )?
+                    .unwrap_or_default();
                 if uses >= max_uses {
-                    let last_ms = last.unwrap_or_default() as u64;
+                    let last_ms = last.unwrap_or_default();
                     return Ok(Redemption::UsedUp { max_uses, last_ms });
                 }
-                let now = now_ms as i64;
-                let others = params![certificate.common_name, certificate.key, now];
+                let others = values![certificate.common_name, certificate.key, now_ms];
                 if replaces {
-                    c.prepare_cached(
+                    database.execute(
                         "UPDATE certificates SET revoked = ?3
                          WHERE common_name = ?1 AND key <> ?2 AND revoked IS NULL AND not_after > ?3",
-                    )?
-                    .execute(others)?;
-                } else if c
-                    .prepare_cached(
-                        "SELECT 1 FROM certificates
-                         WHERE common_name = ?1 AND key <> ?2 AND revoked IS NULL AND not_after > ?3",
-                    )?
-                    .exists(others)?
-                {
+                        others,
+                    )?;
+                } else if database.exists(
+                    "SELECT 1 FROM certificates
+                     WHERE common_name = ?1 AND key <> ?2 AND revoked IS NULL AND not_after > ?3",
+                    others,
+                )? {
                     return Ok(Redemption::Taken);
                 }
-                insert_certificate(c, &certificate)?;
-                c.prepare_cached(
+                insert_certificate(database, &certificate)?;
+                database.execute(
                     "INSERT INTO token_uses (token, key, used, certificate) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute(params![id, certificate.key, now, certificate.serial])?;
+                    values![id, certificate.key, now_ms, certificate.serial],
+                )?;
                 Ok(Redemption::Issued)
             },
             move |redemption| {
@@ -204,20 +213,22 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn replaced_by(&self, serial: &str) -> Result<Option<String>, StoreError> {
+    pub async fn replaced_by(
+        &self,
+        serial: &str,
+    ) -> std::result::Result<Option<String>, StoreError> {
         let serial = serial.to_owned();
         self.inner
             .readers
-            .read(move |c| {
-                c.prepare_cached(
+            .read(move |database| {
+                database.value(
                     "SELECT old.serial FROM token_uses u
                      JOIN certificates new ON new.serial = u.certificate
                      JOIN certificates old ON old.common_name = new.common_name
                          AND old.key <> new.key AND old.revoked = u.used
                      WHERE u.certificate = ?1 ORDER BY old.not_after DESC LIMIT 1",
-                )?
-                .query_row([serial], |row| row.get(0))
-                .optional()
+                    values![serial],
+                )
             })
             .await
     }

@@ -2,31 +2,27 @@
 //! only after the commit. When the disk refuses, it keeps the events, drops the telemetry, says so in
 //! the health, and tries again with growing pauses; nothing is told that is not on disk.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use lekiwi_protocol::message::ranges;
-use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, watch};
-use uuid::Uuid;
 
-use super::records::{
-    Ack, Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot, StoredEvent,
-};
+use super::database::{Database, DatabaseError, Result, values};
+use super::history::Upkeep;
+use super::identity::Index;
+use super::log::{self, EventRetention};
+use super::records::{Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot};
+use super::transaction::{Ids, fill};
 use super::{Health, StoreError};
-use super::{commands, configurations};
 use crate::clock;
 use crate::metrics::Metrics;
 
 /// Most rows of one transaction.
 const MAX_ROWS: usize = 20_000;
-/// Refused messages kept for inspection.
-const MAX_REFUSED: usize = 1_000;
-/// Old samples deleted in one transaction.
-const EXPIRE_ROWS: u32 = 5_000;
+/// Old events deleted in one transaction.
+const FORGET_ROWS: u64 = 5_000;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
 
@@ -87,17 +83,18 @@ impl Batch {
 
 /// A write that someone waits for.
 pub(super) trait Job: Send {
-    /// Writes. An error undoes this job alone.
-    fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Writes; events are added to `commit`. An error undoes this job alone.
+    fn apply(&mut self, database: &mut dyn Database, commit: &mut Commit) -> Result<()>;
     /// After the commit, or instead of it.
-    fn done(self: Box<Self>, outcome: Result<(), StoreError>);
+    fn done(self: Box<Self>, outcome: std::result::Result<(), StoreError>);
 }
 
 /// What goes through the queue.
 pub(super) enum Op {
     Batch(Batch),
     Job(Box<dyn Job>),
-    Expire { before_ms: u64 },
+    Upkeep(Upkeep),
+    Forget(Vec<EventRetention>),
     Stop,
 }
 
@@ -109,26 +106,49 @@ pub(super) struct Backlog {
 }
 
 pub(super) struct Writer {
-    pub(super) connection: Connection,
+    pub(super) database: Box<dyn Database>,
     pub(super) queue: Receiver<Op>,
     pub(super) commits: mpsc::Sender<Commit>,
     pub(super) health: watch::Sender<Health>,
+    /// How far the log goes.
+    pub(super) appended: Arc<watch::Sender<u64>>,
+    pub(super) index: Arc<Index>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Ids of robots and metrics that are on disk.
+/// What is to be packed and deleted beside other writes.
 #[derive(Default)]
-struct Ids {
-    robots: HashMap<Arc<str>, i64>,
-    metrics: HashMap<Arc<str>, i64>,
+struct Chores {
+    history: Option<Upkeep>,
+    events: Vec<EventRetention>,
 }
 
-/// A walk through history that deletes what is older than `before_ms`.
-struct Expiry {
-    before_ms: u64,
-    /// The last series that is done.
-    after: (i64, i64),
+impl Chores {
+    fn is_empty(&self) -> bool {
+        self.history.is_none() && self.events.is_empty()
+    }
+}
+
+/// Batches whose commit was not answered: the connection ended first.
+struct Doubt {
+    commit: Commit,
+    batches: Vec<Batch>,
+}
+
+/// Why nothing was written, and what may have been all the same.
+struct Failure {
+    error: DatabaseError,
+    commit: Option<Commit>,
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        Self {
+            error,
+            commit: None,
+        }
+    }
 }
 
 impl Writer {
@@ -137,28 +157,37 @@ impl Writer {
         let mut ids = Ids::default();
         let mut pending: Vec<Batch> = Vec::new();
         let mut jobs: Vec<Box<dyn Job>> = Vec::new();
-        let mut expiry: Option<Expiry> = None;
+        let mut chores = Chores::default();
+        let mut doubt: Option<Doubt> = None;
         let mut backoff = None;
         let mut stopping = false;
         while !stopping {
-            stopping = self.collect(backoff, &mut pending, &mut jobs, &mut expiry);
-            if pending.is_empty() && jobs.is_empty() {
-                if let Some(walk) = &mut expiry {
-                    match self.expire(walk) {
-                        Ok(true) => {}
-                        Ok(false) => expiry = None,
-                        Err(error) => {
-                            self.failed(&error);
-                            backoff = Some(next(backoff));
-                        }
+            stopping = self.collect(backoff, &mut pending, &mut jobs, &mut chores);
+            if let Some(doubtful) = doubt.take() {
+                match self.has_happened(&doubtful.commit) {
+                    Ok(true) => {
+                        let mut batches = doubtful.batches;
+                        self.committed(&mut batches, &mut Vec::new(), doubtful.commit);
+                    }
+                    Ok(false) => drop(pending.splice(0..0, doubtful.batches)),
+                    Err(error) => {
+                        doubt = Some(doubtful);
+                        backoff = Some(next(backoff));
+                        self.failed(&error);
+                        self.shed(&mut pending);
+                        continue;
                     }
                 }
-                if backoff.is_none() {
-                    continue;
-                }
+            }
+            let is_idle = pending.is_empty() && jobs.is_empty();
+            if backoff.is_none() {
+                self.look_after(&mut chores, is_idle);
+            }
+            if is_idle && backoff.is_none() {
+                continue;
             }
             let started = clock::monotonic();
-            match write(&mut self.connection, &mut ids, &pending, &mut jobs) {
+            match self.write(&mut ids, &pending, &mut jobs, backoff.is_some()) {
                 Ok(commit) => {
                     backoff = None;
                     self.metrics
@@ -167,7 +196,7 @@ impl Writer {
                     self.recovered();
                     self.committed(&mut pending, &mut jobs, commit);
                 }
-                Err(error) => {
+                Err(Failure { error, commit }) => {
                     // The cached ids may be of rows that were rolled back.
                     ids = Ids::default();
                     backoff = Some(next(backoff));
@@ -175,7 +204,13 @@ impl Writer {
                         job.done(Err(StoreError::Unavailable(error.to_string())));
                     }
                     self.failed(&error);
-                    self.shed(&mut pending);
+                    match commit {
+                        Some(commit) if !commit.events.is_empty() => {
+                            let batches = std::mem::take(&mut pending);
+                            doubt = Some(Doubt { commit, batches });
+                        }
+                        _ => self.shed(&mut pending),
+                    }
                 }
             }
         }
@@ -188,9 +223,9 @@ impl Writer {
         backoff: Option<Duration>,
         pending: &mut Vec<Batch>,
         jobs: &mut Vec<Box<dyn Job>>,
-        expiry: &mut Option<Expiry>,
+        chores: &mut Chores,
     ) -> bool {
-        let walking = expiry.is_some();
+        let walking = !chores.is_empty();
         let mut take = |op: Op| {
             match op {
                 Op::Batch(batch) => pending.push(batch),
@@ -198,12 +233,11 @@ impl Writer {
                     job.done(Err(StoreError::Unavailable("the last write failed".into())));
                 }
                 Op::Job(job) => jobs.push(job),
-                Op::Expire { before_ms } => {
-                    *expiry = Some(Expiry {
-                        before_ms,
-                        after: (0, 0),
-                    })
+                // A walk that has begun goes to its end.
+                Op::Upkeep(walk) => {
+                    chores.history.get_or_insert(walk);
                 }
+                Op::Forget(rules) => chores.events = rules,
                 Op::Stop => return None,
             }
             Some(pending.iter().map(Batch::rows).sum::<usize>())
@@ -262,12 +296,17 @@ impl Writer {
             .inc_by(commit.events.len() as u64);
         self.metrics
             .events_duplicate
-            .inc_by((events - commit.events.len()) as u64);
+            .inc_by(events.saturating_sub(commit.events.len()) as u64);
         self.metrics.samples_committed.inc_by(samples as u64);
         for job in jobs.drain(..) {
             job.done(Ok(()));
         }
-        if events > 0 || !commit.acks.is_empty() {
+        if let Some(last) = commit.events.last() {
+            let position = last.position;
+            self.appended
+                .send_modify(|known| *known = position.max(*known));
+        }
+        if !commit.events.is_empty() || !commit.acks.is_empty() {
             // The receiver is gone only at the end of the process; the robot will ask again.
             let _ = self.commits.blocking_send(commit);
         }
@@ -285,7 +324,7 @@ impl Writer {
         self.metrics.shed("history", samples as u64);
     }
 
-    fn failed(&self, error: &rusqlite::Error) {
+    fn failed(&self, error: &DatabaseError) {
         self.metrics.commit_failures.inc();
         let reason = error.to_string();
         self.health.send_if_modified(|health| {
@@ -312,228 +351,93 @@ impl Writer {
         });
     }
 
-    /// One step of a walk; false when it is over.
-    fn expire(&mut self, walk: &mut Expiry) -> rusqlite::Result<bool> {
-        let series = self
-            .connection
-            .prepare_cached(
-                "SELECT robot, metric FROM telemetry WHERE (robot, metric) > (?1, ?2) LIMIT 1",
-            )?
-            .query_row(params![walk.after.0, walk.after.1], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            });
-        let (robot, metric): (i64, i64) = match series {
-            Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(false),
-            other => other?,
-        };
-        let deleted = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM telemetry WHERE robot = ?1 AND metric = ?2 AND ts IN
-                 (SELECT ts FROM telemetry WHERE robot = ?1 AND metric = ?2 AND ts < ?3 LIMIT ?4)",
-            )?
-            .execute(params![robot, metric, walk.before_ms as i64, EXPIRE_ROWS])?;
-        if deleted < EXPIRE_ROWS as usize {
-            walk.after = (robot, metric);
+    /// One step of what there is to pack and delete. What fails loses nothing, and whether the disk takes writes is for
+    /// others to say.
+    fn look_after(&mut self, chores: &mut Chores, is_idle: bool) {
+        let database = &mut *self.database;
+        if let Some(walk) = &mut chores.history
+            && (is_idle || walk.is_due())
+        {
+            match walk.step(database) {
+                Ok(true) => {}
+                Ok(false) => chores.history = None,
+                Err(error) => {
+                    tracing::warn!(%error, "history could not be packed; the next walk tries again");
+                    chores.history = None;
+                }
+            }
         }
-        Ok(true)
+        if is_idle && let Some(rule) = chores.events.last() {
+            match database.transaction(|database| log::forget(database, rule, FORGET_ROWS)) {
+                Ok(true) => {}
+                Ok(false) => drop(chores.events.pop()),
+                Err(error) => {
+                    tracing::warn!(%error, "old events could not be deleted; they are in the next hour");
+                    chores.events.clear();
+                }
+            }
+        }
+    }
+
+    /// Whether a commit that was not answered is on disk: then its first event is in the place that it was given.
+    fn has_happened(&mut self, commit: &Commit) -> Result<bool> {
+        let Some(first) = commit.events.first() else {
+            return Ok(false);
+        };
+        // Within the writing transaction: as long as the one in doubt is neither done nor undone, this one waits.
+        self.database.begin()?;
+        let happened = self.database.exists(
+            "SELECT 1 FROM events WHERE position = ?1 AND source = ?2 AND stream = ?3 AND seq = ?4",
+            values![
+                first.position,
+                first.event.source,
+                first.event.stream,
+                first.event.seq
+            ],
+        );
+        self.database.rollback();
+        happened
+    }
+
+    /// One transaction with everything in it. After a failure, what is kept in memory is read again: what could not
+    /// be written then may be there.
+    fn write(
+        &mut self,
+        ids: &mut Ids,
+        pending: &[Batch],
+        jobs: &mut Vec<Box<dyn Job>>,
+        is_after_failure: bool,
+    ) -> std::result::Result<Commit, Failure> {
+        let database = &mut *self.database;
+        database.begin()?;
+        let filled = fill(database, ids, pending, jobs).and_then(|filled| {
+            if is_after_failure {
+                self.index.reload(database)?;
+            }
+            Ok(filled)
+        });
+        let (commit, failed) = match filled {
+            Ok(filled) => filled,
+            Err(error) => {
+                database.rollback();
+                return Err(error.into());
+            }
+        };
+        if let Err(error) = database.commit() {
+            database.rollback();
+            let is_unknown = matches!(error, DatabaseError::Lost(_));
+            return Err(Failure {
+                error,
+                commit: is_unknown.then_some(commit),
+            });
+        }
+        for (index, error) in failed.into_iter().rev() {
+            jobs.remove(index).done(Err(error.into()));
+        }
+        Ok(commit)
     }
 }
 
 fn next(backoff: Option<Duration>) -> Duration {
     backoff.map_or(BACKOFF_FIRST, |b| (b * 2).min(BACKOFF_MOST))
-}
-
-/// One transaction with everything in it.
-fn write(
-    connection: &mut Connection,
-    ids: &mut Ids,
-    pending: &[Batch],
-    jobs: &mut Vec<Box<dyn Job>>,
-) -> rusqlite::Result<Commit> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut commit = Commit::default();
-    let mut seen: BTreeMap<(Arc<str>, Uuid), Vec<u64>> = BTreeMap::new();
-    for batch in pending {
-        insert_events(&transaction, &batch.events, &mut commit, &mut seen)?;
-        insert_samples(&transaction, ids, &batch.samples)?;
-        for late in &batch.backlogs {
-            insert_samples(&transaction, ids, &late.samples)?;
-            seen.entry((late.source.clone(), late.stream))
-                .or_default()
-                .extend(&late.seqs);
-        }
-        insert_refused(&transaction, &batch.refused)?;
-        insert_snapshots(&transaction, ids, &batch.snapshots)?;
-    }
-    let mut failed = Vec::new();
-    for (index, job) in jobs.iter_mut().enumerate() {
-        transaction.execute_batch("SAVEPOINT job")?;
-        match job.apply(&transaction) {
-            Ok(()) => transaction.execute_batch("RELEASE job")?,
-            // A full disk rolls the whole transaction back; a constraint only this job.
-            Err(error) if transaction.is_autocommit() => return Err(error),
-            Err(error) => {
-                transaction.execute_batch("ROLLBACK TO job; RELEASE job")?;
-                failed.push((index, error));
-            }
-        }
-    }
-    if pending.is_empty() && jobs.is_empty() {
-        // After a failure: only a real write proves that the disk takes writes again.
-        let version: i64 =
-            transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        transaction.pragma_update(None, "user_version", version)?;
-    }
-    transaction.commit()?;
-    for (index, error) in failed.into_iter().rev() {
-        jobs.remove(index).done(Err(StoreError::Sqlite(error)));
-    }
-    commit.acks = seen
-        .into_iter()
-        .map(|((source, stream), seqs)| Ack {
-            source,
-            stream,
-            ranges: ranges(seqs),
-        })
-        .collect();
-    Ok(commit)
-}
-
-fn insert_events(
-    connection: &Connection,
-    events: &[NewEvent],
-    commit: &mut Commit,
-    seen: &mut BTreeMap<(Arc<str>, Uuid), Vec<u64>>,
-) -> rusqlite::Result<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO events (aggregate_type, aggregate_id, source, stream, seq, type, ts, received, data, metadata)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (source, stream, seq) DO NOTHING",
-    )?;
-    for event in events {
-        let new = insert.execute(params![
-            event.aggregate_type,
-            event.aggregate_id,
-            event.source,
-            event.stream.as_bytes(),
-            event.seq as i64,
-            event.kind,
-            event.ts_ms as i64,
-            event.received_ms as i64,
-            event.data,
-            event.metadata,
-        ])?;
-        if new == 1 {
-            let position = connection.last_insert_rowid() as u64;
-            commands::project(connection, event)?;
-            configurations::project(connection, event)?;
-            commit.events.push(StoredEvent {
-                position,
-                event: event.clone(),
-            });
-        }
-        seen.entry((event.source.clone(), event.stream))
-            .or_default()
-            .push(event.seq);
-    }
-    Ok(())
-}
-
-fn insert_samples(
-    connection: &Connection,
-    ids: &mut Ids,
-    samples: &[NewSample],
-) -> rusqlite::Result<()> {
-    if samples.is_empty() {
-        return Ok(());
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO telemetry (robot, metric, ts, value) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (robot, metric, ts) DO UPDATE SET value = excluded.value",
-    )?;
-    for sample in samples {
-        let robot = id(connection, &mut ids.robots, &sample.robot, ROBOT)?;
-        let metric = id(connection, &mut ids.metrics, &sample.metric, METRIC)?;
-        insert.execute(params![robot, metric, sample.ts_ms as i64, sample.value])?;
-    }
-    Ok(())
-}
-
-/// Insert and look-up of a name.
-type Naming = (&'static str, &'static str);
-const ROBOT: Naming = (
-    "INSERT INTO robots (robot) VALUES (?1) ON CONFLICT (robot) DO NOTHING",
-    "SELECT id FROM robots WHERE robot = ?1",
-);
-const METRIC: Naming = (
-    "INSERT INTO metrics (metric) VALUES (?1) ON CONFLICT (metric) DO NOTHING",
-    "SELECT id FROM metrics WHERE metric = ?1",
-);
-
-fn id(
-    connection: &Connection,
-    known: &mut HashMap<Arc<str>, i64>,
-    name: &Arc<str>,
-    (insert, select): Naming,
-) -> rusqlite::Result<i64> {
-    if let Some(id) = known.get(name) {
-        return Ok(*id);
-    }
-    connection.prepare_cached(insert)?.execute([name])?;
-    let id = connection
-        .prepare_cached(select)?
-        .query_row([name], |row| row.get(0))?;
-    known.insert(name.clone(), id);
-    Ok(id)
-}
-
-fn insert_refused(connection: &Connection, refused: &[Refused]) -> rusqlite::Result<()> {
-    if refused.is_empty() {
-        return Ok(());
-    }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO refused (at, client, topic, kind, reason, payload, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?;
-    for message in refused {
-        insert.execute(params![
-            message.at_ms as i64,
-            message.client,
-            message.topic,
-            message.kind,
-            message.reason,
-            message.payload,
-            message.payload_bytes as i64,
-        ])?;
-    }
-    let newest = connection.last_insert_rowid();
-    connection
-        .prepare_cached("DELETE FROM refused WHERE id <= ?1")?
-        .execute([newest - MAX_REFUSED as i64])?;
-    Ok(())
-}
-
-fn insert_snapshots(
-    connection: &Connection,
-    ids: &mut Ids,
-    snapshots: &[Snapshot],
-) -> rusqlite::Result<()> {
-    if snapshots.is_empty() {
-        return Ok(());
-    }
-    let mut update = connection.prepare_cached(
-        "UPDATE robots SET position = ?2, taken = ?3, picture = ?4 WHERE id = ?1",
-    )?;
-    for snapshot in snapshots {
-        let robot = id(connection, &mut ids.robots, &snapshot.robot, ROBOT)?;
-        update.execute(params![
-            robot,
-            snapshot.position as i64,
-            snapshot.taken_ms as i64,
-            snapshot.picture
-        ])?;
-    }
-    Ok(())
 }

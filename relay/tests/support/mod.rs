@@ -14,6 +14,7 @@ use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::store::records::{Certificate, CertificateKind, NewEvent};
 use lekiwi_relay::store::{Batch, Store};
 use lekiwi_relay_core::Policy;
+use lekiwi_relay_core::history::Retention;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SerialNumber,
@@ -156,8 +157,9 @@ impl Relay {
         let settings = Settings {
             root: Root::default(),
             relay_id: RelayId::new("relay-1").unwrap(),
-            telemetry_days: 30,
+            retention: Retention::default(),
             registration,
+            alerts: lekiwi_relay::ingest::alerts::Settings::default(),
         };
         let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
             .await

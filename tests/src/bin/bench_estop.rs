@@ -15,7 +15,7 @@ use lekiwi_protocol::message::Op;
 use lekiwi_tests::fleet::Admin;
 use lekiwi_tests::harness::{Agent, Relay, target};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -167,9 +167,9 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
             }
         }));
     }
-    let mut stream = UnixStream::connect(&socket).await?;
-    stream.write_all(b"{\"subscribe\":[\"control\"]}\n").await?;
-    let mut lines = BufReader::new(stream).lines();
+    let (from, mut to) = UnixStream::connect(&socket).await?.into_split();
+    to.write_all(b"{\"subscribe\":[\"control\"]}\n").await?;
+    let mut lines = BufReader::new(from).lines();
     lines.next_line().await?.context("expected an answer")?;
     tokio::time::sleep(Duration::from_secs(3)).await;
 
@@ -179,8 +179,19 @@ async fn measure(arguments: &Arguments) -> Result<Outcome> {
         let begun = Instant::now();
         let told = async {
             let line = lines.next_line().await?.context("expected a line")?;
-            ensure!(line.contains("estop"), "expected a stop, got {line}");
-            anyhow::Ok(begun.elapsed())
+            let told = begun.elapsed();
+            let line: Value = serde_json::from_str(&line)?;
+            let id = &line["control"]["estop"]["id"];
+            ensure!(id.is_string(), "expected a stop, got {line}");
+            // As a program does that has stopped something.
+            let stopped = format!("{}\n", json!({ "stopped": id }));
+            to.write_all(stopped.as_bytes()).await?;
+            let answer = lines.next_line().await?.context("expected an answer")?;
+            ensure!(
+                answer == r#"{"ok":true}"#,
+                "expected to be heard, got {answer}"
+            );
+            anyhow::Ok(told)
         };
         let acted = async {
             let mut byte = [0];

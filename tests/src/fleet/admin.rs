@@ -7,7 +7,9 @@ use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
     EventPage, EventRecord, Login, RobotList, Session, TokenCreated, TokenRequest,
 };
-use reqwest::Certificate;
+use reqwest::{Certificate, Method, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// A logged-in administrator.
 #[derive(Clone)]
@@ -36,18 +38,9 @@ impl Admin {
             user: "admin".to_owned(),
             password: password.trim().to_owned(),
         };
-        let answer = http
-            .post(format!("{base}/api/v1/session"))
-            .json(&login)
-            .send()
-            .await?;
-        ensure!(
-            answer.status().is_success(),
-            "expected a session, got {}: {}",
-            answer.status(),
-            answer.text().await?
-        );
-        let session: Session = answer.json().await?;
+        let path = "/api/v1/session";
+        let request = http.post(format!("{base}{path}")).json(&login);
+        let session: Session = answer(&Method::POST, path, request).await?;
         Ok(Self {
             http,
             base,
@@ -75,7 +68,7 @@ impl Admin {
     }
 
     /// A request with the session.
-    pub fn get(&self, path: &str) -> reqwest::RequestBuilder {
+    pub fn get(&self, path: &str) -> RequestBuilder {
         self.http
             .get(format!("{}{path}", self.base))
             .bearer_auth(&self.token)
@@ -85,50 +78,45 @@ impl Admin {
     ///
     /// # Errors
     /// When the relay refuses, with its words.
-    pub async fn post<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+    pub async fn post<B: Serialize + Sync, A: DeserializeOwned>(
         &self,
         path: &str,
         body: &B,
     ) -> Result<A> {
-        let answer = self
-            .http
-            .post(format!("{}{path}", self.base))
-            .bearer_auth(&self.token)
-            .json(body)
-            .send()
-            .await?;
-        ensure!(
-            answer.status().is_success(),
-            "POST {path}: {}: {}",
-            answer.status(),
-            answer.text().await?
-        );
-        Ok(answer.json().await?)
+        self.send(Method::POST, path, body).await
     }
 
     /// A PUT with a JSON body, as the administrator.
     ///
     /// # Errors
     /// When the relay refuses, with its words.
-    pub async fn put<B: serde::Serialize + Sync, A: serde::de::DeserializeOwned>(
+    pub async fn put<B: Serialize + Sync, A: DeserializeOwned>(
         &self,
         path: &str,
         body: &B,
     ) -> Result<A> {
-        let answer = self
+        self.send(Method::PUT, path, body).await
+    }
+
+    /// What a GET answers.
+    ///
+    /// # Errors
+    /// When the relay refuses, with its words.
+    pub async fn read<A: DeserializeOwned>(&self, path: &str) -> Result<A> {
+        answer(&Method::GET, path, self.get(path)).await
+    }
+
+    async fn send<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<A> {
+        let request = self
             .http
-            .put(format!("{}{path}", self.base))
-            .bearer_auth(&self.token)
-            .json(body)
-            .send()
-            .await?;
-        ensure!(
-            answer.status().is_success(),
-            "PUT {path}: {}: {}",
-            answer.status(),
-            answer.text().await?
-        );
-        Ok(answer.json().await?)
+            .request(method.clone(), format!("{}{path}", self.base))
+            .bearer_auth(&self.token);
+        answer(&method, path, request.json(body)).await
     }
 
     /// All robots.
@@ -136,13 +124,7 @@ impl Admin {
     /// # Errors
     /// When the relay does not answer with a list.
     pub async fn robots(&self) -> Result<RobotList> {
-        Ok(self
-            .get("/api/v1/robots")
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?)
+        self.read("/api/v1/robots").await
     }
 
     /// An enrolment token.
@@ -161,13 +143,7 @@ impl Admin {
         let (mut events, mut after) = (Vec::new(), 0);
         loop {
             let path = format!("/api/v1/robots/{robot}/events?after={after}&limit=1000");
-            let page: EventPage = self
-                .get(&path)
-                .send()
-                .await?
-                .error_for_status()?
-                .json()
-                .await?;
+            let page: EventPage = self.read(&path).await?;
             events.extend(page.events);
             match page.next_after {
                 Some(next) => after = next,
@@ -175,6 +151,22 @@ impl Admin {
             }
         }
     }
+}
+
+/// What the relay answers to a request, or its words where it refuses.
+async fn answer<A: DeserializeOwned>(
+    method: &Method,
+    path: &str,
+    request: RequestBuilder,
+) -> Result<A> {
+    let answer = request.send().await?;
+    ensure!(
+        answer.status().is_success(),
+        "{method} {path}: {}: {}",
+        answer.status(),
+        answer.text().await?
+    );
+    Ok(answer.json().await?)
 }
 
 /// An HTTPS client that trusts one authority and nothing else.

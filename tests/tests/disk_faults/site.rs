@@ -214,8 +214,9 @@ impl Site {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let answer = self.admin.get(&path).send().await?.error_for_status()?;
-            let series: lekiwi_protocol::api::TelemetrySeries = answer.json().await?;
-            let mut times: Vec<u64> = series.points.iter().map(|(at, _)| *at).collect();
+            let history: lekiwi_protocol::api::TelemetryHistory = answer.json().await?;
+            let points = history.series.iter().flat_map(|series| &series.points);
+            let mut times: Vec<u64> = points.map(|(at, _)| *at).collect();
             times.insert(0, from);
             times.push(to);
             let gap = times

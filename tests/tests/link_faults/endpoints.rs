@@ -49,9 +49,9 @@ async fn a_robot_falls_over_to_the_next_endpoint_and_back_to_the_better_one() ->
     better.set(Fault::None);
     let back = by(&mut site, &better, OPEN).await?;
 
-    // A black hole is no refusal: it takes the patience of TLS or TCP.
+    // A black hole is no refusal: it has its head start, and then the other one begins beside it.
     better.set(Fault::Silence);
-    let hole = by(&mut site, &worse, OPEN).await?;
+    let hole = by(&mut site, &worse, RECOVERY).await?;
     better.set(Fault::None);
     better.cut();
     by(&mut site, &better, OPEN).await?;

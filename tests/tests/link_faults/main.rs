@@ -111,7 +111,7 @@ async fn every_fault_of_a_network_is_survived_and_nothing_is_lost() -> Result<()
 }
 
 /// So many seconds, or in the slow tier so many.
-fn tier(fast: u64, slow: u64) -> Duration {
+pub(crate) fn tier(fast: u64, slow: u64) -> Duration {
     let is_slow = std::env::var_os("LEKIWI_SLOW").is_some_and(|value| value != "0");
     Duration::from_secs(if is_slow { slow } else { fast })
 }

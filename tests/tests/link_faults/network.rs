@@ -5,26 +5,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lekiwi_agent::ipc::{Status, ask_status};
-use lekiwi_tests::harness::{Host, Lan, Process, Relay, RelayOptions, target, write_config};
+use lekiwi_protocol::api::EventRecord;
+use lekiwi_tests::fleet::Admin;
+use lekiwi_tests::harness::{
+    Host, Lan, Process, Relay, RelayOptions, program, target, write_config,
+};
 
-use super::support::{alone, print, seconds};
+use super::support::{each_once, place, print, report, seconds};
+use super::tier;
 
 struct Robot {
+    home: Host,
     host: Host,
     process: Process,
     relay: Relay,
     files: tempfile::TempDir,
     _lan: Lan,
-    _alone: tokio::sync::MutexGuard<'static, ()>,
+    _place: tokio::sync::SemaphorePermit<'static>,
 }
 
 impl Robot {
     async fn start() -> Result<Self> {
-        let alone = alone().await;
+        let place = place().await?;
         let mut lan = Lan::new()?;
         let (home, host) = (lan.host(1)?, lan.host(2)?);
         let relay = Relay::start_with(RelayOptions {
-            host: Some(home),
+            host: Some(home.clone()),
             ..RelayOptions::default()
         })?;
         let files = tempfile::tempdir()?;
@@ -38,12 +44,13 @@ impl Robot {
             &files.path().join("agent.log"),
         )?;
         let mut robot = Self {
+            home,
             host,
             process,
             relay,
             files,
             _lan: lan,
-            _alone: alone,
+            _place: place,
         };
         robot
             .until("online", 30.0, |status| status.session.is_some())
@@ -70,6 +77,43 @@ impl Robot {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// What the relay has of its log; asked for where it is.
+    fn events(&self) -> Result<Vec<EventRecord>> {
+        let relay = &self.relay;
+        self.home.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let password = relay.admin_password_file();
+                let admin = Admin::login(relay.https(), relay.ca_pem(), &password).await?;
+                admin.events(&"kiwi-01".parse()?).await
+            })
+        })?
+    }
+
+    /// The robot's kernel drops so many percent of the packets of each direction.
+    fn loss(&self, percent: u32) -> Result<()> {
+        let drop = format!("numgen random mod 100 < {percent} drop");
+        let rules = format!(
+            "flush ruleset
+            table inet loss {{
+                chain in {{ type filter hook input priority 0; iifname eth0 {drop}; }}
+                chain out {{ type filter hook output priority 0; oifname eth0 {drop}; }}
+            }}"
+        );
+        let file = self.files.path().join("loss.nft");
+        std::fs::write(&file, rules)?;
+        let mut nft = self.host.command(&program("nft", "nftables")?)?;
+        let output = nft.arg("-f").arg(&file).output()?;
+        ensure!(
+            output.status.success(),
+            "nft: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     fn address(&self, verb: &str) -> Result<()> {
@@ -150,4 +194,41 @@ async fn a_flapping_interface_breaks_nothing_that_holds() -> Result<()> {
         "expected the relay to live"
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn a_network_that_drops_three_packets_of_ten_loses_nothing() -> Result<()> {
+    let mut robot = Robot::start().await?;
+    let reporter = tokio::spawn(report(robot.files.path().join("agent.sock")));
+    robot.loss(30)?;
+    tokio::time::sleep(tier(20, 600)).await;
+    // The connection comes about anew, too.
+    robot.address("delete")?;
+    robot
+        .until("offline", 10.0, |status| status.session.is_none())
+        .await?;
+    robot.address("add")?;
+    let (_, back) = robot
+        .until("online", 60.0, |status| status.session.is_some())
+        .await?;
+    tokio::time::sleep(tier(5, 60)).await;
+    reporter.abort();
+    // What it asked last may still be under way inside the agent.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (status, emptied) = robot
+        .until("with an empty outbox", 120.0, |status| {
+            status.outbox.pending == 0
+        })
+        .await?;
+    let last = status.outbox.last_seq;
+    each_once(&robot.events()?, last)?;
+    let rows = [
+        ("address added, until back".to_owned(), seconds(back)),
+        ("until all was acknowledged".to_owned(), seconds(emptied)),
+        (
+            "events, none lost and none doubled".to_owned(),
+            last.to_string(),
+        ),
+    ];
+    print("30% of the packets lost in each direction", &rows)
 }

@@ -40,12 +40,33 @@ struct Row {
     note: String,
 }
 
+impl Row {
+    /// Somebody drove.
+    fn session(started_ms: Option<u64>, stopped_ms: Option<u64>, note: impl Into<String>) -> Self {
+        Self {
+            is_session: true,
+            started_ms,
+            stopped_ms,
+            note: note.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Nobody did.
+    fn nobody(note: impl Into<String>) -> Self {
+        Self {
+            note: note.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// A kind of traffic, and what it is to be taken for.
 struct Traffic {
     name: &'static str,
-    /// The agent, and the robot's profile.
+    /// The agent, and the parts of the robot's profile.
     program: &'static str,
-    profile: &'static str,
+    profile: &'static [&'static str],
     play: fn(&mut Site) -> Result<Row>,
 }
 
@@ -53,7 +74,7 @@ const fn traffic(name: &'static str, play: fn(&mut Site) -> Result<Row>) -> Traf
     Traffic {
         name,
         program: "lekiwi-agent",
-        profile: site::PORTS,
+        profile: &[site::PORTS],
         play,
     }
 }
@@ -123,6 +144,12 @@ fn exactly(site: &Site, kinds: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// One start and its end, and nothing else.
+fn one_session(site: &Site) -> Result<()> {
+    let [start, end] = [kind::TELEOPERATION_STARTED, kind::TELEOPERATION_STOPPED];
+    exactly(site, &[start, end])
+}
+
 fn silence_after(peer: &Peer) -> Option<u64> {
     peer.last("sent").max(peer.last("first"))
 }
@@ -148,17 +175,9 @@ fn closed(site: &mut Site) -> Result<Row> {
     );
     let stop = stopped(site, StopReason::Closed)?;
     let stopped_ms = within("stopped", client.first("closed"), &stop, 4_000)?;
-    exactly(
-        site,
-        &[kind::TELEOPERATION_STARTED, kind::TELEOPERATION_STOPPED],
-    )?;
-    Ok(Row {
-        is_session: true,
-        started_ms,
-        stopped_ms,
-        note: format!("confidence {}", start.data.confidence),
-        ..Row::default()
-    })
+    one_session(site)?;
+    let note = format!("confidence {}", start.data.confidence);
+    Ok(Row::session(started_ms, stopped_ms, note))
 }
 
 fn silent(site: &mut Site) -> Result<Row> {
@@ -169,13 +188,11 @@ fn silent(site: &mut Site) -> Result<Row> {
     let (_, started_ms) = started(site, &client, 5_000)?;
     let stop = stopped(site, StopReason::Silence)?;
     let stopped_ms = within("stopped", silence_after(&client), &stop, 10_500)?;
-    Ok(Row {
-        is_session: true,
+    Ok(Row::session(
         started_ms,
         stopped_ms,
-        note: "still reads the pictures".to_owned(),
-        ..Row::default()
-    })
+        "still reads the pictures",
+    ))
 }
 
 fn frozen(site: &mut Site) -> Result<Row> {
@@ -187,13 +204,11 @@ fn frozen(site: &mut Site) -> Result<Row> {
     kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGSTOP)?;
     let stop = stopped(site, StopReason::Silence)?;
     let stopped_ms = within("stopped", silence_after(&client), &stop, 10_500)?;
-    Ok(Row {
-        is_session: true,
+    Ok(Row::session(
         started_ms,
         stopped_ms,
-        note: "the connection stays open".to_owned(),
-        ..Row::default()
-    })
+        "the connection stays open",
+    ))
 }
 
 fn sparse(site: &mut Site) -> Result<Row> {
@@ -204,17 +219,9 @@ fn sparse(site: &mut Site) -> Result<Row> {
     let (start, started_ms) = started(site, &client, 10_000)?;
     let stop = stopped(site, StopReason::Silence)?;
     let stopped_ms = within("stopped", silence_after(&client), &stop, 31_000)?;
-    exactly(
-        site,
-        &[kind::TELEOPERATION_STARTED, kind::TELEOPERATION_STOPPED],
-    )?;
-    Ok(Row {
-        is_session: true,
-        started_ms,
-        stopped_ms,
-        note: format!("sparse, confidence {}", start.data.confidence),
-        ..Row::default()
-    })
+    one_session(site)?;
+    let note = format!("sparse, confidence {}", start.data.confidence);
+    Ok(Row::session(started_ms, stopped_ms, note))
 }
 
 fn two_operators(site: &mut Site) -> Result<Row> {
@@ -256,16 +263,11 @@ fn two_operators(site: &mut Site) -> Result<Row> {
         .first("closed")
         .context("expected the first to leave")?;
     let took = change.at.as_ms().saturating_sub(since);
-    Ok(Row {
-        is_session: true,
-        started_ms,
-        stopped_ms,
-        note: format!(
-            "contention, then `operator_changed` {} after the first left",
-            seconds(took)
-        ),
-        ..Row::default()
-    })
+    let note = format!(
+        "contention, then `operator_changed` {} after the first left",
+        seconds(took)
+    );
+    Ok(Row::session(started_ms, stopped_ms, note))
 }
 
 fn headset(site: &mut Site) -> Result<Row> {
@@ -282,17 +284,12 @@ fn headset(site: &mut Site) -> Result<Row> {
     // Both ends ping every 20 s: that is no command.
     let stop = stopped(site, StopReason::Silence)?;
     let stopped_ms = within("stopped", silence_after(&client), &stop, 10_500)?;
-    exactly(
-        site,
-        &[kind::TELEOPERATION_STARTED, kind::TELEOPERATION_STOPPED],
-    )?;
-    Ok(Row {
-        is_session: true,
+    one_session(site)?;
+    Ok(Row::session(
         started_ms,
         stopped_ms,
-        note: "the dashboard is nobody".to_owned(),
-        ..Row::default()
-    })
+        "the dashboard is nobody",
+    ))
 }
 
 fn idle(site: &mut Site) -> Result<Row> {
@@ -301,10 +298,7 @@ fn idle(site: &mut Site) -> Result<Row> {
     site.from(&host, "lerobot_client", &[])?;
     site.nothing_starts(Duration::from_secs(20))?;
     exactly(site, &[kind::OBSERVING])?;
-    Ok(Row {
-        note: "`observing`".to_owned(),
-        ..Row::default()
-    })
+    Ok(Row::nobody("`observing`"))
 }
 
 fn camera(site: &mut Site) -> Result<Row> {
@@ -313,7 +307,7 @@ fn camera(site: &mut Site) -> Result<Row> {
     site.from(&host, "viewer", &[])?;
     site.nothing_starts(Duration::from_secs(20))?;
     exactly(site, &[])?;
-    Ok(Row::default())
+    Ok(Row::nobody(""))
 }
 
 fn checks(site: &mut Site) -> Result<Row> {
@@ -323,10 +317,19 @@ fn checks(site: &mut Site) -> Result<Row> {
     site.from(&monitor, "health_check", &[])?;
     site.nothing_starts(Duration::from_secs(20))?;
     exactly(site, &[])?;
-    Ok(Row::default())
+    Ok(Row::nobody(""))
 }
 
 fn everything_else(site: &mut Site) -> Result<Row> {
+    at_once(site)?;
+    let note = nobody_for_long(site)?;
+    Ok(Row::nobody(format!(
+        "{note}, with velocities of a navigation over UDP"
+    )))
+}
+
+/// All that is no operator and may be on one robot at the same time.
+fn at_once(site: &mut Site) -> Result<()> {
     for kind in ["camera", "http_server", "websocket_server", "navigation"] {
         site.on_robot(kind, &[])?;
     }
@@ -334,13 +337,15 @@ fn everything_else(site: &mut Site) -> Result<Row> {
         let host = site.host()?;
         site.from(&host, kind, &[])?;
     }
+    Ok(())
+}
+
+/// Nobody drives, for a minute, or in the slow tier thirty of them.
+fn nobody_for_long(site: &mut Site) -> Result<String> {
     let minutes = if is_slow() { 30 } else { 1 };
     site.nothing_starts(Duration::from_secs(60 * minutes))?;
     exactly(site, &[])?;
-    Ok(Row {
-        note: format!("{minutes} min, with velocities of a navigation over UDP"),
-        ..Row::default()
-    })
+    Ok(format!("{minutes} min"))
 }
 
 #[test]
@@ -355,7 +360,7 @@ fn real_traffic_is_told_from_everything_else() -> Result<()> {
             let Some((index, traffic)) = next else {
                 return;
             };
-            let started = Site::start(traffic.program, traffic.profile);
+            let started = Site::start(traffic.program, &traffic.profile.concat());
             let played = started.and_then(|mut site| (traffic.play)(&mut site));
             let row = played
                 .map(|row| Row {
@@ -553,5 +558,26 @@ async fn a_driven_robot_is_teleoperated_for_the_relay() -> Result<()> {
         "expected one session that was closed, got {told:?}"
     );
     ensure!(agent.process().stop()?.success(), "expected a clean end");
+    Ok(())
+}
+
+/// What is measured here is what robots have.
+#[test]
+fn the_suites_ports_are_shipped() -> Result<()> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/profiles/xle.yml");
+    let shipped = std::fs::read_to_string(shipped)?;
+    let ports = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| line.starts_with("- {port: "));
+        lines.map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (ports(site::PORTS), ports(&shipped));
+    ensure!(ours.len() == 7, "expected the suite's ports, got {ours:?}");
+    for port in ours {
+        ensure!(
+            theirs.contains(&port),
+            "expected {port} in xle.yml, got {theirs:?}"
+        );
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 """The real programs' side of teleoperation, one subcommand each. Says on stdout, as JSON lines, when it did what:
-`{"did": "first", "at": milliseconds since the epoch}`."""
+`{"did": "first", "at": milliseconds since the epoch}`; and once a second, while something really goes through, how much
+did so far: `{"did": "work", "at": …, "count": pictures, requests, frames or bytes}`."""
 
 import argparse
 import asyncio
@@ -18,8 +19,25 @@ FRAME = base64.b64encode(os.urandom(15_000)).decode()
 JOINTS = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]
 
 
-def did(what):
-    print(json.dumps({"did": what, "at": int(time.time() * 1000)}), flush=True)
+def did(what, **more):
+    print(json.dumps({"did": what, "at": int(time.time() * 1000)} | more), flush=True)
+
+
+class Work:
+    """What went through: whoever says nothing of it was dead."""
+
+    def __init__(self):
+        self.count, self.said, self.lock = 0, 0.0, threading.Lock()
+
+    def __call__(self, count=1):
+        with self.lock:
+            self.count += count
+            if count and time.monotonic() - self.said >= 1:
+                self.said = time.monotonic()
+                did("work", count=self.count)
+
+
+work = Work()
 
 
 def command(count):
@@ -62,6 +80,7 @@ def lerobot_host(arguments):
             pass
         try:
             observations.send_string(json.dumps({"arm": 0.1, "front": FRAME}), flags=zmq.NOBLOCK)
+            work()
         except zmq.Again:
             pass
 
@@ -86,6 +105,7 @@ def lerobot_client(arguments):
             break
         try:
             observations.recv_string(zmq.NOBLOCK)
+            work()
         except zmq.Again:
             pass
     commands.close()
@@ -101,6 +121,7 @@ def camera(arguments):
     did("ready")
     while not stop.wait(1 / 30):
         pictures.send_string(json.dumps({"timestamps": {}, "images": {"front": FRAME}}))
+        work()
 
 
 def viewer(arguments):
@@ -115,6 +136,7 @@ def viewer(arguments):
     while not stop.wait(1 / 30):
         try:
             pictures.recv_string(zmq.NOBLOCK)
+            work()
         except zmq.Again:
             pass
 
@@ -140,6 +162,7 @@ def websocket_server(arguments):
             did("ready")
             while not stop.is_set():
                 broadcast(open_connections, json.dumps({"battery": 0.9, "pose": [0.0] * 20}))
+                work(len(open_connections))
                 await asyncio.sleep(0.1)
 
     asyncio.run(run())
@@ -157,7 +180,7 @@ def websocket_client(arguments):
 
             async def read():
                 async for _ in connection:
-                    pass
+                    work()
 
             reading = asyncio.create_task(read())
             count, until = 0, time.monotonic() + arguments.seconds
@@ -184,6 +207,7 @@ def http_server(arguments):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"ok")
+            work()
 
         def log_message(self, *_):
             pass
@@ -200,7 +224,7 @@ def health_check(arguments):
     stop = ended()
     did("connected")
     while not stop.wait(0.5):
-        urllib.request.urlopen(f"http://{arguments.host}:8000/health", timeout=2).read()
+        work(len(urllib.request.urlopen(f"http://{arguments.host}:8000/health", timeout=2).read()))
 
 
 def scan(arguments):
@@ -211,6 +235,7 @@ def scan(arguments):
         for port in (5555, 5556, 8000, 8442, 8443):
             try:
                 socket.create_connection((arguments.host, port), timeout=1).close()
+                work()
             except OSError:
                 pass
 
@@ -225,12 +250,13 @@ def rtsp_reader(arguments):
     reader = subprocess.Popen([*quiet, "-i", address, "-progress", "pipe:1", "-f", "null", "-"], stdout=subprocess.PIPE)
     threading.Thread(target=lambda: (stop.wait(), reader.terminate()), daemon=True).start()
     did("connected")
+    frames = 0
     for line in reader.stdout:
-        if line.startswith(b"frame=") and int(line[6:]) > 0:
-            did("first")
-            break
-    for _ in reader.stdout:
-        pass
+        if line.startswith(b"frame=") and int(line[6:]) > frames:
+            if frames == 0:
+                did("first")
+            work(int(line[6:]) - frames)
+            frames = int(line[6:])
 
 
 def webrtc_robot(arguments):
@@ -265,6 +291,8 @@ def webrtc_robot(arguments):
                   "peerConnectionEstablished": connection.connectionState == "connected", "state": "read",
                   "path": "front", "query": "", "bytesReceived": 0, "bytesSent": await sent(connection)}
                  for session, (connection, remote) in readers]
+        total = sum(item["bytesSent"] for item in items)
+        work(max(total - work.count, 0))
         body = json.dumps({"itemCount": len(items), "pageCount": 1, "items": items})
         writer.write(f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}".encode())
         await writer.drain()
@@ -302,7 +330,9 @@ def webrtc_client(arguments):
         track, count = await pictures, 0
         while not stop.is_set():
             await track.recv()
-            did("first" if count == 0 else "picture")
+            if count == 0:
+                did("first")
+            work()
             count += 1
             if commands.readyState == "open":
                 commands.send(command(count))
@@ -314,10 +344,13 @@ def webrtc_client(arguments):
 def navigation(arguments):
     """Velocities at 20 Hz between programs of the robot, over UDP as DDS sends them."""
     stop = ended()
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender, controller = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    controller.bind(("127.0.0.1", 7411))
+    controller.settimeout(1)
     did("ready")
     while not stop.wait(1 / 20):
-        sender.sendto(b"RTPS" + bytes(92), ("127.0.0.1", 7411))
+        sender.sendto(b"RTPS" + bytes(92), controller.getsockname())
+        work(len(controller.recv(128)))
 
 
 def main():

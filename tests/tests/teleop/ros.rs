@@ -3,34 +3,42 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lekiwi_protocol::message::{OperatorKind, StopReason, kind};
+use lekiwi_protocol::message::{OperatorKind, StopReason};
 use lekiwi_tests::harness::{Lan, target, wait_until};
 
-use super::site::{NODE, Site};
-use super::{Row, Traffic, exactly, started, stopped, within};
+use super::site::{self, NODE, Site};
+use super::{
+    Row, Traffic, at_once, exactly, nobody_for_long, one_session, started, stopped, within,
+};
 
 /// The agent's variant.
 const PROGRAM: &str = "lekiwi-agent-ros2";
-/// Velocities as Nav2's nodes and a person's write them.
-const PROFILE: &str = "version: 1
-name: robot
-title: A robot with ROS 2
-ros: {domain_id: 7}
-teleop:
-  ros_topics: [/cmd_vel, /arm/jog]
-";
+/// Velocities as Nav2's nodes and a person's write them, beside all that other robots have.
+const PROFILE: &[&str] = &[
+    site::PORTS,
+    "  ros_topics: [/cmd_vel, /arm/jog]\nros: {domain_id: 7}\n",
+];
 const DOMAIN: [&str; 2] = ["--domain", "7"];
 
 const fn traffic(name: &'static str, play: fn(&mut Site) -> Result<Row>) -> Traffic {
     Traffic {
-        name,
         program: PROGRAM,
         profile: PROFILE,
-        play,
+        ..super::traffic(name, play)
     }
 }
 
+/// Nav2's nodes that write velocities.
+const NAVIGATION: [&str; 2] = [
+    "controller_server:/cmd_vel:20",
+    "/nav/velocity_smoother:/cmd_vel:20",
+];
+
 pub(super) const ALL: &[Traffic] = &[
+    traffic(
+        "camera, viewer, scans, health checks, dashboard and Nav2's nodes, at once",
+        everything_else,
+    ),
     traffic("ROS 2 nodes at 20 and 30 Hz beside Nav2's controller", two),
     traffic("ROS 2 node at 1 Hz with `TwistStamped`, then ended", sparse),
     traffic("ROS 2 node at 20 Hz, then killed", killed),
@@ -61,17 +69,9 @@ fn ended(site: &mut Site) -> Result<Row> {
     );
     let stop = stopped(site, StopReason::Closed)?;
     let stopped_ms = within("stopped", teleop.first("closed"), &stop, 4_000)?;
-    exactly(
-        site,
-        &[kind::TELEOPERATION_STARTED, kind::TELEOPERATION_STOPPED],
-    )?;
-    Ok(Row {
-        is_session: true,
-        started_ms,
-        stopped_ms,
-        note: format!("`/teleop`, confidence {}", start.data.confidence),
-        ..Row::default()
-    })
+    one_session(site)?;
+    let note = format!("`/teleop`, confidence {}", start.data.confidence);
+    Ok(Row::session(started_ms, stopped_ms, note))
 }
 
 fn killed(site: &mut Site) -> Result<Row> {
@@ -82,13 +82,11 @@ fn killed(site: &mut Site) -> Result<Row> {
     site.process(&teleop).kill()?;
     let stop = stopped(site, StopReason::Silence)?;
     let stopped_ms = within("stopped", Some(since), &stop, 10_500)?;
-    Ok(Row {
-        is_session: true,
+    Ok(Row::session(
         started_ms,
         stopped_ms,
-        note: "nobody says that it is gone".to_owned(),
-        ..Row::default()
-    })
+        "nobody says that it is gone",
+    ))
 }
 
 fn sparse(site: &mut Site) -> Result<Row> {
@@ -102,13 +100,8 @@ fn sparse(site: &mut Site) -> Result<Row> {
     );
     let stop = stopped(site, StopReason::Closed)?;
     let stopped_ms = within("stopped", teleop.first("closed"), &stop, 4_000)?;
-    Ok(Row {
-        is_session: true,
-        started_ms,
-        stopped_ms,
-        note: format!("sparse, confidence {}", start.data.confidence),
-        ..Row::default()
-    })
+    let note = format!("sparse, confidence {}", start.data.confidence);
+    Ok(Row::session(started_ms, stopped_ms, note))
 }
 
 /// The two are in one process, whose nodes are announced as before ROS 2 Iron; Nav2's is in another.
@@ -158,27 +151,35 @@ fn two(site: &mut Site) -> Result<Row> {
     );
     ensure!(stop.data.contention, "expected contention, got {stop:?}");
     let stopped_ms = within("stopped", both.first("closed"), &stop, 4_000)?;
-    Ok(Row {
-        is_session: true,
+    Ok(Row::session(
         started_ms,
         stopped_ms,
-        note: "contention; Nav2's is nobody".to_owned(),
-        ..Row::default()
-    })
+        "contention; Nav2's is nobody",
+    ))
 }
 
 fn navigation(site: &mut Site) -> Result<Row> {
-    let (robot, other) = (site.host()?, site.host()?);
-    let nodes = [
-        "controller_server:/cmd_vel:20",
-        "/nav/velocity_smoother:/cmd_vel:20",
-    ];
-    let nav = site.nodes(&robot, &with(&nodes))?;
-    site.nodes(&other, &with(&["watcher"]))?;
+    autonomous(site)?;
     site.nothing_starts(Duration::from_secs(20))?;
     exactly(site, &[])?;
-    ensure!(nav.first("first").is_some(), "expected velocities");
-    Ok(Row::default())
+    Ok(Row::nobody(""))
+}
+
+fn everything_else(site: &mut Site) -> Result<Row> {
+    autonomous(site)?;
+    at_once(site)?;
+    let note = nobody_for_long(site)?;
+    Ok(Row::nobody(format!("{note}, with velocities over DDS")))
+}
+
+/// Nav2's nodes, and one that is silent.
+fn autonomous(site: &mut Site) -> Result<()> {
+    let (robot, other) = (site.host()?, site.host()?);
+    let nav = site.nodes(&robot, &with(&NAVIGATION))?;
+    site.silent_node(&other, &with(&["watcher"]))?;
+    let process = site.process(&nav);
+    process.wait_for("velocities", || nav.first("first"))?;
+    Ok(())
 }
 
 /// An agent that a relay has registered; it is in a network of its own, and the relay is away.

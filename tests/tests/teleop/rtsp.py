@@ -23,5 +23,20 @@ server.set_service("8554")
 server.get_mount_points().add_factory("/camera", factory)
 if not server.attach(None):
     sys.exit("expected to serve on 8554")
-print(json.dumps({"did": "ready", "at": int(time.time() * 1000)}), flush=True)
+
+
+def did(what, **more):
+    print(json.dumps({"did": what, "at": int(time.time() * 1000)} | more), flush=True)
+
+
+def work():
+    """Once a second, while somebody has a session."""
+    sessions = server.get_session_pool().get_n_sessions()
+    if sessions > 0:
+        did("work", count=sessions)
+    return True
+
+
+GLib.timeout_add_seconds(1, work)
+did("ready")
 GLib.MainLoop().run()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lekiwi_agent::clock::wall;
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::{TeleoperationEvent, kind};
 use lekiwi_tests::harness::{self, Host, Lan, Process, target, wait_until};
@@ -21,7 +22,7 @@ pub(crate) const NODE: &str = "examples/ros2_node";
 /// `nobody`
 const UID: &str = "65534";
 
-/// Ports as the shipped profiles have them.
+/// Ports as the shipped profiles have them: `the_suites_ports_are_shipped`.
 pub(crate) const PORTS: &str = "version: 1
 name: robot
 title: A robot with every port
@@ -56,7 +57,7 @@ pub(crate) struct Said {
 /// A robot, and its agent.
 pub(crate) struct Site {
     // Children end before their network does.
-    peers: Vec<Process>,
+    peers: Vec<(Peer, Process)>,
     agent: Process,
     files: TempDir,
     robot: Host,
@@ -65,9 +66,13 @@ pub(crate) struct Site {
 }
 
 /// A program that says when it did what.
+#[derive(Clone)]
 pub(crate) struct Peer {
+    kind: String,
     log: PathBuf,
     index: usize,
+    /// It is there, and does nothing.
+    is_silent: bool,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +80,10 @@ struct Did {
     did: String,
     at: u64,
 }
+
+/// Longest time in which a program that works says nothing of it: it says so once a second, on a machine that may be
+/// busy.
+const BREATH_MS: u64 = 10_000;
 
 impl Site {
     /// A robot of `profile` whose agent is `program`.
@@ -152,8 +161,16 @@ impl Site {
     /// A process of ROS 2, with these nodes.
     pub(crate) fn nodes(&mut self, host: &Host, arguments: &[&str]) -> Result<Peer> {
         let program = target(NODE, "lekiwi-agent --features ros2 --example ros2_node")?;
-        let arguments = arguments.iter().map(Into::into).collect();
+        let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
         self.run(host, "nodes", &program, arguments, "ready")
+    }
+
+    /// A node of ROS 2 that writes nothing.
+    pub(crate) fn silent_node(&mut self, host: &Host, arguments: &[&str]) -> Result<Peer> {
+        let mut peer = self.nodes(host, arguments)?;
+        peer.is_silent = true;
+        self.peers[peer.index].0 = peer.clone();
+        Ok(peer)
     }
 
     fn run(
@@ -167,15 +184,20 @@ impl Site {
         let index = self.peers.len();
         let log = self.files.path().join(format!("peer-{index}.log"));
         let mut process = host.start(kind, program, arguments, &[], &log)?;
-        let peer = Peer { log, index };
+        let peer = Peer {
+            kind: kind.to_owned(),
+            log,
+            index,
+            is_silent: false,
+        };
         process.wait_for(ready, || peer.first(ready))?;
-        self.peers.push(process);
+        self.peers.push((peer.clone(), process));
         Ok(peer)
     }
 
     /// The process of a peer.
     pub(crate) fn process(&mut self, peer: &Peer) -> &mut Process {
-        &mut self.peers[peer.index]
+        &mut self.peers[peer.index].1
     }
 
     /// Every line so far.
@@ -205,11 +227,22 @@ impl Site {
         found.with_context(|| format!("{:?}", self.events()))
     }
 
-    /// Looks on for so long; what was started then was started by nobody.
+    /// Looks on for so long, in which every program does its work; what was started then was started by nobody.
     pub(crate) fn nothing_starts(&mut self, span: Duration) -> Result<()> {
         let looks = self.lines().len();
+        let from = wall().as_ms();
         std::thread::sleep(span);
+        let to = wall().as_ms();
         self.is_alive()?;
+        for (peer, process) in &mut self.peers {
+            let ended = process.exited()?;
+            ensure!(
+                ended.is_none(),
+                "the peer was dead: {}: {ended:?}",
+                peer.kind
+            );
+            peer.has_worked(from, to)?;
+        }
         let events = self.events();
         let started = events
             .iter()
@@ -238,6 +271,26 @@ impl Peer {
     /// When it last did something.
     pub(crate) fn last(&self, what: &str) -> Option<u64> {
         self.all(what).last().copied()
+    }
+
+    /// Something went through all the time.
+    fn has_worked(&self, from: u64, to: u64) -> Result<()> {
+        if self.is_silent {
+            return Ok(());
+        }
+        let mut last = from;
+        let worked = self.all("work").into_iter();
+        for at in worked.filter(|at| (from..to).contains(at)).chain([to]) {
+            let pause = at.saturating_sub(last);
+            ensure!(
+                pause <= BREATH_MS,
+                "the peer was dead: {} did nothing for {pause} ms of {} ms",
+                self.kind,
+                to - from
+            );
+            last = at;
+        }
+        Ok(())
     }
 
     fn all(&self, what: &str) -> Vec<u64> {

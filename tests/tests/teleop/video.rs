@@ -29,10 +29,10 @@ fn rtsp(site: &mut Site) -> Result<Row> {
 fn webrtc(site: &mut Site) -> Result<Row> {
     site.on_robot("webrtc_robot", &[])?;
     let row = looked_at(site, "webrtc_client", "front")?;
-    Ok(Row {
-        note: format!("{}; commands by a data channel are not seen", row.note),
-        ..row
-    })
+    Ok(Row::nobody(format!(
+        "{}; commands by a data channel are not seen",
+        row.note
+    )))
 }
 
 /// A reader of this kind is said to look on, at this stream, and nothing else is said.
@@ -55,8 +55,5 @@ fn looked_at(site: &mut Site, kind_of_reader: &str, stream: &str) -> Result<Row>
     );
     site.nothing_starts(Duration::from_secs(10))?;
     exactly(site, &[kind::OBSERVING])?;
-    Ok(Row {
-        note: "`observing`".to_owned(),
-        ..Row::default()
-    })
+    Ok(Row::nobody("`observing`"))
 }

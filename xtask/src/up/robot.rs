@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::{Ready, private_folder};
+use crate::workspace;
 
 /// The longest name that is a robot's id (a label of a host name).
 const ID_LENGTH: usize = 63;
@@ -39,11 +40,13 @@ impl Robot {
              robot_id: {id}\n\
              org: default\n\
              profile: generic\n\
+             profiles_dir: {profiles}\n\
              relay:\n  https: https://{https}\n  mqtt: mqtts://{mqtt}\n  ca_fingerprint: {fingerprint}\n\
              enrolment:\n  token_file: {token}\n\
              state_dir: {state}\n\
              socket: {socket}\n",
             id = quoted(&self.id),
+            profiles = quoted(&workspace::root().join("image/profiles").to_string_lossy()),
             https = ready.https,
             mqtt = ready.mqtt,
             fingerprint = ready.ca_fingerprint,
@@ -165,10 +168,12 @@ mod tests {
         let written = std::fs::read_to_string(&robot.config).unwrap();
         let folder = data.path().join("agent");
         let folder = folder.display();
+        let profiles = workspace::root().join("image/profiles");
+        let profiles = profiles.display();
         assert_eq!(
             written,
             format!(
-                "# Written by `cargo xtask up` at each start.\nversion: 1\nrobot_id: \"renamed\"\norg: default\nprofile: generic\nrelay:\n  https: https://127.0.0.1:8443\n  mqtt: mqtts://127.0.0.1:8883\n  ca_fingerprint: sha256:aa\nenrolment:\n  token_file: \"{folder}/token\"\nstate_dir: \"{folder}/state\"\nsocket: \"{folder}/agent.sock\"\n"
+                "# Written by `cargo xtask up` at each start.\nversion: 1\nrobot_id: \"renamed\"\norg: default\nprofile: generic\nprofiles_dir: \"{profiles}\"\nrelay:\n  https: https://127.0.0.1:8443\n  mqtt: mqtts://127.0.0.1:8883\n  ca_fingerprint: sha256:aa\nenrolment:\n  token_file: \"{folder}/token\"\nstate_dir: \"{folder}/state\"\nsocket: \"{folder}/agent.sock\"\n"
             )
         );
     }

@@ -104,7 +104,7 @@ impl Robot {
                 }
                 Output::Keep => {
                     self.disk = self.commands.records().cloned().collect();
-                    self.commands.kept(self.now);
+                    self.commands.kept();
                     "keep".to_owned()
                 }
                 Output::Execute { id, op, .. } => format!("do {op} {}", id.as_u128()),
@@ -134,7 +134,6 @@ fn each_step_is_on_the_disk_before_what_follows() {
         [
             "keep",
             "say 1: accepted",
-            "keep",
             "say 1: running",
             "do run_action 1"
         ]
@@ -180,13 +179,62 @@ fn a_busy_robot_leaves_a_command_with_the_relay() {
     robot.end(1, Ok(()));
     robot.did();
     robot.get(3, Op::RunAction, 1003);
-    assert_eq!(robot.did()[4], "do run_action 3");
+    assert_eq!(robot.did()[3], "do run_action 3");
     robot.end(2, Ok(()));
     robot.end(3, Err("it broke"));
     robot.did();
     robot.get(5, Op::Reboot, 1005);
-    assert_eq!(robot.did()[4], "do reboot 5");
+    assert_eq!(robot.did()[3], "do reboot 5");
     robot.get(8, Op::RunAction, 1005);
+    assert_eq!(robot.did(), Vec::<String>::new(), "it is about to go");
+}
+
+#[test]
+fn an_emergency_stop_ends_what_may_move_the_robot() {
+    let mut robot = Robot::new();
+    robot.get(1, Op::RunAction, 1000);
+    robot.get(2, Op::CollectLogs, 1000);
+    robot.did();
+    robot.commands.stop();
+    robot.drain();
+    assert_eq!(
+        robot.did(),
+        [
+            "abandon 1",
+            "keep",
+            "say 1: failed, ended by an emergency stop"
+        ]
+    );
+}
+
+#[test]
+fn an_end_that_waits_for_the_disk_is_not_forgotten() {
+    let mut robot = Robot::new();
+    robot.get(1, Op::RunAction, 1000);
+    robot.is_full = true;
+    robot.end(1, Ok(()));
+    for number in 0..2 * REMEMBERED as u128 {
+        robot.get(100 + number, Op::RunAction, 1000);
+    }
+    robot.is_full = false;
+    robot.did();
+    robot.wait(30);
+    robot.timeout();
+    assert_eq!(robot.did(), ["keep", "say 1: successful"]);
+}
+
+#[test]
+fn logs_on_their_way_hold_up_no_reboot() {
+    let mut robot = Robot::new();
+    robot.get(1, Op::CollectLogs, 1000);
+    robot.did();
+    robot.get(2, Op::CollectLogs, 1001);
+    assert_eq!(robot.did(), Vec::<String>::new());
+    robot.get(3, Op::Reboot, 1001);
+    assert_eq!(robot.did()[3], "do reboot 3");
+    robot.end(1, Ok(()));
+    robot.did();
+    robot.get(2, Op::CollectLogs, 1003);
     assert_eq!(robot.did(), Vec::<String>::new(), "it is about to go");
 }
 
@@ -211,7 +259,7 @@ fn expiry_is_judged_by_the_relays_clock() {
     // Another session: the relay's clock may be another one.
     robot.commands.link_down();
     robot.get(3, Op::RunAction, 1030);
-    assert_eq!(robot.did()[4], "do run_action 3");
+    assert_eq!(robot.did()[3], "do run_action 3");
     let mut command = command(4, Op::Ping);
     command.expires_at = at(1_000_000);
     robot.commands.command(robot.now, command, at(1030));
@@ -254,19 +302,17 @@ fn after_a_restart_every_command_goes_on_or_has_failed() {
         let did = robot.did();
         assert_eq!(did.last().unwrap(), expected, "{did:?}");
     }
-    // Accepted and not begun: it begins, by the same steps.
+    // Logs are collected again, in whichever boot, but not for ever.
     let mut robot = Robot::new();
-    robot.disk = vec![Record {
-        id: id(1),
-        op: Op::RunAction,
-        arguments: arguments(Op::RunAction),
-        step: Step::Accepted,
-    }];
+    robot.get(1, Op::CollectLogs, 1000);
+    robot.did();
+    for boot in 2..12 {
+        robot.restart(Uuid::from_u128(boot));
+        assert_eq!(robot.did(), ["restart", "keep", "do collect_logs 1"]);
+    }
     robot.restart(BOOT);
-    assert_eq!(
-        robot.did(),
-        ["restart", "keep", "say 1: running", "do run_action 1"]
-    );
+    let end = "say 1: failed, the agent restarted 11 times while it ran";
+    assert_eq!(robot.did(), ["restart", "keep", end]);
 }
 
 #[test]
@@ -299,20 +345,61 @@ fn a_disk_that_takes_nothing_lets_nothing_begin() {
     assert_eq!(robot.did(), ["full", full]);
     robot.get(1, Op::RunAction, 1002);
     assert_eq!(robot.did(), [full]);
-    // An end stands, and is written once there is room.
-    robot.is_full = false;
-    robot.get(2, Op::RunAction, 1002);
+    robot.restart(BOOT);
+    assert_eq!(robot.did(), ["restart"], "nothing of it is on the disk");
+}
+
+#[test]
+fn an_end_is_said_once_the_disk_has_it() {
+    let mut robot = Robot::new();
+    robot.get(1, Op::RestartService, 1000);
+    robot.get(2, Op::RunAction, 1000);
     robot.is_full = true;
     robot.did();
     robot.end(2, Ok(()));
-    assert_eq!(robot.did(), ["full", "say 2: successful"]);
+    robot.get(2, Op::RunAction, 1002);
+    assert_eq!(robot.did(), ["full"], "a restart would say something else");
+    robot.get(1, Op::RestartService, 1002);
+    assert_eq!(robot.did(), ["say 1: running"], "which the disk has");
+    robot.wait(29);
+    robot.timeout();
+    assert_eq!(robot.did(), Vec::<String>::new());
+    robot.wait(1);
+    robot.timeout();
+    assert_eq!(robot.did(), ["full"], "it is tried again");
     robot.is_full = false;
     robot.wait(30);
     robot.timeout();
-    assert_eq!(robot.did(), ["keep"]);
+    assert_eq!(robot.did(), ["keep", "say 2: successful"]);
     robot.restart(BOOT);
+    robot.did();
     robot.get(2, Op::RunAction, 1002);
-    assert_eq!(robot.did(), ["restart", "say 2: successful"]);
+    assert_eq!(robot.did(), ["say 2: successful"]);
+}
+
+#[test]
+fn what_waits_for_the_disk_is_not_done_after_its_end() {
+    let mut robot = Robot::new();
+    robot.get(1, Op::CollectLogs, 1000);
+    robot.is_full = true;
+    robot.restart(BOOT);
+    robot.did();
+    robot.wait(1800);
+    robot.timeout();
+    assert_eq!(robot.did().last().unwrap(), "full");
+    robot.is_full = false;
+    // Another command does not wait for the next try.
+    robot.get(2, Op::RunAction, 1000);
+    assert_eq!(
+        robot.did(),
+        [
+            "keep",
+            "say 1: failed, expected collect_logs to end within 1800 s",
+            "say 2: accepted",
+            "say 2: running",
+            "do run_action 2"
+        ]
+    );
 }
 
 #[test]
@@ -338,6 +425,7 @@ enum Happening {
     End(u128, bool),
     Wait(u64),
     Restart(u128),
+    Stop,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -347,94 +435,166 @@ fn happening() -> impl Strategy<Value = Happening> {
         Just(Op::Reboot),
         Just(Op::Shutdown),
         Just(Op::RunAction),
+        Just(Op::CollectLogs),
+        Just(Op::ListPackages),
     ];
     prop_oneof![
         4 => (1_u128..9, op).prop_map(|(number, op)| Happening::Get(number, op)),
         3 => (1_u128..9, any::<bool>()).prop_map(|(number, ok)| Happening::End(number, ok)),
         1 => (0_u64..200).prop_map(Happening::Wait),
         1 => (1_u128..3).prop_map(Happening::Restart),
+        1 => Just(Happening::Stop),
     ]
 }
 
-proptest! {
-    /// Whatever comes in whichever order, and wherever between two writes the agent is killed: nothing runs
-    /// that the disk does not have, an action runs once at most, an end is the last word, and all ends.
-    #[test]
-    fn at_most_once_and_to_an_end(happenings in proptest::collection::vec(happening(), 0..60), killed_at in 0_usize..40) {
-        let mut now = Instant::now();
-        let mut disk: Vec<Record> = Vec::new();
-        let mut commands = Commands::restore(now, BOOT, Vec::new());
-        let mut boot = BOOT;
-        let mut runs: BTreeMap<Uuid, usize> = BTreeMap::new();
-        let mut ends: BTreeMap<Uuid, CommandStatus> = BTreeMap::new();
-        let mut remembered = BTreeSet::new();
-        let mut writes = 0;
-        // The last hours are for deadlines.
-        let tail = [Happening::Restart(1)].into_iter().chain((0..3).map(|_| Happening::Wait(4000)));
-        for happening in happenings.into_iter().chain(tail) {
-            match happening {
-                // An id has one operation.
-                Happening::Get(number, op) => {
-                    let number = number * 10 + op as u128;
-                    commands.command(now, command(number, op), at(1000));
-                }
-                Happening::End(number, ok) => {
-                    let executing = runs.keys().find(|id| id.as_u128() / 10 == number);
-                    if let Some(id) = executing.copied() {
-                        commands.ended(id, ok.then(Arguments::new).ok_or_else(|| "no".to_owned()));
-                    }
-                }
-                Happening::Wait(seconds) => now += Duration::from_secs(seconds),
-                Happening::Restart(number) => {
-                    boot = Uuid::from_u128(number);
-                    commands = Commands::restore(now, boot, disk.clone());
+/// A relay sends what it has heard no end of, a robot does it, and a disk has what was written last.
+struct World {
+    now: Instant,
+    boot: Uuid,
+    disk: Vec<Record>,
+    commands: Commands,
+    runs: BTreeMap<Uuid, usize>,
+    /// What was said last of a command, where that was an end.
+    ends: BTreeMap<Uuid, CommandStatus>,
+    /// Ends that the relay has heard: what was said before a restart has come there, or is never heard again.
+    heard: BTreeSet<Uuid>,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            now,
+            boot: BOOT,
+            disk: Vec::new(),
+            commands: Commands::restore(now, BOOT, Vec::new()),
+            runs: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            heard: BTreeSet::new(),
+        }
+    }
+
+    fn restart(&mut self) {
+        self.heard.extend(self.ends.keys());
+        self.commands = Commands::restore(self.now, self.boot, self.disk.clone());
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Get(number, op) => {
+                // An id has one operation, and expires in no world that is this young.
+                let mut command = command(number * 10 + op as u128, op);
+                command.expires_at = at(600_000);
+                if !self.heard.contains(&command.id) {
+                    self.commands.command(self.now, command, at(1000));
                 }
             }
-            commands.handle_timeout(now);
-            while let Some(output) = commands.poll_output() {
+            Happening::End(number, ok) => {
+                let executing = self.runs.keys().find(|id| id.as_u128() / 10 == number);
+                if let Some(id) = executing.copied() {
+                    let outcome = ok.then(Arguments::new).ok_or_else(|| "no".to_owned());
+                    self.commands.ended(id, outcome);
+                }
+            }
+            Happening::Wait(seconds) => self.now += Duration::from_secs(seconds),
+            Happening::Stop => self.commands.stop(),
+            Happening::Restart(number) => {
+                self.boot = Uuid::from_u128(number);
+                self.restart();
+            }
+        }
+        self.commands.handle_timeout(self.now);
+    }
+
+    fn step(&self, id: Uuid) -> Option<&Step> {
+        let record = self.disk.iter().find(|record| record.id == id);
+        record.map(|record| &record.step)
+    }
+
+    fn executes(&mut self, id: Uuid, op: Op) -> Result<(), TestCaseError> {
+        let step = self.step(id);
+        prop_assert!(
+            matches!(step, Some(Step::Begun { .. })),
+            "{op} runs, and the disk has {step:?}"
+        );
+        prop_assert!(!self.ends.contains_key(&id), "{op} runs after its end");
+        let runs = self.runs.entry(id).or_default();
+        *runs += 1;
+        prop_assert!(op != Op::RunAction || *runs == 1, "an action runs twice");
+        Ok(())
+    }
+
+    fn says(&mut self, id: Uuid, status: CommandStatus) -> Result<(), TestCaseError> {
+        if let Some(end) = self.ends.get(&id) {
+            prop_assert_eq!(end, &status, "an end is the last word");
+        }
+        let step = self.step(id);
+        let is_true = match step {
+            Some(Step::Ended(end)) => *end == status,
+            Some(Step::Begun { .. }) => !status.state().is_end(),
+            // It was never begun, and never will be.
+            None => matches!(status, CommandStatus::Failed { .. }) && !self.runs.contains_key(&id),
+        };
+        prop_assert!(is_true, "says {status:?}, and the disk has {step:?}");
+        if status.state().is_end() {
+            self.ends.insert(id, status);
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    /// Whatever comes in whichever order, wherever between two writes the agent is killed, and whichever writes
+    /// the disk does not take: nothing runs that the disk does not have, an action runs once at most, what is
+    /// said is what the disk has, an end is the last word, after which nothing runs, and all ends.
+    #[test]
+    fn at_most_once_and_to_an_end(
+        happenings in proptest::collection::vec(happening(), 0..60),
+        killed_at in 0_usize..40,
+        refused in proptest::collection::btree_set(0_usize..40, 0..12),
+    ) {
+        let mut world = World::new();
+        let mut writes = 0;
+        // The last hours are for deadlines, with a disk that has room again.
+        let hours = (0..3).map(|_| Happening::Wait(4000));
+        let tail = [Happening::Wait(30), Happening::Restart(1)].into_iter().chain(hours);
+        let last = happenings.len();
+        for (place, happening) in happenings.into_iter().chain(tail).enumerate() {
+            world.happens(happening);
+            while let Some(output) = world.commands.poll_output() {
                 match output {
                     Output::Keep => {
                         writes += 1;
                         if writes == killed_at {
                             // Before the write: the disk has what it had.
-                            commands = Commands::restore(now, boot, disk.clone());
+                            world.restart();
                             continue;
                         }
-                        disk = commands.records().cloned().collect();
-                        prop_assert!(disk.len() <= REMEMBERED);
+                        if place < last && refused.contains(&writes) {
+                            world.commands.not_kept(world.now, "no space left");
+                            continue;
+                        }
+                        world.disk = world.commands.records().cloned().collect();
+                        prop_assert!(world.disk.len() <= REMEMBERED);
                         if writes == killed_at + 1 {
-                            commands = Commands::restore(now, boot, disk.clone());
+                            world.restart();
                             continue;
                         }
-                        commands.kept(now);
+                        world.commands.kept();
                     }
-                    Output::Execute { id, op, .. } if op != Op::Ping => {
-                        let record = disk.iter().find(|record| record.id == id);
-                        prop_assert!(
-                            record.is_some_and(|record| matches!(record.step, Step::Begun { .. })),
-                            "{op} runs, and the disk has {record:?}"
-                        );
-                        prop_assert!(!ends.contains_key(&id), "{op} runs after its end");
-                        let runs = runs.entry(id).or_default();
-                        *runs += 1;
-                        prop_assert!(op != Op::RunAction || *runs == 1, "an action runs twice");
-                        remembered.insert(id);
-                    }
-                    Output::Say { id, status } if remembered.contains(&id) => {
-                        if let Some(end) = ends.get(&id) {
-                            prop_assert_eq!(end, &status, "an end is the last word");
-                        }
-                        if status.state().is_end() {
-                            ends.insert(id, status);
-                        }
+                    Output::Execute { id, op, .. } if op != Op::Ping => world.executes(id, op)?,
+                    // What changes nothing is said each time it comes.
+                    Output::Say { id, status } if id.as_u128() % 10 != Op::Ping as u128 => {
+                        world.says(id, status)?;
                     }
                     _ => {}
                 }
             }
         }
-        for record in commands.records() {
+        for record in world.commands.records() {
             prop_assert!(matches!(record.step, Step::Ended(_)), "stuck: {record:?}");
+            prop_assert_eq!(world.step(record.id), Some(&record.step), "not on the disk");
         }
-        prop_assert_eq!(commands.poll_timeout(), None);
+        prop_assert_eq!(world.commands.poll_timeout(), None);
     }
 }

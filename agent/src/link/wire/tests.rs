@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+use lekiwi_agent_core::lifecycle::FIRST_BACKOFF;
+use lekiwi_agent_core::race::Race;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, PingResp};
 
 use super::*;
@@ -217,6 +219,21 @@ fn silence_is_asked_about_and_ends_within_25_seconds() {
         story.waits(50),
         Err("expected an answer to a ping within 10 s".to_owned())
     );
+}
+
+/// The worst that one way can do (H10): it falls silent right after it was heard, the first backoff is the longest, it
+/// takes TCP again without a word, and the next way needs a second of a bad network for TLS and MQTT.
+#[test]
+fn a_robot_on_a_silent_way_is_on_the_next_within_30_seconds() {
+    let mut story = Story::begin(None);
+    let over = (0..60).find(|s| story.waits(*s).is_err()).unwrap();
+    let begins = story.at(over) + FIRST_BACKOFF;
+    let mut race = Race::new(2);
+    assert_eq!(race.poll_begin(begins), Some(0));
+    let next = race.poll_timeout().unwrap();
+    assert_eq!(race.poll_begin(next), Some(1));
+    let there = next + Duration::from_secs(1);
+    assert!(there < story.at(30), "{:?}", there - story.start);
 }
 
 #[test]

@@ -38,6 +38,19 @@ pub struct Enrolment {
 }
 
 impl Fleet {
+    /// Whether the robot is connected and not silent for too long.
+    #[must_use]
+    pub fn is_connected(&self, id: &RobotId) -> bool {
+        let robot = self.robots.get(id);
+        robot.is_some_and(|robot| robot.is_connected() && !robot.stale)
+    }
+
+    /// The profile that the robot goes by.
+    #[must_use]
+    pub fn profile(&self, id: &RobotId) -> Option<String> {
+        self.robots.get(id)?.robot_type()
+    }
+
     /// After the last robot and event was put back: says where each robot stands, and what the log still
     /// has to learn.
     pub fn begin(&mut self) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{
-    CommandRequest, CommandView, ConsumerCreated, ConsumerRequest, EventRecord, TelemetrySeries,
+    CommandRequest, CommandView, ConsumerCreated, ConsumerRequest, EventRecord, TelemetryHistory,
 };
 use lekiwi_protocol::message::{Arguments, CommandState, Op, kind};
 use lekiwi_tests::fleet::Admin;
@@ -268,18 +268,22 @@ impl Living<'_> {
             u64::from(u32::MAX) * 1_000
         );
         let answer = self.admin.get(&path).send().await?.error_for_status()?;
-        let series: TelemetrySeries = answer.json().await?;
+        let history: TelemetryHistory = answer.json().await?;
+        let points: Vec<(u64, f64)> = history
+            .series
+            .into_iter()
+            .flat_map(|series| series.points)
+            .collect();
         let now = Timestamp::from(SystemTime::now()).as_ms();
         let earliest = began.as_ms().saturating_sub(3_600_000);
         let is_sane = |(at, _): &(u64, f64)| (earliest..=now).contains(at);
         ensure!(
-            !series.points.is_empty() && series.points.iter().all(is_sane),
-            "expected telemetry of the last hour, got {:?}",
-            series.points
+            !points.is_empty() && points.iter().all(is_sane),
+            "expected telemetry of the last hour, got {points:?}"
         );
         say(&format!(
             "telemetry    {:>6} points, all of now",
-            series.points.len()
+            points.len()
         ));
         Ok(())
     }

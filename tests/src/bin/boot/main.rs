@@ -241,7 +241,8 @@ impl Line {
         ] {
             let (before, rest) = text.split_once("software:\n").context("its software")?;
             let (_, after) = rest.split_once("\nservices:").context("its services")?;
-            // Whoever presses keys at an emulated board drives it.
+            // Nothing on a LeKiwi drives by its own keys, so that its profile does not look at them; the emulated
+            // board has no other way to be driven.
             let after = if after.contains("local_input: true") {
                 after.to_owned()
             } else {

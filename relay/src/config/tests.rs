@@ -1,0 +1,204 @@
+//! Who overrules whom, and what is refused in which words.
+
+use super::*;
+
+fn refusal(text: &str) -> (String, Option<String>) {
+    let error = parse(Path::new("relay.yml"), text)
+        .and_then(Raw::check)
+        .unwrap_err();
+    let cause =
+        std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+    (format!("{error}{cause}"), error.hint())
+}
+
+#[test]
+fn file_environment_and_command_line_in_ascending_order() {
+    let file = parse(
+        Path::new("relay.yml"),
+        "# ours\nversion: 1\nhttps: 127.0.0.1:1\nmqtt: 127.0.0.1:2\norg: acme\nserver_names: [relay.example, 10.0.0.7]\ntelemetry_days: 7\nregistration: approve\n",
+    )
+    .unwrap();
+    let (environment, warnings) = environment(
+        [
+            ("LEKIWI_RELAY_MQTT", "127.0.0.1:3"),
+            ("LEKIWI_RELAY_ORG", "beta"),
+            ("PATH", "/bin"),
+        ]
+        .map(|(n, v)| (n.to_owned(), v.to_owned())),
+    );
+    assert_eq!(warnings, Vec::<String>::new());
+    let flags = Raw {
+        org: Some("gamma".into()),
+        ..Raw::default()
+    };
+    let config = flags.over(environment).over(file).check().unwrap();
+    assert_eq!(config.https.port(), 1);
+    assert_eq!(config.mqtt.port(), 3);
+    assert_eq!(config.org.as_str(), "gamma");
+    assert_eq!(
+        config.retention,
+        Retention {
+            raw_days: 7,
+            ..Retention::default()
+        }
+    );
+    assert_eq!(config.registration, Policy::Approve);
+    assert_eq!(
+        config.server_names,
+        [
+            ServerName::Dns("relay.example".into()),
+            ServerName::Address("10.0.0.7".parse().unwrap())
+        ]
+    );
+    let usual = parse(Path::new("relay.yml"), "# nothing\n\n")
+        .unwrap()
+        .check()
+        .unwrap();
+    assert_eq!(
+        (usual.https.port(), usual.mqtt.port(), usual.allow_tls12),
+        (8443, 8883, false)
+    );
+}
+
+#[test]
+fn a_slip_is_named_with_its_line() {
+    assert_eq!(
+        refusal("version: 1\nhtps: 127.0.0.1:1\n"),
+        (
+            "expected a key of the configuration in relay.yml line 2, got \"htps\"".into(),
+            Some("did you mean \"https\"?".into())
+        )
+    );
+    let (message, hint) = refusal("colour: blue\n");
+    assert_eq!(
+        message,
+        "expected a key of the configuration in relay.yml line 1, got \"colour\""
+    );
+    assert!(
+        hint.unwrap()
+            .starts_with("the keys are version, https, mqtt, ")
+    );
+    assert_eq!(
+        refusal("version: 2\n").0,
+        "expected version 1 in relay.yml, got 2"
+    );
+    assert_eq!(
+        refusal("https: 8443\n").0,
+        "expected https to be an address and port such as 0.0.0.0:8443, got \"8443\""
+    );
+    assert_eq!(
+        refusal("https_tls: \"1.1\"\n").0,
+        "expected https_tls to be \"1.3\" or \"1.2\", got \"1.1\""
+    );
+    assert_eq!(
+        refusal("registration: closed\n").0,
+        "expected registration to be open or approve, got \"closed\""
+    );
+    assert_eq!(
+        refusal("watch_dhcp: maybe\n").0,
+        "expected watch_dhcp to be true or false, got \"maybe\""
+    );
+    assert_eq!(
+        refusal("server_names: [\"a b\"]\n").0,
+        "cannot use server_names: expected a host name or an IP address, got \"a b\""
+    );
+    assert_eq!(
+        refusal("org: ACME\n").0,
+        "cannot use org: expected an organisation: 1 to 63 of a-z, 0-9 and '-', not starting with '-', got \"ACME\""
+    );
+    let (message, _) = refusal("version: 1\nserver_names: relay\n  x: [\n");
+    assert!(
+        message.starts_with("cannot understand relay.yml line "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_database_is_said_with_its_files_and_never_shown() {
+    let file = parse(
+        Path::new("relay.yml"),
+        "store:\n  postgres: postgresql://relay:geheim@db.example/lekiwi\n  ca: /etc/ca.pem\n",
+    )
+    .unwrap();
+    let (environment, _) = environment(
+        [("LEKIWI_RELAY_STORE_PASSWORD_FILE", "/run/password")]
+            .map(|(n, v)| (n.to_owned(), v.to_owned())),
+    );
+    let config = environment.over(file).check().unwrap();
+    let store = config.store.clone().unwrap();
+    assert_eq!(
+        store.url.expose(),
+        "postgresql://relay:geheim@db.example/lekiwi"
+    );
+    assert_eq!(store.password_file.unwrap(), Path::new("/run/password"));
+    assert_eq!(store.ca.unwrap(), Path::new("/etc/ca.pem"));
+    assert!(!format!("{config:?}").contains("geheim"));
+    assert_eq!(
+        refusal("store:\n  ca: /etc/ca.pem\n").0,
+        "expected store.postgres beside store.ca, got none"
+    );
+    assert_eq!(
+        refusal("store:\n  postgres: postgresql://relay:geheim@db.example\n").0,
+        "expected a URL such as postgresql://relay@db.example.org/lekiwi for store.postgres (it names no database)"
+    );
+}
+
+#[test]
+fn events_that_matter_for_ever_cannot_be_told_to_go() {
+    let parsed = parse(
+        Path::new("relay.yml"),
+        "event_days: { service.*: 30, robot.connected: 7, robot.*: 90 }\n",
+    );
+    assert_eq!(
+        parsed.unwrap().check().unwrap().event_days,
+        [("robot.*", 90), ("robot.connected", 7), ("service.*", 30)]
+            .map(|(k, d)| (k.to_owned(), d))
+    );
+    for (text, expected) in [
+        (
+            "event_days: { command.*: 1 }",
+            "expected types in event_days that may be forgotten, got \"command.*\": command.* stays for ever",
+        ),
+        (
+            "event_days: { robot.approved: 1 }",
+            "expected types in event_days that may be forgotten, got \"robot.approved\": robot.approved stays for ever",
+        ),
+        (
+            "event_days: { \"*\": 1 }",
+            "expected types such as service.changed or service.* in event_days, got \"*\"",
+        ),
+        (
+            "event_days: { service.changed: 0 }",
+            "expected a number of days of 1 to 36500 for service.changed in event_days, got 0",
+        ),
+    ] {
+        assert_eq!(refusal(text).0, expected);
+    }
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let example = include_str!("../../relay.example.yml");
+    let parsed = parse(Path::new("relay.example.yml"), example).unwrap();
+    assert_eq!(parsed.check().unwrap(), Raw::default().check().unwrap());
+    for key in KEYS {
+        assert!(
+            example.contains(&format!("{key}: ")),
+            "{key} is not in the example"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_variable_warns() {
+    let (_, warnings) = environment(
+        [("LEKIWI_RELAY_HTPS", "x"), ("LEKIWI_RELAY_LOG", "debug")]
+            .map(|(n, v)| (n.to_owned(), v.to_owned())),
+    );
+    assert_eq!(
+        warnings,
+        [
+            "the variable LEKIWI_RELAY_HTPS means nothing to this relay, did you mean LEKIWI_RELAY_HTTPS?"
+        ]
+    );
+}

@@ -1,0 +1,392 @@
+//! Alerts, the rules that they come from, and silences.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use lekiwi_protocol::alert::{Alert, AlertState, Rule, Severity, Silence, check_comment};
+use lekiwi_protocol::api::{
+    self, AcknowledgeRequest, AlertList, RuleList, RuleOrigin, RuleView, SilenceList,
+    SilenceRequest,
+};
+use lekiwi_protocol::limits::{MAX_ALERT_RULES, MAX_ALERT_TIME, MAX_SILENCES};
+use lekiwi_protocol::message::kind;
+use lekiwi_protocol::{RobotId, RuleName, Timestamp};
+use lekiwi_relay_core::alerts::{
+    ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Filter, MAX_RESOLVED, Origin, Output,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::App;
+use super::auth::Who;
+use super::extract::{Id, Json, Query};
+use super::problem::{Failure, Kind};
+use crate::clock;
+
+const USUAL: u64 = 100;
+
+fn now() -> Timestamp {
+    Timestamp::from_ms(clock::now_ms())
+}
+
+/// Looks at the alerts; never for long, ingest waits.
+fn look<T>(app: &App, look: impl FnOnce(&Alerts) -> T) -> T {
+    let alerts = app.fleet.alerts();
+    let alerts = alerts.read().unwrap_or_else(PoisonError::into_inner);
+    look(&alerts)
+}
+
+fn known<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_value(text.into()).ok()
+}
+
+/// Alerts: those that fire, or those that are over, the newest first; or those that may fire soon.
+#[utoipa::path(
+    get, path = "/api/v1/alerts", tag = "alerts",
+    params(
+        ("state" = Option<String>, Query, description = "firing (when absent), resolved, or pending"),
+        ("robot" = Option<String>, Query, description = "Only of this robot"),
+        ("rule" = Option<String>, Query, description = "Only of this rule"),
+        ("severity" = Option<String>, Query, description = "Only of this severity and above: info, warning, critical"),
+        ("limit" = Option<u64>, Query, description = "1 to 1000; 100 when absent"),
+    ),
+    responses(
+        (status = 200, body = AlertList),
+        (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Answer<AlertList>, Failure> {
+    let state = query.text("state", "firing, resolved or pending", known)?;
+    let robot = query.text("robot", RobotId::EXPECTED, |text| RobotId::new(text).ok())?;
+    let rule = query.text("rule", RuleName::EXPECTED, |text| RuleName::new(text).ok())?;
+    let severity = query.text("severity", "info, warning or critical", known::<Severity>)?;
+    let limit = query.number("limit", 1..=MAX_RESOLVED as u64)?;
+    query.finish()?;
+    let now = now();
+    let filter = Filter {
+        state: state.unwrap_or(AlertState::Firing),
+        rule,
+        robot,
+        severity,
+        limit: usize::try_from(limit.unwrap_or(USUAL)).unwrap_or(usize::MAX),
+    };
+    let (alerts, firing) = look(&app, |alerts| (alerts.list(now, &filter), alerts.count()));
+    Ok(Answer(AlertList {
+        alerts,
+        firing,
+        now,
+    }))
+}
+
+fn alert(app: &App, id: &str) -> Result<Alert, Failure> {
+    let found = look(app, |alerts| alerts.one(now(), id));
+    found.ok_or_else(|| {
+        let shown: String = id.chars().take(80).collect();
+        Failure::new(Kind::AlertUnknown, format!("there is no alert {shown:?}"))
+            .hint("GET /api/v1/alerts lists them")
+    })
+}
+
+/// One alert that fires, or is over since not long ago.
+#[utoipa::path(
+    get, path = "/api/v1/alerts/{id}", tag = "alerts", params(("id" = String, Path, description = "The alert")),
+    responses(
+        (status = 200, body = Alert),
+        (status = 404, description = "alert-unknown", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn one(
+    State(app): State<App>,
+    Id(id): Id,
+    query: Query,
+) -> Result<Answer<Alert>, Failure> {
+    query.finish()?;
+    alert(&app, &id).map(Answer)
+}
+
+/// Says that somebody looks after an alert: nobody is reminded of it any more.
+#[utoipa::path(
+    post, path = "/api/v1/alerts/{id}/acknowledge", tag = "alerts", params(("id" = String, Path, description = "The alert")),
+    request_body = AcknowledgeRequest,
+    responses(
+        (status = 200, body = Alert),
+        (status = 404, description = "alert-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "alert-resolved", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn acknowledge(
+    State(app): State<App>,
+    Id(id): Id,
+    Who(session): Who,
+    Json(AcknowledgeRequest { comment }): Json<AcknowledgeRequest>,
+) -> Result<Answer<Alert>, Failure> {
+    let found = alert(&app, &id)?;
+    if found.state == AlertState::Resolved {
+        return Err(Failure::new(Kind::AlertResolved, format!("{id} is over")));
+    }
+    invalid(check_comment(&comment))?;
+    tracing::info!(alert = %id, user = %session.user, "alert acknowledged");
+    let event = Output {
+        aggregate_type: ALERT,
+        aggregate_id: id.clone(),
+        kind: kind::ALERT_ACKNOWLEDGED,
+        data: json!({
+            "rule": found.rule, "robot_id": found.robot_id, "by": session.user, "comment": comment,
+        }),
+    };
+    app.fleet.decree(event).await?;
+    alert(&app, &id).map(Answer)
+}
+
+fn invalid<E: std::fmt::Display>(checked: Result<(), E>) -> Result<(), Failure> {
+    checked.map_err(|error| Failure::new(Kind::InvalidBody, error.to_string()))
+}
+
+fn views(alerts: &Alerts) -> Vec<RuleView> {
+    let view = |entry: lekiwi_relay_core::alerts::RuleEntry<'_>| RuleView {
+        rule: entry.rule.clone(),
+        origin: match entry.origin {
+            Origin::Default => RuleOrigin::Default,
+            Origin::Configuration => RuleOrigin::Configuration,
+            Origin::Interface => RuleOrigin::Interface,
+        },
+    };
+    alerts.rules().map(view).collect()
+}
+
+/// All rules, and where each comes from.
+#[utoipa::path(
+    get, path = "/api/v1/alert-rules", tag = "alerts",
+    responses((status = 200, body = RuleList)), security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn rules(
+    State(app): State<App>,
+    query: Query,
+) -> Result<Answer<RuleList>, Failure> {
+    query.finish()?;
+    let rules = look(&app, views);
+    Ok(Answer(RuleList { rules }))
+}
+
+fn rule(app: &App, id: &str) -> Result<RuleView, Failure> {
+    let found = look(app, views);
+    let found = found.into_iter().find(|view| view.rule.id.as_str() == id);
+    found.ok_or_else(|| {
+        let shown: String = id.chars().take(80).collect();
+        Failure::new(
+            Kind::AlertRuleUnknown,
+            format!("there is no rule {shown:?}"),
+        )
+        .hint("GET /api/v1/alert-rules lists them")
+    })
+}
+
+/// One rule.
+#[utoipa::path(
+    get, path = "/api/v1/alert-rules/{id}", tag = "alerts", params(("id" = String, Path, description = "The rule's name")),
+    responses(
+        (status = 200, body = RuleView),
+        (status = 404, description = "alert-rule-unknown", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn one_rule(
+    State(app): State<App>,
+    Id(id): Id,
+    query: Query,
+) -> Result<Answer<RuleView>, Failure> {
+    query.finish()?;
+    rule(&app, &id).map(Answer)
+}
+
+/// Makes a rule, or another one in the place of the one of this name, wherever that comes from.
+#[utoipa::path(
+    put, path = "/api/v1/alert-rules/{id}", tag = "alerts", params(("id" = String, Path, description = "The rule's name")),
+    request_body = Rule,
+    responses(
+        (status = 200, body = RuleView),
+        (status = 409, description = "too-many-alert-rules", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn set_rule(
+    State(app): State<App>,
+    Id(id): Id,
+    Who(session): Who,
+    Json(new): Json<Rule>,
+) -> Result<Answer<RuleView>, Failure> {
+    if new.id.as_str() != id {
+        let detail = format!("expected id to be that of the path, got {:?}", new.id);
+        return Err(Failure::new(Kind::InvalidBody, detail));
+    }
+    invalid(new.check())?;
+    let others = look(&app, |alerts| {
+        alerts
+            .rules()
+            .filter(|entry| entry.rule.id != new.id)
+            .count()
+    });
+    if others >= MAX_ALERT_RULES {
+        let detail = format!("expected at most {MAX_ALERT_RULES} rules");
+        return Err(Failure::new(Kind::TooManyAlertRules, detail).hint("remove one first"));
+    }
+    tracing::info!(rule = %id, user = %session.user, "alert rule set");
+    let event = Output {
+        aggregate_type: ALERT_RULE,
+        aggregate_id: id.clone(),
+        kind: kind::ALERT_RULE_SET,
+        data: json!({ "rule": new, "by": session.user }),
+    };
+    app.fleet.decree(event).await?;
+    rule(&app, &id).map(Answer)
+}
+
+/// Takes away a rule that was made over this interface. One of the configuration or of the relay itself, of the
+/// same name, counts again.
+#[utoipa::path(
+    delete, path = "/api/v1/alert-rules/{id}", tag = "alerts", params(("id" = String, Path, description = "The rule's name")),
+    responses(
+        (status = 204, description = "Taken away"),
+        (status = 404, description = "alert-rule-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "alert-rule-fixed", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn remove_rule(
+    State(app): State<App>,
+    Id(id): Id,
+    Who(session): Who,
+) -> Result<StatusCode, Failure> {
+    let found = rule(&app, &id)?;
+    if found.origin != RuleOrigin::Interface {
+        let origin = found.origin.as_str();
+        let detail = format!(
+            "expected a rule that was made over the interface, but {id} is of origin {origin}"
+        );
+        return Err(Failure::new(Kind::AlertRuleFixed, detail).hint(format!(
+            "switch it off: PUT /api/v1/alert-rules/{id} with \"enabled\": false"
+        )));
+    }
+    tracing::info!(rule = %id, user = %session.user, "alert rule removed");
+    let event = Output {
+        aggregate_type: ALERT_RULE,
+        aggregate_id: id,
+        kind: kind::ALERT_RULE_REMOVED,
+        data: json!({ "by": session.user }),
+    };
+    app.fleet.decree(event).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The silences that have not ended.
+#[utoipa::path(
+    get, path = "/api/v1/alert-silences", tag = "alerts",
+    responses((status = 200, body = SilenceList)), security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn silences(
+    State(app): State<App>,
+    query: Query,
+) -> Result<Answer<SilenceList>, Failure> {
+    query.finish()?;
+    let silences = look(&app, |alerts| alerts.silences(now()).cloned().collect());
+    Ok(Answer(SilenceList { silences }))
+}
+
+/// Keeps some alerts quiet for some time: they fire all the same, and nobody is told.
+#[utoipa::path(
+    post, path = "/api/v1/alert-silences", tag = "alerts", request_body = SilenceRequest,
+    responses(
+        (status = 201, body = Silence),
+        (status = 409, description = "too-many-silences", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn silence(
+    State(app): State<App>,
+    Who(session): Who,
+    Json(request): Json<SilenceRequest>,
+) -> Result<(StatusCode, Answer<Silence>), Failure> {
+    let SilenceRequest {
+        matchers,
+        duration_s,
+        comment,
+    } = request;
+    invalid(matchers.check())?;
+    invalid(check_comment(&comment))?;
+    let most = MAX_ALERT_TIME.as_secs();
+    if !(1..=most).contains(&duration_s) {
+        let detail = format!("expected duration_s to be 1 to {most}, got {duration_s}");
+        return Err(Failure::new(Kind::InvalidBody, detail));
+    }
+    let since = now();
+    if look(&app, |alerts| alerts.silences(since).count()) >= MAX_SILENCES {
+        let detail = format!("expected at most {MAX_SILENCES} silences that have not ended");
+        return Err(Failure::new(Kind::TooManySilences, detail).hint("end one first"));
+    }
+    let silence = Silence {
+        id: Uuid::new_v4(),
+        matchers,
+        since,
+        until: since.plus(Duration::from_secs(duration_s)),
+        by: session.user,
+        comment,
+    };
+    tracing::info!(silence = %silence.id, user = %silence.by, "alerts silenced");
+    let event = Output {
+        aggregate_type: ALERT_SILENCE,
+        aggregate_id: silence.id.to_string(),
+        kind: kind::ALERT_SILENCED,
+        data: json!(silence),
+    };
+    app.fleet.decree(event).await?;
+    Ok((StatusCode::CREATED, Answer(silence)))
+}
+
+/// Ends a silence before its time.
+#[utoipa::path(
+    delete, path = "/api/v1/alert-silences/{id}", tag = "alerts", params(("id" = String, Path, description = "The silence")),
+    responses(
+        (status = 204, description = "Ended"),
+        (status = 404, description = "silence-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn unsilence(
+    State(app): State<App>,
+    Id(id): Id,
+    Who(session): Who,
+) -> Result<StatusCode, Failure> {
+    let lasts = |id: &Uuid| look(&app, |alerts| alerts.is_silence(now(), *id));
+    let Some(silence) = id.parse::<Uuid>().ok().filter(lasts) else {
+        let shown: String = id.chars().take(80).collect();
+        let detail = format!("there is no silence {shown:?} that has not ended");
+        return Err(Failure::new(Kind::SilenceUnknown, detail)
+            .hint("GET /api/v1/alert-silences lists them"));
+    };
+    tracing::info!(%silence, user = %session.user, "silence ended");
+    let event = Output {
+        aggregate_type: ALERT_SILENCE,
+        aggregate_id: silence.to_string(),
+        kind: kind::ALERT_UNSILENCED,
+        data: json!({ "id": silence, "by": session.user }),
+    };
+    app.fleet.decree(event).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
