@@ -16,4 +16,4 @@ pub mod history;
 mod robot;
 pub mod twins;
 
-pub use fleet::{Enrolment, Fleet, Input, Link, LivePayload, Output, Policy};
+pub use fleet::{Counts, Enrolment, Fleet, Input, Link, LivePayload, Output, Policy};

@@ -10,6 +10,7 @@ mod alerts;
 pub mod auth;
 mod commands;
 mod configuration;
+mod connections;
 mod consumers;
 mod dashboard;
 mod discovered;
@@ -21,6 +22,7 @@ mod health;
 mod live;
 mod login;
 mod logs;
+mod measured;
 pub mod openapi;
 mod packages;
 mod passage;
@@ -30,6 +32,7 @@ mod robots;
 pub mod routes;
 pub mod server;
 mod session;
+pub mod starting;
 mod telemetry;
 mod tokens;
 mod websocket;
@@ -127,5 +130,9 @@ pub fn router(app: App) -> Router {
             auth::guard,
         ))
         .layer(axum::middleware::from_fn(headers::secure))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            measured::measure,
+        ))
         .with_state(app)
 }

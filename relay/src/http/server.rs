@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -73,12 +73,12 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
 }
 
 /// Serves `router` on `listener` until `stopping`; then takes no more, lets running requests end for at
-/// most `drain`, and returns. Clients that want MQTT are handed to the broker at `mqtt`.
+/// most `drain`, and returns. Clients that want MQTT are handed to the broker at `mqtt`, once that is known.
 pub async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
     router: Router,
-    mqtt: SocketAddr,
+    mqtt: Arc<OnceLock<SocketAddr>>,
     stopping: CancellationToken,
     drain: Duration,
 ) {
@@ -95,7 +95,7 @@ pub async fn serve(
             Ok((stream, address, place)) => {
                 let (acceptor, router, stopping) =
                     (acceptor.clone(), router.clone(), stopping.clone());
-                let handed_on = handed_on.clone();
+                let (handed_on, mqtt) = (handed_on.clone(), mqtt.clone());
                 tasks.spawn(async move {
                     let greeted = tokio::select! {
                         () = stopping.cancelled() => return,
@@ -105,7 +105,9 @@ pub async fn serve(
                         None => {}
                         Some(greeted) if greeted.is_mqtt => {
                             drop(place);
-                            hand_on(greeted, address, mqtt, &handed_on, &stopping).await;
+                            if let Some(&mqtt) = mqtt.get() {
+                                hand_on(greeted, address, mqtt, &handed_on, &stopping).await;
+                            }
                         }
                         Some(greeted) => {
                             let stream = greeted.rewound();

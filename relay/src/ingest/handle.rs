@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::RobotView;
-use lekiwi_relay_core::Fleet;
 use lekiwi_relay_core::alerts::Alerts;
+use lekiwi_relay_core::{Counts, Fleet};
 use tokio::sync::mpsc;
 
 use super::alerts;
@@ -35,6 +35,13 @@ impl Handle {
     pub fn position(&self) -> u64 {
         let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
         fleet.position()
+    }
+
+    /// How many robots are how.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        fleet.counts()
     }
 
     /// One robot.

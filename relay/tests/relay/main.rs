@@ -7,6 +7,8 @@ mod connections;
 mod enrolment;
 mod gateway;
 mod http;
+mod observability;
 mod openapi;
 mod program;
+mod prometheus;
 mod standing;
