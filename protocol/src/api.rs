@@ -106,6 +106,22 @@ pub struct RobotView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub resources_at: Option<Timestamp>,
+    /// Of which moment this is; absent in an answer of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
+}
+
+/// A moment of the past. What the log says is as of its position: `registration`, `configuration.desired`, and
+/// `status` but for `uptime_s`. Everything else is what the robot had said when the relay last took a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AsOf {
+    /// The event log's position.
+    pub position: u64,
+    /// When that picture was taken; absent when there is none of that time, and only the log speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub picture_at: Option<Timestamp>,
 }
 
 /// Presence, by the relay's receive time, never by the robot's clock.

@@ -2,10 +2,11 @@
 
 use lekiwi_protocol::api::Claim;
 use lekiwi_protocol::limits::MAX_ACK_RANGES;
-use lekiwi_protocol::message::{Ack, kind};
+use lekiwi_protocol::message::{Ack, ConnectionState, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
-use lekiwi_relay_core::{Enrolment, Input as Heard};
+use lekiwi_relay_core::{Enrolment, Fact, Input as Heard, What};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::store::records::{Commit, OWN_SOURCE, StoredEvent};
 
@@ -23,63 +24,88 @@ struct Data {
     seen: Claim,
 }
 
+/// The same of births and deaths; a birth has no state.
+#[derive(Debug, Deserialize)]
+struct Session {
+    session: Uuid,
+    state: Option<ConnectionState>,
+}
+
 /// An event of the log as the picture takes it.
-pub(super) fn folded(robot: Option<RobotId>, stored: &StoredEvent) -> Heard {
-    let (position, event) = (stored.position, &stored.event);
-    let Some(robot) = robot else {
-        return Heard::Position(position);
-    };
+pub(super) fn folded(stored: &StoredEvent) -> Heard {
+    fact(stored).map_or(Heard::Position(stored.position), Heard::Logged)
+}
+
+/// What an event of the log says of a robot; nothing when it is about something else.
+#[must_use]
+pub fn fact(stored: &StoredEvent) -> Option<Fact> {
+    let event = &stored.event;
+    let robot = robot_of(stored)?;
     // Only the relay decides who takes part; a robot may say what it likes.
-    if !event.source.starts_with(OWN_SOURCE) {
-        return Heard::Event { robot, position };
-    }
-    let at = Timestamp::from_ms(event.ts_ms);
+    let is_own = event.source.starts_with(OWN_SOURCE);
+    let at_ms = if is_own {
+        event.ts_ms
+    } else {
+        event.received_ms
+    };
     let data = || serde_json::from_str::<Data>(&event.data).unwrap_or_default();
-    match &*event.kind {
-        kind::REGISTERED => {
+    let what = match (&*event.kind, is_own) {
+        (kind::REGISTERED, true) => {
             let data = data();
-            Heard::Registered {
-                robot,
-                position,
-                at,
-                enrolment: Enrolment {
-                    profile: data.profile,
-                    token_profile: data.token_profile,
-                    serial: data.hardware_serial,
-                    bound: data.bound,
-                },
-            }
+            What::Registered(Enrolment {
+                profile: data.profile,
+                token_profile: data.token_profile,
+                serial: data.hardware_serial,
+                bound: data.bound,
+            })
         }
-        kind::QUARANTINED => Heard::Quarantined {
-            robot,
-            position,
-            at,
+        (kind::QUARANTINED, true) => What::Quarantined {
             reason: data().reason.unwrap_or_default(),
         },
-        kind::APPROVED => {
+        (kind::APPROVED, true) => {
             let data = data();
-            Heard::Approved {
-                robot,
-                position,
-                at,
+            What::Approved {
                 by: data.by.unwrap_or_default(),
                 profile: data.profile,
                 seen: data.seen,
             }
         }
-        kind::REJECTED => Heard::Rejected {
-            robot,
-            position,
-            at,
+        (kind::REJECTED, true) => What::Rejected {
             by: data().by.unwrap_or_default(),
         },
-        kind::CONFIGURATION_DESIRED => Heard::Desired {
-            robot,
-            position,
+        (kind::CONFIGURATION_DESIRED, true) => What::Desired {
             version: data().version,
         },
-        _ => Heard::Event { robot, position },
-    }
+        (kind::CONNECTED | kind::DISCONNECTED, true) => match serde_json::from_str(&event.data) {
+            Ok(Session {
+                session,
+                state: Some(state),
+            }) => What::Disconnected { session, state },
+            Ok(Session {
+                session,
+                state: None,
+            }) => What::Connected { session },
+            Err(_) => What::Other,
+        },
+        (kind::STALE, true) => What::Stale,
+        (kind::HARDWARE_CHANGED, true) => What::HardwareChanged,
+        (_, true) => What::Other,
+        (kind::REBOOTED, false) => What::Rebooted,
+        (_, false) => What::Said,
+    };
+    Some(Fact {
+        robot,
+        position: stored.position,
+        at: Timestamp::from_ms(at_ms),
+        what,
+    })
+}
+
+/// The robot that an event of the log is about.
+pub(super) fn robot_of(stored: &StoredEvent) -> Option<RobotId> {
+    let event = &stored.event;
+    let is_robots = event.aggregate_type == "robot";
+    is_robots.then(|| RobotId::new(&event.aggregate_id).ok())?
 }
 
 /// What to tell each robot; relays are none. A robot with many ranges gets several.
