@@ -44,11 +44,14 @@ pub(crate) enum Command {
     Login(Login),
     /// End the session and forget it
     Logout,
-    /// List all robots
-    #[command(
-        after_help = "Example:\n  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'"
-    )]
-    Robots(Json),
+    /// List all robots, as they are or as they were
+    #[command(after_help = "Examples:
+  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'
+  lekiwi robots --at 2026-11-21T03:52:00Z
+
+What the past shows of registration, configuration and presence is exact; what robots measured is as of the last
+picture that the relay kept before, at most an hour older while they were connected (as_of in --json).")]
+    Robots(Robots),
     /// Show one robot
     #[command(after_help = "Example:\n  lekiwi robot kiwi-01")]
     Robot(OneRobot),

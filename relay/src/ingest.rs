@@ -44,8 +44,7 @@ use self::check::{Refusal, check_events, envelope};
 pub(crate) use self::commands::send;
 use self::decision::Desk;
 pub use self::decision::{DecideError, Decision};
-pub use self::folded::fact;
-use self::folded::{acknowledgements, folded, robot_of};
+use self::folded::{acknowledgements, folded};
 pub use self::handle::Handle;
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
@@ -470,7 +469,7 @@ impl Ingest {
             if let Some(robot) = alerts::robot_of(stored) {
                 self.live.event(robot, stored);
             }
-            let robot = robot_of(stored);
+            let robot = stored.robot();
             self.requested(robot.as_ref(), stored);
             self.configured(robot.as_ref(), stored);
             heard.push((stored.event.received_ms, folded(stored)));

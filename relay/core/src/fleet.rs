@@ -129,7 +129,7 @@ pub struct Counts {
 /// All robots.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    robots: BTreeMap<RobotId, Robot>,
+    pub(crate) robots: BTreeMap<RobotId, Robot>,
     /// One deadline for each connected robot, possibly too early: it is looked at again when due.
     deadlines: BinaryHeap<Reverse<(Timestamp, RobotId)>>,
     outputs: VecDeque<Output>,
@@ -172,7 +172,7 @@ impl Fleet {
             Input::Connection(envelope) => self.connection(now, envelope),
             Input::Factsheet(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
-                robot.set_factsheet(envelope.payload.clone());
+                robot.set_factsheet(now, envelope.payload.clone());
                 robot.changed = true;
                 self.identified(now, &envelope.robot_id, (&envelope.payload).into());
                 let Envelope {
@@ -190,7 +190,7 @@ impl Fleet {
             Input::State(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
                 let admitted = robot.is_admitted();
-                robot.set_state(&envelope.payload);
+                robot.set_state(now, &envelope.payload);
                 robot.changed = true;
                 if admitted {
                     robot.replace(now, &envelope.payload.resources);
@@ -350,7 +350,9 @@ impl Fleet {
             .entry(id.clone())
             .or_insert_with(|| Robot::new(id.clone()));
         robot.last_seen = robot.last_seen.max(Some(now));
-        robot.stale = false;
+        robot.confirm(now);
+        // The log has no word for the end of a silence; the next picture shows it.
+        robot.changed |= std::mem::take(&mut robot.stale);
         if robot.is_connected() && !robot.watched {
             robot.watched = true;
             deadlines.push(Reverse((robot.stale_at(), id.clone())));

@@ -12,6 +12,7 @@
 pub mod alerts;
 pub mod commands;
 pub mod fleet;
+mod freshness;
 pub mod gateway;
 pub mod history;
 mod past;

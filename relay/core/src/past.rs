@@ -107,6 +107,7 @@ impl Then {
             },
             registration,
             configuration: is_told.then(|| ConfigurationStatus::new(recorded.desired, reported)),
+            freshness: None,
             as_of: Some(AsOf {
                 position,
                 picture_at,

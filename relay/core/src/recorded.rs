@@ -79,19 +79,23 @@ pub enum What {
     /// It is connected, and silent for too long.
     Stale,
     /// It has another board.
-    HardwareChanged,
+    HardwareChanged {
+        /// The new one.
+        serial: String,
+    },
     /// It said that it was restarted.
-    Rebooted,
-    /// It said something else.
-    Said,
-    /// The relay said something else of it.
+    Rebooted {
+        /// The new boot.
+        boot: Uuid,
+    },
+    /// Something else.
     Other,
 }
 
 impl What {
-    /// Whether the robot itself said it.
+    /// Whether the robot was heard.
     fn is_heard(&self) -> bool {
-        matches!(self, Self::Connected { .. } | Self::Rebooted | Self::Said)
+        matches!(self, Self::Connected { .. } | Self::Rebooted { .. })
     }
 }
 
@@ -122,15 +126,15 @@ pub(crate) struct Recorded {
     pub(crate) desired: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) presence: Option<Presence>,
-    /// When it last said something that is in the log.
+    /// When it was last heard, by what is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) heard_at: Option<Timestamp>,
-    /// When what was known of its hardware was last put in doubt: by a restart or another board.
+    /// Its last boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hardware_doubted_at: Option<Timestamp>,
-    /// The same of its network: by a new session.
+    pub(crate) boot: Option<Uuid>,
+    /// The serial number of the board that it changed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) network_doubted_at: Option<Timestamp>,
+    pub(crate) serial: Option<String>,
 }
 
 impl Recorded {
@@ -167,7 +171,6 @@ impl Recorded {
             }
             What::Desired { version } => self.desired = self.desired.max(*version),
             What::Connected { session } => {
-                self.network_doubted_at = Some(at);
                 self.presence = Some(Presence {
                     connection: ConnectionState::Online,
                     session: *session,
@@ -180,8 +183,9 @@ impl Recorded {
                     presence.stale_at = Some(at);
                 }
             }
-            What::HardwareChanged | What::Rebooted => self.hardware_doubted_at = Some(at),
-            What::Said | What::Other => {}
+            What::HardwareChanged { serial } => self.serial = Some(serial.clone()),
+            What::Rebooted { boot } => self.boot = Some(*boot),
+            What::Other => {}
         }
     }
 
@@ -195,6 +199,11 @@ impl Recorded {
                 stale_at: None,
             });
         }
+    }
+
+    /// The session of its last birth.
+    pub(crate) fn session(&self) -> Option<Uuid> {
+        self.presence.as_ref().map(|presence| presence.session)
     }
 
     /// Whether it was there.

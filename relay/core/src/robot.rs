@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Link;
+use crate::freshness::Known;
 use crate::recorded::{self, Recorded};
 
 /// The newest value of a metric.
@@ -50,6 +51,8 @@ pub(crate) struct Robot {
     pub(crate) registration: Option<Registration>,
     /// Since when and why it is in quarantine, though the log does not say so yet.
     pub(crate) suspicion: Option<(Timestamp, String)>,
+    /// When it said what.
+    sources: Sources,
     /// What it says of the configuration that is wanted.
     pub(crate) reported: Option<Reported>,
     uptime_s: Option<u64>,
@@ -78,9 +81,25 @@ pub struct Picture {
     pub view: RobotView,
     /// What the log said of it.
     pub(crate) recorded: Recorded,
+    #[serde(default)]
+    sources: Sources,
     /// What the log was to learn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspicion: Option<Suspicion>,
+}
+
+/// When the robot said what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Sources {
+    /// Its factsheet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hardware_at: Option<Timestamp>,
+    /// Its state, or something else in the same session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state_at: Option<Timestamp>,
+    /// The session of its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<Uuid>,
 }
 
 /// A quarantine that the log did not have yet, and where the robot stood without it.
@@ -118,6 +137,7 @@ impl From<RobotView> for Picture {
         Self {
             view,
             recorded,
+            sources: Sources::default(),
             suspicion: None,
         }
     }
@@ -149,6 +169,7 @@ impl Robot {
             changed: true,
             registration: None,
             suspicion: None,
+            sources: Sources::default(),
             reported: None,
             uptime_s: None,
             robot_type: None,
@@ -174,6 +195,7 @@ impl Robot {
         let Picture {
             view,
             recorded,
+            sources,
             suspicion,
         } = picture;
         let connection = match view.status.connection {
@@ -208,6 +230,7 @@ impl Robot {
             changed: false,
             registration,
             suspicion,
+            sources,
             reported,
             uptime_s: view.status.uptime_s,
             robot_type: Some(view.robot_type).filter(|t| !t.is_empty()),
@@ -308,7 +331,8 @@ impl Robot {
         self.uptime_s = Some(uptime_s);
     }
 
-    pub(crate) fn set_factsheet(&mut self, factsheet: Factsheet) {
+    pub(crate) fn set_factsheet(&mut self, now: Timestamp, factsheet: Factsheet) {
+        self.sources.hardware_at = Some(now);
         // What a person decided stands over what the robot says.
         self.robot_type = self
             .approved_profile()
@@ -320,7 +344,9 @@ impl Robot {
         self.factsheet.as_ref()
     }
 
-    pub(crate) fn set_state(&mut self, state: &State) {
+    pub(crate) fn set_state(&mut self, now: Timestamp, state: &State) {
+        self.sources.state_at = Some(now);
+        self.sources.session = Some(state.session);
         self.uptime_s = Some(state.uptime_s);
         self.network = Some(state.network.clone());
         self.deployment = Some(state.deployment.clone());
@@ -443,7 +469,34 @@ impl Robot {
                 .map(|(name, reading)| (name.clone(), reading.value))
                 .collect(),
             resources_at: self.readings_at,
+            freshness: None,
             as_of: None,
+        }
+    }
+
+    /// What it said holds as long as it is heard in the same session: it says at once what changes.
+    pub(crate) fn confirm(&mut self, now: Timestamp) {
+        if self.sources.session.is_some() && self.sources.session == self.session() {
+            self.sources.state_at = Some(now);
+        }
+    }
+
+    /// What is known of it since when, and what speaks against it.
+    pub(crate) fn known(&self) -> Known {
+        let recorded = &self.recorded;
+        let sheet = self.factsheet.as_ref();
+        let is_other_boot = |sheet: &Factsheet| recorded.boot.is_some_and(|it| it != sheet.boot_id);
+        let is_other_board = |sheet: &Factsheet| {
+            let serial = recorded.serial.as_ref();
+            serial.is_some_and(|serial| *serial != sheet.hardware.serial)
+        };
+        let session = self.session().or(recorded.session());
+        Known {
+            hardware_at: self.sources.hardware_at,
+            is_other_hardware: sheet.is_some_and(|it| is_other_boot(it) || is_other_board(it)),
+            state_at: self.sources.state_at,
+            is_other_session: session.is_some() && session != self.sources.session,
+            telemetry_at: self.readings_at,
         }
     }
 
@@ -453,6 +506,7 @@ impl Robot {
         Picture {
             view: self.view(),
             recorded: self.recorded.clone(),
+            sources: self.sources,
             suspicion: open.map(|(since, reason)| Suspicion {
                 since,
                 reason,

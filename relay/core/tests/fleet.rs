@@ -451,7 +451,7 @@ proptest! {
                 let profile = Some(format!("p{position}"));
                 What::Registered(Enrolment { profile, ..Enrolment::default() })
             } else {
-                What::Said
+                What::Other
             };
             Input::Logged(Fact { robot, position, at, what })
         };

@@ -207,9 +207,8 @@ fn any_what() -> impl Strategy<Value = What> {
         2 => (0..3_u8).prop_map(connected),
         2 => (0..3_u8).prop_map(disconnected),
         1 => Just(What::Stale),
-        1 => Just(What::HardwareChanged),
-        1 => Just(What::Rebooted),
-        1 => Just(What::Said),
+        1 => Just(What::HardwareChanged { serial: "2b".to_owned() }),
+        1 => (0..3_u8).prop_map(|n| What::Rebooted { boot: session(n) }),
         1 => Just(What::Other),
     ]
 }
@@ -349,7 +348,7 @@ fn an_earlier_position_is_as_the_log_had_it() {
     kept.push(relay.kept.clone());
     relay.hear(telemetry(1, 2.0));
     relay.log(1, What::Stale);
-    relay.log(1, What::Said);
+    relay.log(1, What::Other);
     relay.log(1, What::Desired { version: 3 });
     relay.log(1, connected(2));
     // The end of the older session is not that of the newer one.
