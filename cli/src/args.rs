@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::discovery::network::Network;
 use lekiwi_protocol::message::Op;
-use lekiwi_protocol::{ConsumerName, RobotId};
+use lekiwi_protocol::{ConsumerName, RobotId, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -156,6 +156,15 @@ pub(crate) struct Login {
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Robots {
+    /// As they were at this time, in UTC, such as 2026-11-21T03:52:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Args)]

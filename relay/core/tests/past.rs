@@ -362,5 +362,20 @@ fn an_earlier_position_is_as_the_log_had_it() {
         let usable = kept.first().filter(|_| position >= 2).cloned();
         told += &shown(&relay.past(&usable.unwrap_or_default(), position));
     }
-    expect![[r#""#]].assert_eq(&told);
+    expect![[r#"
+        1 "kiwi-1" away, registered as "", v0, [] of None
+        2 "kiwi-1" online, registered as "lekiwi", v0, [1.0] of Some(2000)
+        3 "kiwi-1" stale, registered as "lekiwi", v0, [1.0] of Some(2000)
+        4 "kiwi-1" stale, registered as "lekiwi", v0, [1.0] of Some(2000)
+        5 "kiwi-1" stale, registered as "lekiwi", v3, [1.0] of Some(2000)
+        6 "kiwi-1" online, registered as "lekiwi", v3, [1.0] of Some(2000)
+        7 "kiwi-1" online, registered as "lekiwi", v3, [1.0] of Some(2000)
+        8 "kiwi-1" online, registered as "lekiwi", v3, [1.0] of Some(2000)
+        8 "kiwi-2" away, registered as "", v0, [] of None
+        9 "kiwi-1" away, registered as "lekiwi", v3, [1.0] of Some(2000)
+        9 "kiwi-2" away, registered as "", v0, [] of None
+        10 "kiwi-1" away, registered as "xle", v3, [1.0] of Some(2000)
+        10 "kiwi-2" away, registered as "", v0, [] of None
+    "#]]
+    .assert_eq(&told);
 }
