@@ -18,7 +18,7 @@ const HOUR_MS: u64 = 3_600_000;
 
 /// What a relay writes about one robot after the other: every kind that changes what is recorded, and one that does not.
 fn written(seq: u64) -> NewEvent {
-    let (robot, turn) = (format!("kiwi-{:02}", seq % ROBOTS), seq / ROBOTS);
+    let (robot, turn) = (format!("kiwi-{:02}", seq % ROBOTS), (seq - 1) / ROBOTS);
     let session = Uuid::from_u128(turn.into());
     let (name, data) = match turn % 8 {
         0 => (
@@ -240,7 +240,7 @@ async fn what_is_forgotten_is_in_a_picture_first_and_nothing_else_changes() {
             before_ms,
         };
         // No picture is as old as that.
-        store.forget_events(vec![rule("*", 31 * HOUR_MS)]);
+        store.forget_events(vec![rule("*", 29 * HOUR_MS)]);
         let gone = |all: &[lekiwi_relay::store::records::StoredEvent], name: &str| {
             !all.iter()
                 .any(|stored| *stored.event.kind == *name && stored.position <= 40)
