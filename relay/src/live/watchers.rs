@@ -441,8 +441,8 @@ impl Watcher {
                 }
             }
         }
-        let reads = matches!(todo.last(), Some(Todo::Read(_)));
-        self.told(todo.len() - usize::from(reads));
+        let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(_)));
+        self.told(messages.count());
         todo
     }
 
