@@ -155,6 +155,10 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
             tokio::task::yield_now().await;
         }
         until("it is said", async || {
+            // Who reports waits for whoever listens.
+            while let Ok(commit) = commits.try_recv() {
+                reported.extend(commit.events.iter().map(|stored| stored.event.seq));
+            }
             *store.health().borrow() != Health::Writing
         })
         .await;
