@@ -8,5 +8,6 @@ mod enrolment;
 mod gateway;
 mod http;
 mod openapi;
+mod past;
 mod program;
 mod standing;
