@@ -8,6 +8,8 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{Health, HealthStatus};
 
 use super::App;
+use super::extract::Query;
+use super::problem::Failure;
 use crate::clock;
 use crate::identity::server::RENEW_BEFORE;
 use crate::store;
@@ -63,8 +65,12 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)),
     security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(app): State<App>,
+    query: Query,
+) -> Result<impl IntoResponse, Failure> {
+    query.finish()?;
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], app.metrics.encode())
+    Ok(([(header::CONTENT_TYPE, kind)], app.metrics.encode()))
 }

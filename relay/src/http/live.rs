@@ -216,7 +216,7 @@ impl Listener {
         ("topic" = Option<String>, Query, description = "Only these topics, separated by commas: `heartbeat`, `teleoperation.*`, `robot.kiwi-01.*`, `robot.*.heartbeat`, `presence`"),
         ("robot" = Option<String>, Query, description = "Of these only these robots, separated by commas"),
         ("type" = Option<String>, Query, description = "Of these only these types, separated by commas"),
-        ("rate" = Option<f64>, Query, description = "At most so many pictures a second of each robot and type, 0.01 to 100"),
+        ("rate" = Option<f64>, Query, minimum = 0.01, maximum = 100, description = "At most so many pictures a second of each robot and type, 0.01 to 100"),
         ("throttle" = Option<api::ThrottleMode>, Query, description = "What becomes of more; `latest` when absent"),
         ("from" = Option<String>, Query, description = "First the events beyond this position of the log; `now` for none, whatever Last-Event-ID says"),
         ("last-event-id" = Option<u64>, Header, description = "As `from`; what browsers send when they connect again"),
@@ -296,7 +296,7 @@ fn sse_events(
         ("topic" = Option<String>, Query, description = "As of `/api/v1/stream`"),
         ("robot" = Option<String>, Query, description = "Only these robots, separated by commas"),
         ("type" = Option<String>, Query, description = "Only these types, separated by commas"),
-        ("rate" = Option<f64>, Query, description = "As of `/api/v1/stream`"),
+        ("rate" = Option<f64>, Query, minimum = 0.01, maximum = 100, description = "As of `/api/v1/stream`"),
         ("throttle" = Option<api::ThrottleMode>, Query, description = "As of `/api/v1/stream`"),
         ("from" = Option<String>, Query, description = "As of `/api/v1/stream`"),
         ("sec-websocket-protocol" = Option<String>, Header, description = "`lekiwi.v1.json` or `lekiwi.v1.cbor`"),
@@ -315,8 +315,8 @@ pub(super) async fn websocket(
     query: Query,
     upgrade: Result<Upgrade, Failure>,
 ) -> Result<Response, Failure> {
-    let upgrade = upgrade?;
     let wish = Wish::from_query(query)?;
+    let upgrade = upgrade?;
     let listener = Listener::new(app, who)?;
     if wish.named || !upgrade.is_quiet() {
         let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
@@ -338,7 +338,9 @@ pub(super) async fn websocket(
 pub(super) async fn watchers(
     State(app): State<App>,
     Robot(robot): Robot,
+    query: Query,
 ) -> Result<Answer<api::Watchers>, Failure> {
+    query.finish()?;
     super::robots::known(&app, &robot)?;
     Ok(Answer(app.fleet.live().watchers(&robot)))
 }
