@@ -6,6 +6,7 @@
 //! * [`gateway`] is who is told what of it live, how often and in which order.
 //! * [`history`] is telemetry over time: how it is packed, rolled up and read.
 //! * [`alerts::Alerts`] judges rules over what robots say.
+//! * [`protect::Guard`] is whom the relay lets in, and how much it takes of them.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
 pub mod alerts;
@@ -13,6 +14,7 @@ pub mod commands;
 pub mod fleet;
 pub mod gateway;
 pub mod history;
+pub mod protect;
 mod robot;
 pub mod twins;
 
