@@ -7,6 +7,7 @@
 //! hook refused is counted and reported; consumers get messages of admitted robots only; a subscriber that does not read is disconnected; publishing
 //! never waits for ingest, but for births, deaths and states, which must not be lost.
 
+mod admission;
 mod authority;
 mod gate;
 mod hooks;
@@ -38,10 +39,12 @@ use tokio::task::JoinHandle;
 
 pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
 
+use self::admission::Admission;
 use self::gate::{Change, Gate, GatedRouter};
 use self::retained::Retained;
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::protect::Protect;
 use crate::store::records::Refused;
 
 /// Messages that may wait for ingest. Beyond it telemetry, heartbeats and events are dropped (events
@@ -283,6 +286,7 @@ impl Broker {
         config: Config,
         authority: Arc<dyn Authority>,
         metrics: Arc<Metrics>,
+        protect: Arc<Protect>,
     ) -> Result<(Self, Inputs), BrokerError> {
         let (tap, inputs) = Tap::new(metrics.clone());
         let listener = listener(&config)?;
@@ -300,6 +304,7 @@ impl Broker {
             inner: router.clone(),
             gate: gate.clone(),
         });
+        *context.extends.fitter_mgr_mut().await = Box::new(Admission(protect.clone()));
         let clients = Arc::new(Clients::default());
         let hooks = hooks::Hooks {
             root: config.root.clone(),
@@ -308,6 +313,7 @@ impl Broker {
             tap,
             clients: clients.clone(),
             metrics: metrics.clone(),
+            protect,
         };
         let register = context.extends.hook_mgr().register();
         for hook in [

@@ -58,6 +58,8 @@ use utoipa::{Modify, OpenApi};
         super::consumers::create,
         super::refused::list,
         super::discovered::list,
+        super::bans::list,
+        super::bans::lift,
         document,
     ),
     components(schemas(api::Live, api::ClientMessage, api::RelayMessage)),

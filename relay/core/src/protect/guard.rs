@@ -268,7 +268,12 @@ impl Guard {
     ///
     /// # Errors
     /// When there is none for it.
-    pub fn enter(&mut self, now: Instant, port: Port, address: Option<IpAddr>) -> Result<(), Refusal> {
+    pub fn enter(
+        &mut self,
+        now: Instant,
+        port: Port,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
         let address = self.limited(address);
         let per_address = self.limits.connections_per_address;
         let (taken, most) = self.places(port);
@@ -355,14 +360,19 @@ impl Guard {
     pub fn offence(&mut self, now: Instant, address: IpAddr, reason: &'static str) -> Option<Ban> {
         let address = self.limited(Some(address))?;
         let length = self.limits.ban;
-        let sentence = self.addresses.at(now, address).offend(now, length, reason)?;
+        let sentence = self
+            .addresses
+            .at(now, address)
+            .offend(now, length, reason)?;
         Some(ban(Offender::Address(address), sentence))
     }
 
     /// Who is banned, those who are longest last.
     #[must_use]
     pub fn bans(&self, now: Instant) -> Vec<Ban> {
-        let addresses = self.addresses.bans(now, |address| Offender::Address(*address));
+        let addresses = self
+            .addresses
+            .bans(now, |address| Offender::Address(*address));
         let clients = self.clients.bans(now, |id| Offender::Client(id.clone()));
         let mut bans: Vec<Ban> = addresses.chain(clients).collect();
         bans.sort_by_key(|ban| ban.until);

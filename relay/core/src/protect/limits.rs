@@ -116,11 +116,17 @@ impl Network {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
                 let differing = network.to_bits() ^ address.to_bits();
-                differing.checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
+                differing
+                    .checked_shr(32 - u32::from(self.bits))
+                    .unwrap_or(0)
+                    == 0
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
                 let differing = network.to_bits() ^ address.to_bits();
-                differing.checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
+                differing
+                    .checked_shr(128 - u32::from(self.bits))
+                    .unwrap_or(0)
+                    == 0
             }
             _ => false,
         }
@@ -140,7 +146,11 @@ impl FromStr for Network {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => most,
-            Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(error)?,
+            Some(bits) => bits
+                .parse()
+                .ok()
+                .filter(|bits| *bits <= most)
+                .ok_or_else(error)?,
         };
         Ok(Self { address, bits })
     }
@@ -175,7 +185,14 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_said() {
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "here", "10.0.0/8"] {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/-1",
+            "here",
+            "10.0.0/8",
+        ] {
             assert_eq!(
                 text.parse::<Network>().unwrap_err().to_string(),
                 format!("expected an address or a network such as 192.0.2.0/24, got {text:?}")
@@ -194,7 +211,11 @@ mod tests {
                 ("10.0.0.1", false),
                 ("fe80::1", false),
             ] {
-                assert_eq!(limits.trusts(address.parse().unwrap()), trusted, "{address}");
+                assert_eq!(
+                    limits.trusts(address.parse().unwrap()),
+                    trusted,
+                    "{address}"
+                );
             }
         }
     }

@@ -34,14 +34,24 @@ fn a_storm_from_one_address_leaves_room_for_the_others() {
         .map(|_| enter(&mut guard, Port::Https, "192.0.2.1"))
         .collect();
     assert_eq!(storm.iter().filter(|outcome| outcome.is_ok()).count(), 3);
-    assert!(storm[3..].iter().all(|outcome| *outcome == Err(Refusal::AddressFull)));
+    assert!(
+        storm[3..]
+            .iter()
+            .all(|outcome| *outcome == Err(Refusal::AddressFull))
+    );
     assert_eq!(enter(&mut guard, Port::Https, "192.0.2.2"), Ok(()));
     // What is not limited is counted.
     assert_eq!(enter(&mut guard, Port::Https, "127.0.0.1"), Ok(()));
-    assert_eq!(enter(&mut guard, Port::Https, "127.0.0.1"), Err(Refusal::Full));
+    assert_eq!(
+        enter(&mut guard, Port::Https, "127.0.0.1"),
+        Err(Refusal::Full)
+    );
     // The ports have places of their own; an address has the same ones everywhere.
     assert_eq!(enter(&mut guard, Port::Mqtt, "192.0.2.2"), Ok(()));
-    assert_eq!(enter(&mut guard, Port::Mqtt, "192.0.2.1"), Err(Refusal::AddressFull));
+    assert_eq!(
+        enter(&mut guard, Port::Mqtt, "192.0.2.1"),
+        Err(Refusal::AddressFull)
+    );
 
     guard.leave(Port::Https, Some(ip("192.0.2.1")));
     assert_eq!(enter(&mut guard, Port::Mqtt, "192.0.2.1"), Ok(()));
@@ -54,7 +64,10 @@ fn a_refusal_takes_no_place() {
         enter(&mut guard, Port::Mqtt, "::1").unwrap();
     }
     for _ in 0..10 {
-        assert_eq!(enter(&mut guard, Port::Mqtt, "192.0.2.1"), Err(Refusal::Full));
+        assert_eq!(
+            enter(&mut guard, Port::Mqtt, "192.0.2.1"),
+            Err(Refusal::Full)
+        );
     }
     guard.leave(Port::Mqtt, Some(ip("::1")));
     assert_eq!(enter(&mut guard, Port::Mqtt, "192.0.2.1"), Ok(()));
@@ -64,7 +77,10 @@ fn a_refusal_takes_no_place() {
 fn who_has_one_address_of_a_network_of_ipv6_has_them_all() {
     let mut guard = guard();
     for n in 0..3 {
-        assert_eq!(enter(&mut guard, Port::Https, &format!("2001:db8::{n}")), Ok(()));
+        assert_eq!(
+            enter(&mut guard, Port::Https, &format!("2001:db8::{n}")),
+            Ok(())
+        );
     }
     let refused = enter(&mut guard, Port::Https, "2001:db8::ffff:1");
     assert_eq!(refused, Err(Refusal::AddressFull));
@@ -74,12 +90,21 @@ fn who_has_one_address_of_a_network_of_ipv6_has_them_all() {
 #[test]
 fn a_client_that_floods_is_banned_and_its_neighbours_are_not() {
     let (mut guard, now, router) = (guard(), Instant::now(), ip("192.0.2.1"));
-    let outcomes: Vec<_> = (0..201).map(|_| guard.message(now, "kiwi-01", router)).collect();
-    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100, "ten seconds' worth");
+    let outcomes: Vec<_> = (0..201)
+        .map(|_| guard.message(now, "kiwi-01", router))
+        .collect();
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+        100,
+        "ten seconds' worth"
+    );
     assert_eq!(outcomes[199], Err(Refusal::Rate));
     assert_eq!(outcomes[200], Err(Refusal::Banned { left: 60 * SECOND }));
     let welcome = |guard: &Guard, client| guard.welcome(now + SECOND, client, router);
-    assert_eq!(welcome(&guard, "kiwi-01"), Err(Refusal::Banned { left: 59 * SECOND }));
+    assert_eq!(
+        welcome(&guard, "kiwi-01"),
+        Err(Refusal::Banned { left: 59 * SECOND })
+    );
     assert_eq!(welcome(&guard, "kiwi-02"), Ok(()));
     assert_eq!(guard.message(now, "kiwi-02", router), Ok(()));
 
@@ -121,7 +146,10 @@ fn a_ban_ends_and_the_next_one_is_twice_as_long() {
         let refused = guard.enter(now, Port::Https, Some(stranger));
         assert!(matches!(refused, Err(Refusal::Banned { .. })));
         // Whoever is banned cannot make it worse.
-        assert_eq!((0..1_000).find_map(|_| guard.offence(now, stranger, "handshake")), None);
+        assert_eq!(
+            (0..1_000).find_map(|_| guard.offence(now, stranger, "handshake")),
+            None
+        );
         now = ban.until + 200 * SECOND;
         assert_eq!(guard.enter(now, Port::Https, Some(stranger)), Ok(()));
         guard.leave(Port::Https, Some(stranger));
@@ -154,7 +182,10 @@ fn without_a_length_nobody_is_banned() {
         ..Limits::default()
     });
     let now = Instant::now();
-    assert_eq!((0..1_000).find_map(|_| guard.offence(now, ip("192.0.2.1"), "handshake")), None);
+    assert_eq!(
+        (0..1_000).find_map(|_| guard.offence(now, ip("192.0.2.1"), "handshake")),
+        None
+    );
 }
 
 #[test]
@@ -164,7 +195,11 @@ fn memory_is_bounded_and_bans_outlast_others() {
     assert!((0..=100).any(|_| guard.offence(now, banned, "handshake").is_some()));
     enter(&mut guard, Port::Https, "192.0.2.2").unwrap();
     for n in 0..3 * MAX_AT_REST as u32 {
-        guard.offence(now, IpAddr::from((0x0a00_0000 + n).to_be_bytes()), "handshake");
+        guard.offence(
+            now,
+            IpAddr::from((0x0a00_0000 + n).to_be_bytes()),
+            "handshake",
+        );
     }
     assert!(guard.addresses.known.len() <= 2 * MAX_AT_REST);
     assert_eq!(guard.bans(now).len(), 1);

@@ -1,0 +1,171 @@
+//! Limits of the broker, with real clients: whoever takes too much is refused, and nobody else notices.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use lekiwi_relay_core::protect::Limits;
+use rumqttc::v5::ConnectionError;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason};
+use support::{Client, Identity, PATIENCE, Relay, envelope, events, from, until};
+
+fn telemetry(robot: &str) -> String {
+    let metrics = serde_json::json!({ "metrics": { "cpu_percent": 12.5 } });
+    envelope(robot, "telemetry", &metrics)
+}
+
+async fn attempt(
+    relay: &Relay,
+    identity: &Identity,
+    id: &str,
+) -> Result<Client, ConnectReturnCode> {
+    match Client::connect(relay.options(identity, id)).await {
+        Ok(client) => Ok(client),
+        Err(ConnectionError::ConnectionRefused(code)) => Err(code),
+        Err(other) => panic!("expected an answer, got {other}"),
+    }
+}
+
+/// Comes back until it is let in.
+async fn insist(relay: &Relay, identity: &Identity, id: &str) -> Client {
+    let attempts = async {
+        loop {
+            match attempt(relay, identity, id).await {
+                Ok(client) => return client,
+                Err(code) => assert_eq!(code, ConnectReturnCode::ServiceUnavailable),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, attempts).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_connections_is_let_in_as_far_as_there_is_room() {
+    let relay = Relay::start_limited(Limits {
+        connections_per_address: 4,
+        ..Limits::default()
+    })
+    .await;
+    let watcher = relay.consumer("watcher").await;
+    let names: Vec<String> = (0..20).map(|n| format!("consumer:watcher:{n}")).collect();
+    let storm = names.iter().map(|name| attempt(&relay, &watcher, name));
+    let (mut inside, mut refused) = (Vec::new(), 0);
+    for outcome in futures_util::future::join_all(storm).await {
+        match outcome {
+            Ok(client) => inside.push(client),
+            Err(code) => {
+                assert_eq!(
+                    code,
+                    ConnectReturnCode::ServiceUnavailable,
+                    "it comes back later"
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((inside.len(), refused), (4, 16));
+    let counted = relay.metrics.encode();
+    assert!(
+        counted.contains("lekiwi_refused_total{reason=\"address-full\"} 16"),
+        "{counted}"
+    );
+
+    // A place that is given back is the next one's, however the client went.
+    let kiwi = relay.robot("kiwi-01").await;
+    inside.pop().unwrap().vanish();
+    let mut robot = insist(&relay, &kiwi, "kiwi-01").await;
+    let answer = robot
+        .publish(&from("kiwi-01", "telemetry"), telemetry("kiwi-01"), false)
+        .await;
+    assert_eq!(answer, PubAckReason::Success);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_robot_that_floods_is_sent_away_and_its_neighbour_is_heard() {
+    let relay = Relay::start_limited(Limits {
+        messages_per_s: 10,
+        ..Limits::default()
+    })
+    .await;
+    let (kiwi, other) = (relay.robot("kiwi-01").await, relay.robot("kiwi-02").await);
+    let flooding = relay.connect(&kiwi, "kiwi-01").await;
+    let mut neighbour = relay.connect(&other, "kiwi-02").await;
+    let topic = from("kiwi-01", "telemetry");
+    for _ in 0..1_000 {
+        // It ends in the middle of it.
+        let sent = flooding
+            .client
+            .publish(&topic, QoS::AtMostOnce, false, telemetry("kiwi-01"));
+        if sent.await.is_err() {
+            break;
+        }
+    }
+    until("the flood ends", async || flooding.events.is_finished()).await;
+    let bans = relay.protect.bans();
+    assert_eq!(bans.len(), 1, "{bans:?}");
+    assert_eq!(
+        (&*bans[0].who, &*bans[0].reason, bans[0].count),
+        ("kiwi-01", "messages", 1)
+    );
+    let refused = attempt(&relay, &kiwi, "kiwi-01").await.err();
+    assert_eq!(refused, Some(ConnectReturnCode::ServiceUnavailable));
+
+    let answer = neighbour
+        .publish(&from("kiwi-02", "telemetry"), telemetry("kiwi-02"), false)
+        .await;
+    assert_eq!(answer, PubAckReason::Success);
+    assert!(!relay.protect.lift("kiwi-02"));
+    assert!(relay.protect.lift("kiwi-01"));
+    relay.connect(&kiwi, "kiwi-01").await;
+    relay.stop().await;
+}
+
+/// What is not taken is not acknowledged, so that the robot says it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_beyond_the_limit_are_not_lost() {
+    let relay = Relay::start_limited(Limits {
+        messages_per_s: 2,
+        ..Limits::default()
+    })
+    .await;
+    let kiwi = relay.robot("kiwi-01").await;
+    let mut robot = relay.connect(&kiwi, "kiwi-01").await;
+    let topic = from("kiwi-01", "events");
+    let mut refused = Vec::new();
+    for seq in 1..=40 {
+        let answer = robot
+            .publish(&topic, events("kiwi-01", 7, seq..=seq), false)
+            .await;
+        if answer != PubAckReason::Success {
+            refused.push(seq);
+        }
+    }
+    assert!(!refused.is_empty(), "more than twenty at once");
+    for seq in refused {
+        until("it is taken later", async || {
+            robot
+                .publish(&topic, events("kiwi-01", 7, seq..=seq), false)
+                .await
+                == PubAckReason::Success
+        })
+        .await;
+    }
+    until("all of them are in the log", async || {
+        let events = relay
+            .store
+            .events_of_robot("kiwi-01", 0, 1_000)
+            .await
+            .unwrap();
+        events
+            .iter()
+            .filter(|stored| &*stored.event.source == "kiwi-01")
+            .count()
+            == 40
+    })
+    .await;
+    relay.stop().await;
+}
