@@ -34,7 +34,7 @@ async fn insist(relay: &Relay, identity: &Identity, id: &str) -> Client {
         loop {
             match attempt(relay, identity, id).await {
                 Ok(client) => return client,
-                Err(code) => assert_eq!(code, ConnectReturnCode::ServiceUnavailable),
+                Err(code) => assert_eq!(code, ConnectReturnCode::ServerUnavailable),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -59,7 +59,7 @@ async fn a_storm_of_connections_is_let_in_as_far_as_there_is_room() {
             Err(code) => {
                 assert_eq!(
                     code,
-                    ConnectReturnCode::ServiceUnavailable,
+                    ConnectReturnCode::ServerUnavailable,
                     "it comes back later"
                 );
                 refused += 1;
@@ -112,7 +112,7 @@ async fn a_robot_that_floods_is_sent_away_and_its_neighbour_is_heard() {
         ("kiwi-01", "messages", 1)
     );
     let refused = attempt(&relay, &kiwi, "kiwi-01").await.err();
-    assert_eq!(refused, Some(ConnectReturnCode::ServiceUnavailable));
+    assert_eq!(refused, Some(ConnectReturnCode::ServerUnavailable));
 
     let answer = neighbour
         .publish(&from("kiwi-02", "telemetry"), telemetry("kiwi-02"), false)
@@ -136,7 +136,7 @@ async fn events_beyond_the_limit_are_not_lost() {
     let mut robot = relay.connect(&kiwi, "kiwi-01").await;
     let topic = from("kiwi-01", "events");
     let mut refused = Vec::new();
-    for seq in 1..=40 {
+    for seq in 1..=30 {
         let answer = robot
             .publish(&topic, events("kiwi-01", 7, seq..=seq), false)
             .await;
@@ -145,15 +145,17 @@ async fn events_beyond_the_limit_are_not_lost() {
         }
     }
     assert!(!refused.is_empty(), "more than twenty at once");
-    for seq in refused {
-        until("it is taken later", async || {
-            robot
-                .publish(&topic, events("kiwi-01", 7, seq..=seq), false)
-                .await
-                == PubAckReason::Success
-        })
-        .await;
-    }
+    let again = async {
+        while let Some(seq) = refused.first() {
+            let event = events("kiwi-01", 7, *seq..=*seq);
+            if robot.publish(&topic, event, false).await == PubAckReason::Success {
+                refused.remove(0);
+            }
+            // Faster than that it would be banned, in time.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
     until("all of them are in the log", async || {
         let events = relay
             .store
@@ -164,7 +166,7 @@ async fn events_beyond_the_limit_are_not_lost() {
             .iter()
             .filter(|stored| &*stored.event.source == "kiwi-01")
             .count()
-            == 40
+            == 30
     })
     .await;
     relay.stop().await;
