@@ -171,3 +171,142 @@ async fn events_beyond_the_limit_are_not_lost() {
     .await;
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_stops_lets_go_of_everybody_in_time() {
+    let relay = Relay::start().await;
+    let watcher = relay.consumer("watcher").await;
+    let mut clients = Vec::new();
+    for n in 0..10 {
+        let id = format!("consumer:watcher:{n}");
+        clients.push(relay.connect(&watcher, &id).await);
+    }
+    // One that does not read either.
+    clients[0].stop_reading();
+    let stopped = tokio::time::timeout(PATIENCE, relay.broker.stop()).await;
+    assert!(stopped.is_ok());
+    assert_eq!(relay.broker.connections(), 0);
+    for client in &mut clients[1..] {
+        let end = tokio::time::timeout(PATIENCE, &mut client.events).await;
+        assert!(
+            matches!(end, Ok(Ok(ConnectionError::MqttState(_)))),
+            "{end:?}"
+        );
+    }
+    relay.stop().await;
+}
+
+/// It comes again and again, as from a robot that cannot know better: each is refused by itself, and nothing else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poisonous_message_is_refused_each_time_and_harms_nothing() {
+    let relay = Relay::start_limited(Limits::default()).await;
+    let kiwi = relay.robot("kiwi-01").await;
+    let mut robot = relay.connect(&kiwi, "kiwi-01").await;
+    let poison = [
+        (
+            from("kiwi-01", "events"),
+            format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)),
+        ),
+        (from("kiwi-01", "telemetry"), "\u{0}".repeat(1_000)),
+        (
+            from("kiwi-01", "state"),
+            envelope("kiwi-01", "state", &serde_json::json!(7)),
+        ),
+    ];
+    for (topic, payload) in poison.iter().cycle().take(300) {
+        let answer = robot.publish(topic, payload.clone(), false).await;
+        assert_eq!(
+            answer,
+            PubAckReason::Success,
+            "it is the broker's to carry, and ingest's to refuse"
+        );
+    }
+    until("each is counted", async || {
+        let line = "lekiwi_refused_total{reason=\"malformed\"} 300";
+        relay.metrics.encode().contains(line)
+    })
+    .await;
+    assert_eq!(relay.protect.bans(), []);
+    robot
+        .publish(&from("kiwi-01", "telemetry"), telemetry("kiwi-01"), false)
+        .await;
+    until("what is fine is taken", async || {
+        relay
+            .view("kiwi-01")
+            .is_some_and(|view| view.resources.values().eq([&12.5]))
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_is_said_once_in_the_log() {
+    let relay = Relay::start().await;
+    assert_eq!(relay.handle.shedding(), None);
+    relay.metrics.shed("live", 3);
+    relay.metrics.shed("history", 5);
+    until("it is noticed", async || relay.handle.shedding() == Some(5)).await;
+    relay.metrics.shed("ingest", 2);
+    until("it is counted", async || relay.handle.shedding() == Some(7)).await;
+    let said = async || {
+        let events = relay.store.events(0, 1_000).await.unwrap();
+        let of_relay = events
+            .into_iter()
+            .filter(|stored| stored.event.aggregate_type == "relay");
+        of_relay
+            .map(|stored| (stored.event.aggregate_id, stored.event.kind))
+            .collect::<Vec<_>>()
+    };
+    let begun = ("relay-1".into(), "relay.overloaded".into());
+    until("it is in the log", async || said().await == [begun.clone()]).await;
+    until("it is over", async || relay.handle.shedding().is_none()).await;
+    let over = ("relay-1".into(), "relay.relieved".into());
+    until("that is in the log", async || {
+        said().await == [begun.clone(), over.clone()]
+    })
+    .await;
+    relay.stop().await;
+}
+
+/// Fifty robots with the largest picture there may be: whoever subscribes gets it all, however slowly it reads at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_giant_retained_set_reaches_who_subscribes_and_holds_up_nobody() {
+    const ROBOTS: usize = 50;
+    let relay = Relay::start().await;
+    let names: Vec<String> = (0..ROBOTS).map(|n| format!("kiwi-{n:02}")).collect();
+    let mut robots = Vec::new();
+    for name in &names {
+        let identity = relay.robot(name).await;
+        let mut robot = relay.connect(&identity, name).await;
+        let padded = format!("{}{}", telemetry(name), " ".repeat(60_000));
+        assert_eq!(
+            robot.publish(&from(name, "state"), padded, true).await,
+            PubAckReason::Success
+        );
+        robots.push(robot);
+    }
+    let watcher = relay.consumer("watcher").await;
+    let mut consumer = relay.connect(&watcher, "consumer:watcher").await;
+    consumer
+        .subscribe("fleet/v1/default/robots/+/from/state")
+        .await;
+    let mut heard = std::collections::BTreeSet::new();
+    let all = async {
+        while heard.len() < ROBOTS {
+            let message = consumer.message().await;
+            assert!(message.payload.len() > 60_000);
+            heard.insert(message.topic);
+        }
+    };
+    let spoken = async {
+        let telemetry = telemetry("kiwi-00");
+        robots[0]
+            .publish(&from("kiwi-00", "telemetry"), telemetry, false)
+            .await
+    };
+    let ((), answer) = tokio::time::timeout(PATIENCE, async { tokio::join!(all, spoken) })
+        .await
+        .unwrap();
+    assert_eq!(answer, PubAckReason::Success);
+    relay.stop().await;
+}

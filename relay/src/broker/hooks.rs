@@ -104,20 +104,15 @@ impl Hooks {
         });
     }
 
-    /// Whether a message is one too many. Each of a flood is counted, and only the one that ends it is kept.
-    fn limited(&self, id: &Id) -> Result<(), PublishAclResult> {
-        let Some(remote) = id.remote_addr else {
-            return Ok(());
-        };
-        self.protect
-            .message(&id.client_id, remote)
-            .map_err(|limited| {
-                let is_over = matches!(limited, Limited::Banned { .. });
-                if is_over {
-                    tracing::warn!(client = %id.client_id, %remote, "banned: it sends too many messages");
-                }
-                PublishAclResult::rejected(is_over, Some(limited.to_string().into()))
-            })
+    /// What to answer to a message that is one too many. Each of a flood is counted, and only the one that ends it is said.
+    fn surplus(&self, id: &Id) -> Option<PublishAclResult> {
+        let limited = self.protect.message(&id.client_id, id.remote_addr?).err()?;
+        let is_over = matches!(limited, Limited::Banned { .. });
+        if is_over {
+            tracing::warn!(client = %id.client_id, "banned: it sends too many messages");
+        }
+        let reason = limited.to_string();
+        Some(PublishAclResult::rejected(is_over, Some(reason.into())))
     }
 
     fn authenticate(&self, info: &ConnectInfo) -> Result<(), (&'static str, String)> {
@@ -203,7 +198,7 @@ impl Handler for Hooks {
         match parameter {
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client = &*session.id.client_id;
-                if let Err(refused) = self.limited(&session.id) {
+                if let Some(refused) = self.surplus(&session.id) {
                     return (false, Some(HookResult::PublishAclResult(refused)));
                 }
                 let result = match self.publish(client, &publish.topic, &publish.payload).await {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -111,33 +113,30 @@ fn a_stranger_that_speaks_no_tls_is_banned_until_it_is_forgiven() {
 /// Who is behind a connection that was handed on is not this machine.
 #[test]
 fn who_comes_to_the_broker_by_the_port_of_https_has_its_own_places_and_no_more() {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"mqtt".to_vec()];
+    let tls = Arc::new(tls);
     let relay = start("{ connections_per_address: 4, ban_s: 0, trusted: [127.0.0.1] }");
-    let command = || {
-        std::process::Command::new("openssl")
-            .args([
-                "s_client",
-                "-quiet",
-                "-alpn",
-                "mqtt",
-                "-bind",
-                "127.0.0.2:0",
-            ])
-            .args(["-connect", &relay.https])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("openssl is installed (apt-get install openssl)")
-    };
-    let mut clients: Vec<_> = (0..4).map(|_| command()).collect();
+    // A first message, and then nothing: the broker waits longer than this test.
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = connect("127.0.0.2", &relay.https);
+            let name = "localhost".try_into().expect("a name");
+            let mut client = ClientConnection::new(tls.clone(), name).expect("a client");
+            client.write_tls(&mut stream).expect("a connection");
+            stream
+        })
+        .collect();
     wait_for("its places to be taken", || {
         (health(&relay, "127.0.0.2") == 0).then_some(())
     });
     assert_eq!(health(&relay, "127.0.0.3"), 200);
-    for client in &mut clients {
-        let _ = client.kill();
-        let _ = client.wait();
-    }
+    drop(clients);
     wait_for("its places to be free", || {
         (health(&relay, "127.0.0.2") == 200).then_some(())
     });

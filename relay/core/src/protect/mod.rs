@@ -5,11 +5,14 @@
 //! robots behind the same router are not, and nobody is banned for what a stranger claims to be.
 //!
 //! * [`Limits`] are the numbers, of a [`Tier`] or the operator's own.
+//! * [`Overload`] is when what is given up is said, and [`Urgency`] what is first.
 //! * [`Guard`] counts connections, messages and offences, and remembers bans.
 
 mod bucket;
 mod guard;
 mod limits;
+mod overload;
 
 pub use guard::{Ban, Guard, Offender, Port, Refusal};
 pub use limits::{Limits, Network, NetworkError, Tier};
+pub use overload::{Overload, Said, Urgency};
