@@ -2,6 +2,7 @@
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
 mod alerts;
+mod bans;
 mod commands;
 mod configuration;
 mod discovered;
@@ -23,6 +24,7 @@ pub use alerts::{
     AcknowledgeRequest, AlertList, AlertNotification, DELIVERY_HEADER, RuleList, RuleOrigin,
     RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest, TIMESTAMP_HEADER,
 };
+pub use bans::{Ban, BanList};
 pub use commands::{CommandList, CommandRequest, CommandView};
 pub use configuration::{
     ConfigurationRequest, ConfigurationStatus, ConfigurationView, DesiredView, RollbackRequest,

@@ -33,6 +33,7 @@ use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
+use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::{broker, clock, ui};
 
@@ -255,7 +256,9 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         root: root.clone(),
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let (broker, inputs) = Broker::start(broker_config, admission, metrics.clone()).await?;
+    let protect = Protect::new(config.limits.clone(), metrics.clone());
+    let (broker, inputs) =
+        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
     let (mqtt, broker) = (broker.address(), Arc::new(broker));
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
@@ -283,6 +286,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
+        protect: protect.clone(),
         root,
         source,
         mqtt: advertised(&config, host.as_deref(), mqtt),
@@ -297,6 +301,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         tls,
         http::router(app.clone()),
         mqtt,
+        protect,
         stopping.clone(),
         DRAIN,
     ));

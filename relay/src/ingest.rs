@@ -18,10 +18,11 @@ mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod overload;
 mod own;
 mod twins;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,7 @@ use lekiwi_protocol::{
 };
 use lekiwi_relay_core::commands::Commands;
 use lekiwi_relay_core::history::{Retention, day_of};
+use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Picture, Policy};
 use tokio::sync::mpsc;
@@ -101,6 +103,7 @@ pub struct Ingest {
     /// Which configuration they should have.
     twins: Twins,
     metrics: Arc<Metrics>,
+    overload: Arc<Mutex<Overload>>,
     /// The relay's own name in the log.
     source: Arc<str>,
     /// The relay's own events: a new numbering at each start.
@@ -151,12 +154,14 @@ impl Ingest {
         let fleet = Arc::new(RwLock::new(fleet));
         let (live, collector) = crate::live::channel(&metrics);
         let (decisions, desk) = Desk::new();
+        let overload = Arc::<Mutex<Overload>>::default();
         let handle = Handle {
             fleet: fleet.clone(),
             live,
             decisions,
             alerts: alert_desk.alerts.clone(),
             alert_requests,
+            overload: overload.clone(),
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -170,6 +175,7 @@ impl Ingest {
             commands,
             twins,
             metrics,
+            overload,
             stream: Uuid::new_v4(),
             seq: 0,
             batch: Batch::default(),
@@ -498,6 +504,7 @@ impl Ingest {
     /// What is due by the clock: staleness, history, snapshots, old history.
     async fn tick(&mut self, broker: &Broker) {
         self.apply(broker, Vec::new()).await;
+        self.look_after_overload();
         let now = clock::now_ms();
         let fleet = self.fleet.clone();
         if now.saturating_sub(self.history_ms) >= HISTORY_MS {
@@ -547,10 +554,8 @@ impl Ingest {
                 self.store.pack_history(self.settings.retention, now);
             }
         }
-        let counts = fleet
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .counts();
+        let fleet = fleet.read().unwrap_or_else(PoisonError::into_inner);
+        let counts = fleet.counts();
         self.metrics.robots_known.set(counts.known as i64);
         self.metrics.robots_online.set(counts.connected as i64);
     }

@@ -34,6 +34,12 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
         degraded = true;
         problems.push("the relay is stopping".to_owned());
     }
+    if let Some(shed) = app.fleet.shedding() {
+        // It does its work as far as that can be done: no reason to send anybody elsewhere.
+        problems.push(format!(
+            "overloaded: {shed} messages and samples were given up, the least urgent first"
+        ));
+    }
     let now = Timestamp::from_ms(clock::now_ms());
     let ends = Timestamp::from_ms(app.certificate_ends_ms);
     if ends.since(now) < RENEW_BEFORE / 2 {

@@ -32,6 +32,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const MAX_BURST: usize = 64;
 /// Stored events that are read at once.
 const PAGE: usize = 100;
+/// When browsers come back that a relay sent away.
+const BACK_AFTER_MS: std::ops::RangeInclusive<u64> = 1_000..=10_000;
 /// The subscription that a URL asks for.
 const BY_URL: &str = "url";
 
@@ -127,6 +129,7 @@ fn checked(text: &str, check: impl Fn(&str) -> bool) -> Option<Vec<String>> {
 pub(super) struct Listener {
     pub(super) watcher: Watcher,
     app: App,
+    has_left: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -142,6 +145,7 @@ impl Listener {
         Ok(Self {
             watcher: app.fleet.live().watch(&session.user, session.hash),
             app,
+            has_left: false,
             _place: place,
         })
     }
@@ -166,6 +170,21 @@ impl Listener {
             () = self.app.stopping.cancelled() => None,
             todo = self.watcher.next(MAX_BURST) => todo,
         }
+    }
+
+    /// Tells a client of Server-Sent Events when to come back, once, where the relay stops; each another time, so that
+    /// they do not all come at once.
+    fn farewell(&mut self) -> Option<Bytes> {
+        if !self.app.stopping.is_cancelled() || std::mem::replace(&mut self.has_left, true) {
+            return None;
+        }
+        // Without chance they come at the same time, which is all that is lost.
+        let chance = getrandom::u32().unwrap_or_default();
+        let wait_ms = BACK_AFTER_MS.start()
+            + u64::from(chance) % (BACK_AFTER_MS.end() - BACK_AFTER_MS.start());
+        Some(Bytes::from(format!(
+            ": the relay is stopping\nretry: {wait_ms}\n\n"
+        )))
     }
 
     /// The bytes for the client; `None` when the log cannot be read.
@@ -268,15 +287,19 @@ fn sse_events(
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     // The first bytes tell the client at once that it listens, and where it goes on if it is cut off.
     let hello = Bytes::from(format!(": listening\nid: {begin}\n\n"));
-    stream::unfold((listener, Some(hello)), async |(listener, hello)| {
+    stream::unfold((listener, Some(hello)), async |(mut listener, hello)| {
         if let Some(hello) = hello {
             return Some((Ok(hello), (listener, None)));
         }
         let bytes = match tokio::time::timeout(KEEP_ALIVE, listener.next()).await {
             Err(_) => Bytes::from_static(b": \n\n"),
             Ok(todo) => {
+                let Some(mut todo) = todo else {
+                    return listener
+                        .farewell()
+                        .map(|bytes| (Ok(bytes), (listener, None)));
+                };
                 // Where it begins was said.
-                let mut todo = todo?;
                 todo.retain(|todo| {
                     !matches!(todo, Todo::Say(api::RelayMessage::Subscribed { .. }))
                 });

@@ -65,6 +65,8 @@ use super::problem::{Failure, Kind};
         super::consumers::create,
         super::refused::list,
         super::discovered::list,
+        super::bans::list,
+        super::bans::lift,
         document,
     ),
     components(schemas(api::Aggregate, api::ThrottleMode, api::Live, api::ClientMessage, api::RelayMessage)),

@@ -7,7 +7,7 @@ use lekiwi_relay_core::alerts::{ALERT, ALERT_RECEIVER, ALERT_RULE, ALERT_SILENCE
 
 use super::database::{Database, Result, Row, ToValue, Value, values};
 use super::past::RECORDED;
-use super::records::{NewEvent, StoredEvent};
+use super::records::{NewEvent, RELAY, StoredEvent};
 use super::writer::Op;
 use super::{Store, StoreError, past, transaction};
 
@@ -138,7 +138,14 @@ impl<'a> Statement<'a> {
 
 /// The log's aggregates are a closed set.
 fn aggregate(kind: &str) -> &'static str {
-    let known = ["robot", ALERT, ALERT_RULE, ALERT_SILENCE, ALERT_RECEIVER];
+    let known = [
+        "robot",
+        RELAY,
+        ALERT,
+        ALERT_RULE,
+        ALERT_SILENCE,
+        ALERT_RECEIVER,
+    ];
     let found = known.into_iter().find(|known| *known == kind);
     found.unwrap_or("other")
 }
