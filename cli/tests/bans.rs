@@ -66,4 +66,6 @@ fn an_operator_lifts_a_ban() {
         said.contains("expected a client's id or an address such as 192.0.2.7"),
         "{said}"
     );
+    // The relay was never asked.
+    assert!(!relay.requests().iter().any(|it| it.contains("robots")));
 }

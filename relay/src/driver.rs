@@ -384,6 +384,7 @@ async fn end_streams(app: http::App) {
 
 async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut gait = clock::Gait::default();
     loop {
         ticks.tick().await;
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
@@ -391,11 +392,13 @@ async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
             tracing::warn!(%error, "cannot forget old sessions");
         }
         let now = Timestamp::from_ms(clock::now_ms());
-        let rules = event_days.iter().map(|(kind, days)| EventRetention {
-            kind: kind.clone(),
-            before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
-        });
-        app.store.forget_events(rules.collect());
+        if gait.is_steady(clock::monotonic(), now.as_ms()) {
+            let rules = event_days.iter().map(|(kind, days)| EventRetention {
+                kind: kind.clone(),
+                before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
+            });
+            app.store.forget_events(rules.collect());
+        }
         for uploads in [&app.logs, &app.packages] {
             if let Err(error) = uploads.forget_abandoned(now).await {
                 tracing::warn!(%error, "cannot forget abandoned uploads");

@@ -24,7 +24,7 @@ use super::auth::Who;
 use super::extract::{Query, Robot};
 use super::problem::{Failure, Kind};
 use super::websocket::Upgrade;
-use crate::live::{Form, Todo, Watcher, form, said};
+use crate::live::{Form, Message, Todo, Watcher, form, said, sse_id};
 
 /// Comment after so much silence, so that proxies and clients know that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -150,18 +150,27 @@ impl Listener {
         })
     }
 
-    /// Takes a subscription, or says why not.
+    /// Takes a subscription, or says why not. Answers the position from which on everything is told.
     pub(super) async fn subscribe(&self, request: &Subscribe) -> Result<u64, String> {
-        let end = match request.from {
+        let stored = match request.from {
             // What is committed counts, be it told already or not.
-            Some(_) => self.app.store.last_position().await,
-            None => Ok(self.app.fleet.position()),
+            Some(_) => Some(self.app.store.last_position().await),
+            None => None,
         };
-        let end = end.map_err(|error| error.to_string())?;
+        let stored = stored.transpose().map_err(|error| error.to_string())?;
+        let mut begin = request.from.unwrap_or_default();
+        let end = || match stored {
+            Some(end) => end,
+            // What was handed out before is in the picture by now.
+            None => {
+                begin = self.app.fleet.position();
+                begin
+            }
+        };
         self.watcher
             .subscribe(request, end)
             .map_err(|error: RequestError| error.to_string())?;
-        Ok(end)
+        Ok(begin)
     }
 
     /// What is to be done next; `None` at the end.
@@ -187,37 +196,44 @@ impl Listener {
         )))
     }
 
-    /// The bytes for the client; `None` when the log cannot be read.
+    /// The bytes for the client; `None` when the log cannot be read. Where a client goes on is an id before each event
+    /// of a stream, and said after those that were told together over a WebSocket.
     pub(super) async fn carry_out(&self, todo: Vec<Todo>, shape: Form) -> Option<Vec<Bytes>> {
         let mut bytes = Vec::with_capacity(todo.len());
+        let mut has_events = false;
+        let mut tell = |bytes: &mut Vec<Bytes>, message: &Arc<Message>, position| {
+            if message.position.is_some() {
+                has_events = true;
+                if shape == Form::Sse {
+                    bytes.push(sse_id(position));
+                }
+            }
+            bytes.push(form(message, shape));
+        };
         for todo in todo {
             match todo {
                 Todo::Say(message) => bytes.push(said(&message, shape)),
-                Todo::Tell(message) => bytes.push(form(&message, shape)),
+                Todo::Tell(message, position) => tell(&mut bytes, &message, position),
                 Todo::Read(read) => {
-                    let page = self.read(&read).await?;
-                    bytes.extend(page.iter().map(|message| form(message, shape)));
+                    for message in self.read(&read).await? {
+                        // Nothing waits while stored events are told: they are in order.
+                        let position = message.position.unwrap_or_default();
+                        tell(&mut bytes, &message, position);
+                    }
                 }
             }
+        }
+        if has_events && shape != Form::Sse {
+            let position = self.watcher.position();
+            bytes.push(said(&api::RelayMessage::Bookmark { position }, shape));
         }
         Some(bytes)
     }
 
-    async fn read(&self, read: &Read) -> Option<Vec<Arc<crate::live::Message>>> {
-        let store = &self.app.store;
-        let events = match &read.robot {
-            Some(robot) => {
-                store
-                    .events_of_robot(robot.as_str(), read.after, PAGE)
-                    .await
-            }
-            None => store.events(read.after, PAGE).await,
-        };
-        match events {
-            Ok(events) => {
-                let whole = events.len() < PAGE;
-                Some(self.watcher.page(read, events, whole))
-            }
+    async fn read(&self, read: &Read) -> Option<Vec<Arc<Message>>> {
+        let robot = read.robot.as_ref().map(RobotId::as_str);
+        match self.app.store.page(robot, read.after, PAGE).await {
+            Ok(page) => Some(self.watcher.page(read, page)),
             Err(error) => {
                 tracing::warn!(%error, "cannot read stored events for a live stream");
                 None
@@ -226,9 +242,9 @@ impl Listener {
     }
 }
 
-/// Live messages as Server-Sent Events: event name is the type, data the envelope; events of the log have their
-/// position as id. A client that comes back with `Last-Event-ID` gets those that it missed first. `lagged`, `slowed`,
-/// `resumed` and `replayed` are the relay's own.
+/// Live messages as Server-Sent Events: event name is the type, data the envelope. Events of the log have an id, the
+/// position up to which everything was told; a client that comes back with it as `Last-Event-ID` gets what it missed
+/// first. `lagged`, `slowed`, `resumed` and `replayed` are the relay's own.
 #[utoipa::path(
     get, path = "/api/v1/stream", tag = "live",
     params(
@@ -269,7 +285,6 @@ pub(super) async fn stream(
     let listener = Listener::new(app, who)?;
     let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
     let begin = listener.subscribe(&wish.request).await.map_err(refused)?;
-    let begin = wish.request.from.unwrap_or(begin);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
