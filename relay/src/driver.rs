@@ -34,6 +34,7 @@ use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
+use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::{broker, clock, ui};
 
@@ -209,11 +210,13 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     // From here on it is said how far the relay is.
     let (starting, stopping) = (Starting::new(started), CancellationToken::new());
     let mqtt_address = Arc::new(OnceLock::new());
+    let protect = Protect::new(config.limits.clone(), metrics.clone());
     let server = tokio::spawn(http::server::serve(
         listener,
         tls,
         http::starting::router(starting.clone()),
         mqtt_address.clone(),
+        protect.clone(),
         stopping.clone(),
         DRAIN,
     ));
@@ -271,7 +274,8 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         root: root.clone(),
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let (broker, inputs) = Broker::start(broker_config, admission, metrics.clone()).await?;
+    let (broker, inputs) =
+        Broker::start(broker_config, admission, metrics.clone(), protect).await?;
     let mqtt = *mqtt_address.get_or_init(|| broker.address());
     let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();
@@ -299,6 +303,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
+        protect: protect.clone(),
         root,
         source,
         mqtt: advertised(&config, host.as_deref(), mqtt),
@@ -388,6 +393,7 @@ async fn end_streams(app: http::App) {
 
 async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut gait = clock::Gait::default();
     loop {
         ticks.tick().await;
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
@@ -395,11 +401,13 @@ async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
             tracing::warn!(%error, "cannot forget old sessions");
         }
         let now = Timestamp::from_ms(clock::now_ms());
-        let rules = event_days.iter().map(|(kind, days)| EventRetention {
-            kind: kind.clone(),
-            before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
-        });
-        app.store.forget_events(rules.collect());
+        if gait.is_steady(clock::monotonic(), now.as_ms()) {
+            let rules = event_days.iter().map(|(kind, days)| EventRetention {
+                kind: kind.clone(),
+                before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
+            });
+            app.store.forget_events(rules.collect());
+        }
         for uploads in [&app.logs, &app.packages] {
             if let Err(error) = uploads.forget_abandoned(now).await {
                 tracing::warn!(%error, "cannot forget abandoned uploads");

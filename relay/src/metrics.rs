@@ -5,6 +5,7 @@
 //! Invariant: labels have few values, all written in the program: never a robot, a person or an address.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -44,7 +45,8 @@ pub struct DeliveryLabels {
 /// What was shed under overload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
-    /// Where: `ingest`, `history`, `events`, `live`; `clock` are late samples of impossible times.
+    /// Where: `backlog`, `ingest`, `history`, `events` (those are not acknowledged, and come again) when the relay is
+    /// behind; `live` for listeners that are; `clock` are late samples of impossible times.
     pub place: &'static str,
 }
 
@@ -69,6 +71,8 @@ pub struct Metrics {
     pub refused: Family<RefusalLabels, Counter>,
     /// Messages and samples that were dropped under overload.
     pub shed: Family<ShedLabels, Counter>,
+    /// Of these, what the relay itself was too slow for.
+    overloaded: AtomicU64,
     /// New events on disk.
     pub events_committed: Counter,
     /// Events that were in the log already.
@@ -140,6 +144,7 @@ impl Default for Metrics {
             messages: Family::default(),
             refused: Family::default(),
             shed: Family::default(),
+            overloaded: AtomicU64::default(),
             events_committed: Counter::default(),
             events_duplicate: Counter::default(),
             samples_committed: Counter::default(),
@@ -354,7 +359,7 @@ impl Metrics {
                 .get_or_create(&RefusalLabels { reason })
                 .inc_by(0);
         }
-        for place in ["ingest", "history", "events", "live", "clock"] {
+        for place in ["ingest", "backlog", "history", "events", "live", "clock"] {
             self.shed.get_or_create(&ShedLabels { place }).inc_by(0);
         }
         for end in ["successful", "failed", "expired", "lost"] {
@@ -431,6 +436,15 @@ impl Metrics {
     /// Counts `n` things dropped under overload.
     pub fn shed(&self, place: &'static str, n: u64) {
         self.shed.get_or_create(&ShedLabels { place }).inc_by(n);
+        if !matches!(place, "live" | "clock") {
+            self.overloaded.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// How much was dropped in all because the relay was behind.
+    #[must_use]
+    pub fn overloaded(&self) -> u64 {
+        self.overloaded.load(Ordering::Relaxed)
     }
 }
 

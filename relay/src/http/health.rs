@@ -10,6 +10,8 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{Health, HealthStatus, Readiness};
 
 use super::App;
+use super::extract::Query;
+use super::problem::Failure;
 use super::starting::readiness;
 use crate::clock;
 use crate::identity::server::RENEW_BEFORE;
@@ -34,6 +36,12 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     if app.stopping.is_cancelled() {
         degraded = true;
         problems.push("the relay is stopping".to_owned());
+    }
+    if let Some(shed) = app.fleet.shedding() {
+        // It does its work as far as that can be done: no reason to send anybody elsewhere.
+        problems.push(format!(
+            "overloaded: {shed} messages and samples were given up, the least urgent first"
+        ));
     }
     let now = Timestamp::from_ms(clock::now_ms());
     let ends = Timestamp::from_ms(app.certificate_ends_ms);
@@ -97,7 +105,12 @@ pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readine
     ))),
     security(("session" = []), ("cookie" = []), ("consumer" = []))
 )]
-pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(app): State<App>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<impl IntoResponse, Failure> {
+    query.finish()?;
     const OPEN: &str = "application/openmetrics-text";
     let metrics = &app.metrics;
     let counts = app.fleet.counts();
@@ -123,10 +136,10 @@ pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> impl 
             metrics.encode_plain(),
         )
     };
-    (
+    Ok((
         [(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
         text,
-    )
+    ))
 }
 
 /// Memory that this process has, as Linux says it.
