@@ -52,6 +52,11 @@ fn an_operator_lifts_a_ban() {
         "192.0.2.7 may come again\n",
         "",
     );
+    let asked = relay.requests().pop().unwrap();
+    assert!(
+        asked.starts_with("DELETE /api/v1/bans/192.0.2.7"),
+        "{asked}"
+    );
     let unknown = "error: \"kiwi-01\" is not banned\n";
     let refused = run("bans lift kiwi-01");
     assert_eq!(refused.status.code(), Some(4));

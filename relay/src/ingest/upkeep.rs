@@ -217,10 +217,19 @@ mod tests {
         // Somebody else has the file, as a backup may for a moment; then nothing fits any more.
         let other = rusqlite::Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        while store
-            .submit(one(1, "kiwi-01", "robot.registered"))
-            .is_empty()
-        {}
+        let fits = || {
+            store
+                .submit(one(1, "kiwi-01", "robot.registered"))
+                .is_empty()
+        };
+        // The writer takes what waits until it begins to write, which it cannot.
+        loop {
+            while fits() {}
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if !fits() {
+                break;
+            }
+        }
         ingest.take_snapshots(2);
         ingest.submit();
         assert!(!ingest.batch.is_empty(), "the queue was full");

@@ -359,7 +359,7 @@ async fn a_file_with_characters_that_postgresql_cannot_keep_moves_all_the_same()
     let (source, target) = (from.location.clone(), to.location.clone());
     let backup_file = from.dir.path().join("backup");
     let kept = tokio::task::spawn_blocking(move || {
-        let progress = &mut |_: &'static str, _: u64, _: u64| ();
+        let progress: &mut backup::Progress<'_> = &mut |_, _, _| ();
         // As it is, in a backup as well.
         let expected = backup::backup(&source, &backup_file, progress).unwrap();
         let verified = backup::verify_file(&backup_file, progress).unwrap();

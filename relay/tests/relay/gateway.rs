@@ -488,6 +488,6 @@ asyncio.run(main())
     command.args(["-c", SCRIPT]);
     let running = Running::new(command);
     running.prints(
-        "['replayed', 'replayed', 'robot.registered', 'robot.registered', 'subscribed', 'subscribed'] 2",
+        "['bookmark', 'bookmark', 'replayed', 'replayed', 'robot.registered', 'robot.registered', 'subscribed', 'subscribed'] 2",
     );
 }
