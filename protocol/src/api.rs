@@ -5,6 +5,7 @@ mod alerts;
 mod bans;
 mod commands;
 mod configuration;
+mod connections;
 mod discovered;
 mod gateway;
 mod logs;
@@ -29,6 +30,7 @@ pub use commands::{CommandList, CommandRequest, CommandView};
 pub use configuration::{
     ConfigurationRequest, ConfigurationStatus, ConfigurationView, DesiredView, RollbackRequest,
 };
+pub use connections::{ConnectionKind, ConnectionList, ConnectionView};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
@@ -478,6 +480,17 @@ pub enum HealthStatus {
     Ok,
     /// Some of it.
     Degraded,
+}
+
+/// `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Readiness {
+    /// Whether the relay takes robots and answers for them; HTTP 503 otherwise.
+    pub ready: bool,
+    /// What is missing, a sentence each.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// An RFC 9457 problem.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lekiwi_protocol::discovery::ad::RelayAd;
@@ -23,6 +23,7 @@ use crate::discovery::Discovery;
 use crate::exit::Exit;
 use crate::files;
 use crate::http;
+use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
 use crate::identity::server::{ServerIdentity, ServerName};
 use crate::ingest::alerts::Settings as AlertSettings;
@@ -187,12 +188,8 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
 
     let host = host_name();
     let metrics = Arc::new(Metrics::default());
+    metrics.start_time.set((clock::now_ms() / 1_000) as i64);
     let location = location(&config, &folder)?;
-    // Its connections wait on their own threads, and must not be made on one of the runtime's.
-    let opening = metrics.clone();
-    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&location, opening))
-        .await
-        .map_err(|_| StoreError::Closed)??;
     let authority = Arc::new(Authority::open_or_create(
         &folder.authority(),
         &config.org,
@@ -209,7 +206,27 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
     let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
+    let tls = http::server::tls(&identity, config.allow_tls12)?;
+    // From here on it is said how far the relay is.
+    let (starting, stopping) = (Starting::new(started), CancellationToken::new());
+    let mqtt_address = Arc::new(OnceLock::new());
+    let protect = Protect::new(config.limits.clone(), metrics.clone());
+    let server = tokio::spawn(http::server::serve(
+        listener,
+        tls,
+        http::starting::router(starting.clone()),
+        mqtt_address.clone(),
+        protect.clone(),
+        stopping.clone(),
+        DRAIN,
+    ));
 
+    // Its connections wait on their own threads, and must not be made on one of the runtime's.
+    let opening = metrics.clone();
+    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&location, opening))
+        .await
+        .map_err(|_| StoreError::Closed)??;
+    starting.done(Step::Store);
     let root = Root::of(config.org.clone());
     let relay_id = match config.relay_id.clone() {
         Some(id) => id,
@@ -240,6 +257,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
+    starting.done(Step::Picture);
     let dispatcher = Dispatcher::new(
         relay_id.clone(),
         store.clone(),
@@ -256,14 +274,13 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         root: root.clone(),
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let protect = Protect::new(config.limits.clone(), metrics.clone());
     let (broker, inputs) =
-        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
-    let (mqtt, broker) = (broker.address(), Arc::new(broker));
+        Broker::start(broker_config, admission, metrics.clone(), protect).await?;
+    let mqtt = *mqtt_address.get_or_init(|| broker.address());
+    let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
 
-    let stopping = CancellationToken::new();
     let dispatcher = tokio::spawn(dispatcher.run(stopping.clone()));
     let discovery = Arc::new(Discovery::start(
         &config,
@@ -295,16 +312,8 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
         stopping: stopping.clone(),
     });
-    let tls = http::server::tls(&identity, config.allow_tls12)?;
-    let server = tokio::spawn(http::server::serve(
-        listener,
-        tls,
-        http::router(app.clone()),
-        mqtt,
-        protect,
-        stopping.clone(),
-        DRAIN,
-    ));
+    starting.done(Step::Broker);
+    starting.finish(http::router(app.clone()));
     let streams = tokio::spawn(end_streams(app.clone()));
     let housekeeping = tokio::spawn(keep_house(app, config.event_days));
 

@@ -18,6 +18,7 @@ mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod measured;
 mod overload;
 mod own;
 mod twins;
@@ -360,7 +361,11 @@ impl Ingest {
                     .map_err(|error| ("metrics", error.to_string()))?;
                 Heard::Telemetry(envelope)
             }
-            MessageType::Heartbeat => Heard::Heartbeat(envelope(expected, robot, payload)?),
+            MessageType::Heartbeat => {
+                let envelope = envelope(expected, robot, payload)?;
+                measured::heartbeat(&self.metrics, &envelope, clock::now_ms());
+                Heard::Heartbeat(envelope)
+            }
             MessageType::Connection => Heard::Connection(envelope(expected, robot, payload)?),
             MessageType::Factsheet => {
                 Heard::Factsheet(Box::new(envelope(expected, robot, payload)?))
@@ -473,6 +478,7 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(stored)));
         }
         self.apply(broker, heard).await;
+        measured::events(&self.metrics, &commit.events, clock::now_ms());
         self.committed_alerts(broker, &commit.events).await;
         self.look_after_alerts(Timestamp::from_ms(clock::now_ms()));
         self.answer(&commit);

@@ -1,5 +1,8 @@
 //! What the relay counts, for `/metrics`. Counting is an atomic add; no lock but for a label that is
-//! new. Names follow Prometheus: base units, `_total` for counters (added by the encoder).
+//! new, and a short one for histograms. Names follow Prometheus: base units, `_total` for counters (added by the
+//! encoder). `docs/observability.md` explains each.
+//!
+//! Invariant: labels have few values, all written in the program: never a robot, a person or an address.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +50,17 @@ pub struct ShedLabels {
     pub place: &'static str,
 }
 
+/// A request of the HTTP interface.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `GET` (`HEAD` included), `POST` and so on; `other` where there is no such route.
+    pub method: &'static str,
+    /// The route's template; `other` where there is none.
+    pub route: &'static str,
+    /// The status' class, as `2xx`.
+    pub status: &'static str,
+}
+
 /// Every counter of the relay. Made once; parts hold clones of what they count.
 #[derive(Debug)]
 pub struct Metrics {
@@ -75,20 +89,52 @@ pub struct Metrics {
     pub alert_deliveries: Family<DeliveryLabels, Counter>,
     /// Alerts that fire.
     pub alerts_firing: Gauge,
-    /// Robots whose link is up.
+    /// Robots whose link is up. This and the numbers of robots below are counted when somebody asks.
     pub robots_online: Gauge,
+    /// Of these, the silent ones.
+    pub robots_stale: Gauge,
     /// Robots that the relay knows.
     pub robots_known: Gauge,
+    /// Robots that got a certificate.
+    pub robots_registered: Counter,
+    /// Robots that somebody drives.
+    pub teleoperation_sessions: Gauge,
+    /// From a heartbeat, by the clock of robots that have it set, to here.
+    pub heartbeat_lag: Histogram,
+    /// From the receipt of an event to its place in the log and in the picture.
+    pub event_lag: Histogram,
     /// MQTT clients connected.
     pub connections: Gauge,
+    /// MQTT clients that connected, ever.
+    pub connected: Counter,
+    /// Messages that the broker gave to a client.
+    pub delivered: Counter,
     /// Messages that the broker dropped on the way to a subscriber.
     pub broker_dropped: Counter,
     /// Subscribers disconnected because they did not read.
     pub stalled: Counter,
     /// Listeners of the live stream.
     pub live_subscribers: Gauge,
+    /// Live messages that were told.
+    pub live_told: Counter,
     /// Live messages that waited for a listener for longer than their priority may.
     pub live_late: Counter,
+    /// From a request's headers to those of its answer.
+    pub requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    /// Memory that the process has, bytes.
+    pub resident_memory: Gauge,
+    /// When the process started, seconds since the epoch.
+    pub start_time: Gauge,
+}
+
+/// 0.25 ms to 8 s.
+fn work_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+}
+
+/// 1 ms to 2 min.
+fn lag_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
 }
 
 impl Default for Metrics {
@@ -102,18 +148,29 @@ impl Default for Metrics {
             events_committed: Counter::default(),
             events_duplicate: Counter::default(),
             samples_committed: Counter::default(),
-            commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            commit_seconds: work_seconds(),
             commit_failures: Counter::default(),
             commands: Family::default(),
             alert_deliveries: Family::default(),
             alerts_firing: Gauge::default(),
             robots_online: Gauge::default(),
+            robots_stale: Gauge::default(),
             robots_known: Gauge::default(),
+            robots_registered: Counter::default(),
+            teleoperation_sessions: Gauge::default(),
+            heartbeat_lag: lag_seconds(),
+            event_lag: lag_seconds(),
             connections: Gauge::default(),
+            connected: Counter::default(),
+            delivered: Counter::default(),
             broker_dropped: Counter::default(),
             stalled: Counter::default(),
             live_subscribers: Gauge::default(),
+            live_told: Counter::default(),
             live_late: Counter::default(),
+            requests: Family::new_with_constructor(work_seconds),
+            resident_memory: Gauge::default(),
+            start_time: Gauge::default(),
         };
         this.with_registry(|r| {
             r.register(
@@ -183,6 +240,43 @@ impl Default for Metrics {
                 this.robots_known.clone(),
             );
             r.register(
+                "robots_stale",
+                "Robots whose link is up and that are silent",
+                this.robots_stale.clone(),
+            );
+            r.register(
+                "robots_registered",
+                "Robots that got a certificate",
+                this.robots_registered.clone(),
+            );
+            r.register(
+                "teleoperation_sessions",
+                "Robots that somebody drives",
+                this.teleoperation_sessions.clone(),
+            );
+            r.register_with_unit(
+                "heartbeat_lag",
+                "Time from a heartbeat, by the clock of robots that have it set, to the relay",
+                Unit::Seconds,
+                this.heartbeat_lag.clone(),
+            );
+            r.register_with_unit(
+                "event_lag",
+                "Time from the receipt of an event to its place in the log and in the picture",
+                Unit::Seconds,
+                this.event_lag.clone(),
+            );
+            r.register(
+                "mqtt_connected",
+                "MQTT clients that connected",
+                this.connected.clone(),
+            );
+            r.register(
+                "mqtt_delivered",
+                "Messages the broker gave to a client",
+                this.delivered.clone(),
+            );
+            r.register(
                 "mqtt_connections",
                 "MQTT clients connected",
                 this.connections.clone(),
@@ -202,17 +296,82 @@ impl Default for Metrics {
                 "Listeners of the live stream",
                 this.live_subscribers.clone(),
             );
+            r.register("live_told", "Live messages told", this.live_told.clone());
             r.register(
                 "live_late",
                 "Live messages that waited for a listener for too long",
                 this.live_late.clone(),
             );
+            r.register_with_unit(
+                "http_request_duration",
+                "Time from a request to the headers of its answer",
+                Unit::Seconds,
+                this.requests.clone(),
+            );
+            r.register_with_unit(
+                "process_resident_memory",
+                "Memory of the process",
+                Unit::Bytes,
+                this.resident_memory.clone(),
+            );
+            r.register_with_unit(
+                "process_start_time",
+                "When the process started, since the epoch",
+                Unit::Seconds,
+                this.start_time.clone(),
+            );
         });
+        this.begin();
         this
     }
 }
 
 impl Metrics {
+    /// Counts from zero what has been seen never, so that the first of a kind is an increase.
+    fn begin(&self) {
+        for kind in [
+            "connection",
+            "factsheet",
+            "state",
+            "heartbeat",
+            "telemetry",
+            "events",
+            "backlog",
+            "response",
+            "reported",
+        ] {
+            self.messages
+                .get_or_create(&MessageLabels { kind })
+                .inc_by(0);
+        }
+        for reason in [
+            "certificate",
+            "client-id",
+            "publish",
+            "subscribe",
+            "will",
+            "topic",
+            "oversized",
+            "malformed",
+            "events",
+        ] {
+            self.refused
+                .get_or_create(&RefusalLabels { reason })
+                .inc_by(0);
+        }
+        for place in ["ingest", "backlog", "history", "events", "live", "clock"] {
+            self.shed.get_or_create(&ShedLabels { place }).inc_by(0);
+        }
+        for end in ["successful", "failed", "expired", "lost"] {
+            self.commands.get_or_create(&EndLabels { end }).inc_by(0);
+        }
+        for result in ["delivered", "failed", "refused"] {
+            self.alert_deliveries
+                .get_or_create(&DeliveryLabels { result })
+                .inc_by(0);
+        }
+    }
+
     /// Adds another part's metrics, such as those of the HTTP interface.
     pub fn with_registry<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
         add(&mut self
@@ -221,7 +380,7 @@ impl Metrics {
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The text that `/metrics` answers.
+    /// The text that `/metrics` answers, as OpenMetrics.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -229,6 +388,43 @@ impl Metrics {
             // Writing into a String cannot fail.
             let _ = prometheus_client::encoding::text::encode(&mut text, registry);
         });
+        text
+    }
+
+    /// The same in Prometheus' own format, for those who do not ask for OpenMetrics: there counters are described
+    /// under their whole name, and neither units nor the end are said.
+    #[must_use]
+    pub fn encode_plain(&self) -> String {
+        let mut text = String::new();
+        let mut help = "";
+        let open = self.encode();
+        for line in open.lines() {
+            let words = line
+                .strip_prefix("# ")
+                .and_then(|rest| rest.split_once(' '));
+            match words {
+                Some(("HELP", rest)) => help = rest,
+                Some(("TYPE", rest)) => {
+                    let total = if rest.ends_with(" counter") {
+                        "_total"
+                    } else {
+                        ""
+                    };
+                    if let (Some((name, kind)), Some((_, help))) =
+                        (rest.split_once(' '), help.split_once(' '))
+                    {
+                        text +=
+                            &format!("# HELP {name}{total} {help}\n# TYPE {name}{total} {kind}\n");
+                    }
+                }
+                Some(("UNIT", _)) => {}
+                _ if line == "# EOF" => {}
+                _ => {
+                    text += line;
+                    text.push('\n');
+                }
+            }
+        }
         text
     }
 
@@ -249,5 +445,34 @@ impl Metrics {
     #[must_use]
     pub fn overloaded(&self) -> u64 {
         self.overloaded.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_formats_describe_the_same_numbers() {
+        let metrics = Metrics::default();
+        metrics.refuse("malformed");
+        let (open, plain) = (metrics.encode(), metrics.encode_plain());
+        for text in [&open, &plain] {
+            assert!(
+                text.contains("\nlekiwi_refused_total{reason=\"malformed\"} 1\n"),
+                "{text}"
+            );
+        }
+        assert!(
+            open.contains("# TYPE lekiwi_refused counter\n") && open.ends_with("# EOF\n"),
+            "{open}"
+        );
+        let described = "# HELP lekiwi_refused_total Messages, subscriptions and connections refused.\n\
+                         # TYPE lekiwi_refused_total counter\nlekiwi_refused_total{";
+        assert!(plain.contains(described), "{plain}");
+        assert!(
+            !plain.contains("# UNIT") && !plain.contains("# EOF"),
+            "{plain}"
+        );
     }
 }

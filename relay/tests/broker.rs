@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
 use rumqttc::v5::ConnectionError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
 use support::{Client, Relay, connection, envelope, events, from, start_broker, until, will};
@@ -514,5 +515,60 @@ async fn a_taken_port_is_named() {
         error.to_string(),
         format!("cannot listen for MQTT on {address}: address in use")
     );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_either_way_are_counted_and_their_lag_is_measured() {
+    let relay = Relay::start().await;
+    let kiwi = relay.robot("kiwi-01").await;
+    let watcher = relay.consumer("watcher").await;
+    let mut consumer = relay.connect(&watcher, "consumer:watcher:1").await;
+    consumer.subscribe("fleet/v1/default/robots/+/from/#").await;
+    let mut robot = relay.connect(&kiwi, "kiwi-01").await;
+    let topic = from("kiwi-01", "heartbeat");
+    let heartbeat = serde_json::json!({ "session": uuid::Uuid::nil(), "uptime_s": 1 });
+    let unset = envelope("kiwi-01", "heartbeat", &heartbeat);
+    let mut set: serde_json::Value = serde_json::from_str(&unset).unwrap();
+    set["clock"] = "synced".into();
+    for message in [unset, set.to_string(), "{".to_owned()] {
+        robot.publish(&topic, message, false).await;
+        consumer.message().await;
+    }
+    robot
+        .publish(
+            &from("kiwi-01", "events"),
+            events("kiwi-01", 5, 1..=3),
+            false,
+        )
+        .await;
+    consumer.message().await;
+    until("all is counted", async || {
+        let text = relay.metrics.encode();
+        let has = |line: &str| text.lines().any(|l| l == line);
+        // One is of a robot whose clock is not set, and one is no heartbeat. The fourth event is its registration.
+        has("lekiwi_heartbeat_lag_seconds_count 1") && has("lekiwi_event_lag_seconds_count 4")
+    })
+    .await;
+    assert_eq!(relay.metrics.robots_registered.get(), 1);
+    let mut connected = relay.broker.connected("");
+    connected.sort_by(|a, b| a.id.cmp(&b.id));
+    let counts = |view: &ConnectionView| (view.id.clone(), view.kind, view.received, view.sent);
+    assert_eq!(
+        connected.iter().map(counts).collect::<Vec<_>>(),
+        [
+            (
+                "consumer:watcher:1".to_owned(),
+                ConnectionKind::Consumer,
+                0,
+                4
+            ),
+            ("kiwi-01".to_owned(), ConnectionKind::Robot, 4, 0),
+        ]
+    );
+    assert_eq!(relay.broker.connected("consumer:watcher:1").len(), 1);
+    assert!(relay.broker.is_listening());
+    relay.broker.stop_listening();
+    until("nobody can connect", async || !relay.broker.is_listening()).await;
     relay.stop().await;
 }

@@ -130,6 +130,11 @@ pub(crate) const TEST: &[Need] = &[
         "a database to test against",
     ),
     need(
+        &["promtool"],
+        &["prometheus"],
+        "judges what is shipped for Prometheus",
+    ),
+    need(
         &["qemu-aarch64-static", "qemu-arm-static"],
         &["qemu-user-static"],
         "runs the robots' binaries",

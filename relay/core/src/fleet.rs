@@ -9,6 +9,7 @@
 //! * Only what registered robots measure becomes part of the picture; see [`registration`](self::Policy).
 //! * A robot that is connected and silent for longer than 2.5 heartbeats is stale, exactly once.
 
+mod counts;
 mod registration;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use lekiwi_protocol::message::{
 };
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
+pub use self::counts::Counts;
 pub use self::registration::Policy;
 use crate::recorded::Fact;
 use crate::robot::{Picture, Robot};
@@ -117,15 +119,6 @@ pub enum Output {
     },
 }
 
-/// Numbers for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Robots known.
-    pub known: usize,
-    /// Of these, connected (stale ones included).
-    pub connected: usize,
-}
-
 /// All robots.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -135,7 +128,6 @@ pub struct Fleet {
     outputs: VecDeque<Output>,
     /// Robots with readings that history has not seen.
     fresh: Vec<RobotId>,
-    connected: usize,
     /// Every event up to here is folded.
     position: u64,
     policy: Policy,
@@ -304,15 +296,6 @@ impl Fleet {
         self.robots.values().map(Robot::view)
     }
 
-    /// Numbers for metrics.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts {
-            known: self.robots.len(),
-            connected: self.connected,
-        }
-    }
-
     /// Hands every reading that history has not seen to `keep`.
     pub fn take_samples(&mut self, mut keep: impl FnMut(&RobotId, &MetricName, Timestamp, f64)) {
         for id in std::mem::take(&mut self.fresh) {
@@ -388,11 +371,9 @@ impl Fleet {
                     self.heard(now, &id);
                     return;
                 }
-                let was_connected = robot.is_connected();
                 robot.connection = state;
                 robot.birth = Some(envelope.clone());
                 robot.changed = true;
-                self.connected += usize::from(!was_connected);
                 self.heard(now, &id);
                 let data = serde_json::json!({ "session": session });
                 self.outputs.push_back(Output::Event {
@@ -459,7 +440,6 @@ impl Fleet {
         robot.connection = payload.state;
         robot.stale = false;
         robot.changed = true;
-        self.connected -= 1;
         let data = serde_json::json!({ "session": payload.session, "state": payload.state });
         self.outputs.push_back(Output::Event {
             robot: id.clone(),

@@ -22,7 +22,7 @@ mod recorded;
 mod robot;
 pub mod twins;
 
-pub use fleet::{Fleet, Input, Link, LivePayload, Output, Policy};
+pub use fleet::{Counts, Fleet, Input, Link, LivePayload, Output, Policy};
 pub use past::Past;
 pub use recorded::{Enrolment, Fact, What};
 pub use robot::Picture;

@@ -255,6 +255,11 @@ impl Robot {
         self.connection == ConnectionState::Online
     }
 
+    /// Whether somebody drives it, as it last said.
+    pub(crate) fn is_teleoperated(&self) -> bool {
+        self.teleoperation.as_ref().is_some_and(|now| now.active)
+    }
+
     /// The session of the last birth.
     pub(crate) fn session(&self) -> Option<Uuid> {
         self.birth.as_ref().map(|birth| birth.payload.session)

@@ -115,6 +115,32 @@ fn describe(output: Output) -> String {
     }
 }
 
+#[test]
+fn who_is_driven_silent_or_gone_is_counted() {
+    let mut fleet = Fleet::default();
+    let at = Timestamp::from_ms;
+    let driven = || state(1, serde_json::json!({"teleoperation": {"active": true}}));
+    let counts = |fleet: &Fleet| {
+        let counts = fleet.counts();
+        (
+            counts.known,
+            counts.connected,
+            counts.stale,
+            counts.teleoperated,
+        )
+    };
+    fleet.handle(at(0), heartbeat(2));
+    assert_eq!(counts(&fleet), (1, 0, 0, 0));
+    fleet.handle(at(0), online(1));
+    fleet.handle(at(0), driven());
+    assert_eq!(counts(&fleet), (2, 1, 0, 1));
+    fleet.handle_timeout(at(0).plus(STALE_AFTER));
+    assert_eq!(counts(&fleet), (2, 1, 1, 1));
+    // What it said last may be long over.
+    fleet.handle(at(1), offline(1));
+    assert_eq!(counts(&fleet), (2, 0, 0, 0));
+}
+
 /// Plays a story of (second, input) and compares what follows, with the time at which it was seen.
 fn check(story: Vec<(u64, Input)>, until_s: u64, expected: Expect) {
     let mut fleet = Fleet::default();
@@ -433,6 +459,7 @@ proptest! {
             let counts = fleet.counts();
             prop_assert_eq!(counts.known, views.len());
             prop_assert_eq!(counts.connected, views.iter().filter(|v| v.status.connection == ConnectionState::Online).count());
+            prop_assert_eq!(counts.connected - counts.stale, views.iter().filter(|v| v.status.online).count());
             for view in views.iter().filter(|v| v.status.online) {
                 let seen = view.status.last_seen.unwrap();
                 prop_assert!(now.since(seen) < STALE_AFTER);

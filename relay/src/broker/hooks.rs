@@ -12,7 +12,7 @@ use bytes::Bytes;
 use lekiwi_protocol::access::{Principal, Refusal};
 use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
 use lekiwi_protocol::message::Factsheet;
-use lekiwi_protocol::{ConsumerName, Envelope, FromRobot, MessageType, RobotId, Root};
+use lekiwi_protocol::{ConsumerName, Envelope, FromRobot, MessageType, RobotId, Root, Timestamp};
 use lekiwi_relay_core::Link;
 use lekiwi_relay_core::protect::Refusal as Limited;
 use rmqtt::codec::v5::SubscribeAckReason;
@@ -32,6 +32,14 @@ use crate::store::records::Refused;
 /// Bytes of a refused payload that are kept for inspection.
 const KEPT_PAYLOAD: usize = 512;
 
+/// How a consumer's client id begins.
+const CONSUMER: &str = "consumer:";
+
+/// Whether a client is a consumer.
+pub(super) fn is_consumer(client_id: &str) -> bool {
+    client_id.starts_with(CONSUMER)
+}
+
 /// One handler for all hook types.
 #[derive(Clone)]
 pub(super) struct Hooks {
@@ -46,7 +54,7 @@ pub(super) struct Hooks {
 
 /// Who a session is. The client id was proved to be the certificate's before the session began.
 fn principal(client_id: &str) -> Option<Principal> {
-    if let Some(rest) = client_id.strip_prefix("consumer:") {
+    if let Some(rest) = client_id.strip_prefix(CONSUMER) {
         let name = rest.split_once(':').map_or(rest, |(name, _)| name);
         return ConsumerName::new(name).ok().map(Principal::Consumer);
     }
@@ -197,6 +205,7 @@ impl Handler for Hooks {
     async fn hook(&self, parameter: &Parameter, acc: Option<HookResult>) -> ReturnType {
         match parameter {
             Parameter::MessagePublishCheckAcl(session, publish) => {
+                self.clients.heard(&session.id);
                 let client = &*session.id.client_id;
                 if let Some(refused) = self.surplus(&session.id) {
                     return (false, Some(HookResult::PublishAclResult(refused)));
@@ -257,10 +266,12 @@ impl Handler for Hooks {
                 (false, Some(HookResult::SubscribeAclResult(result)))
             }
             Parameter::ClientConnected(session) => {
-                self.clients.joined(&session.id);
+                let received_ms = clock::now_ms();
+                self.clients
+                    .joined(&session.id, Timestamp::from_ms(received_ms));
+                self.metrics.connected.inc();
                 self.metrics.connections.set(self.clients.len());
                 if let Some(Principal::Robot(robot)) = principal(&session.id.client_id) {
-                    let received_ms = clock::now_ms();
                     self.tap
                         .message(Input::Connected {
                             robot,
@@ -284,6 +295,11 @@ impl Handler for Hooks {
                         })
                         .await;
                 }
+                (true, acc)
+            }
+            Parameter::MessageDelivered(session, ..) => {
+                self.clients.told(&session.id);
+                self.metrics.delivered.inc();
                 (true, acc)
             }
             Parameter::MessageDropped(Some(_), ..) => {

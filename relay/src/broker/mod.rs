@@ -9,6 +9,7 @@
 
 mod admission;
 mod authority;
+mod clients;
 mod gate;
 mod hooks;
 mod retained;
@@ -19,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,7 @@ use tokio::task::JoinHandle;
 pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
 
 use self::admission::Admission;
+use self::clients::Clients;
 use self::gate::{Change, Gate, GatedRouter};
 use self::retained::Retained;
 use self::tap::Tap;
@@ -141,51 +143,6 @@ pub struct Inputs {
     pub refused: mpsc::Receiver<Refused>,
 }
 
-/// Connected clients, so that one can be disconnected by name.
-#[derive(Debug, Default)]
-struct Clients(Mutex<HashMap<ClientId, Id>>);
-
-impl Clients {
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<ClientId, Id>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn joined(&self, id: &Id) {
-        self.with(|clients| clients.insert(id.client_id.clone(), id.clone()));
-    }
-
-    fn left(&self, id: &Id) {
-        self.with(|clients| {
-            // An older connection's end must not hide the newer one.
-            if clients
-                .get(&id.client_id)
-                .is_some_and(|current| hooks::link(current) == hooks::link(id))
-            {
-                clients.remove(&id.client_id);
-            }
-        });
-    }
-
-    fn len(&self) -> i64 {
-        self.with(|clients| clients.len() as i64)
-    }
-
-    /// Clients whose certificate says `common_name`.
-    fn of(&self, common_name: &str) -> Vec<Id> {
-        self.with(|clients| {
-            clients
-                .iter()
-                .filter(|(client, _)| {
-                    client
-                        .strip_prefix(common_name)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-                })
-                .map(|(_, id)| id.clone())
-                .collect()
-        })
-    }
-}
-
 /// A running broker; stops when dropped.
 pub struct Broker {
     context: ServerContext,
@@ -259,6 +216,7 @@ impl Broker {
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublishCheckAcl,
             Type::MessagePublish,
+            Type::MessageDelivered,
             Type::MessageDropped,
         ] {
             register.add(hook, Box::new(hooks.clone())).await;
@@ -405,12 +363,6 @@ impl Broker {
         clients.len()
     }
 
-    /// Connected clients.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        usize::try_from(self.clients.len()).unwrap_or(0)
-    }
-
     /// Takes no more connections; those that stand end with the runtime.
     pub fn stop_listening(&self) {
         for task in &self.tasks {
@@ -422,10 +374,7 @@ impl Broker {
     /// gone, [`FAREWELL`] at most. While ingest still runs, this puts each robot's death on record.
     pub async fn stop(&self) {
         self.stop_listening();
-        let everybody: Vec<Id> = self
-            .clients
-            .with(|clients| clients.values().cloned().collect());
-        for id in everybody {
+        for id in self.clients.ids() {
             let entry = self.context.extends.shared().await.entry(id);
             if let Some(tx) = entry.tx() {
                 // It may have gone by itself meanwhile. MQTT's "server shutting down" is spelled so; rmqtt closes the
@@ -509,7 +458,7 @@ async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metric
     loop {
         ticks.tick().await;
         let now = clock::monotonic();
-        let ids: Vec<Id> = clients.with(|clients| clients.values().cloned().collect());
+        let ids = clients.ids();
         asked.retain(|id, _| ids.contains(id));
         for id in ids {
             match asked.get_mut(&id) {
@@ -523,7 +472,7 @@ async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metric
                         cut_off(&context, &clients, &id).await;
                     }
                 }
-                None if id.client_id.starts_with("consumer:") => {
+                None if hooks::is_consumer(&id.client_id) => {
                     let entry = context.extends.shared().await.entry(id.clone());
                     let (question, answer) = oneshot::channel();
                     if entry.tx().is_some_and(|tx| {

@@ -1,8 +1,8 @@
 //! Who asks: finds the session in a cookie or bearer token, and lets a request through by its route's
 //! permission. Runs before every route, unknown ones included.
 //!
-//! A robot's routes ask for its certificate instead, and for nothing else; on all others a certificate counts
-//! for nothing.
+//! A robot's routes ask for its certificate instead, and for nothing else; `/metrics` takes a consumer's as well; on
+//! all others a certificate counts for nothing.
 //!
 //! Invariant: what is not marked public answers nothing without a session or a robot's certificate. A cookie alone never changes
 //! anything on behalf of another site.
@@ -40,7 +40,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let permission = request
         .extensions()
         .get::<MatchedPath>()
-        .and_then(|path| routes::permission(request.method(), path.as_str()));
+        .and_then(|path| routes::find(request.method(), path.as_str()))
+        .map(|route| route.permission);
+    if permission == Some(Permission::Scrape)
+        && let Ok(Principal::Consumer(_)) = shown(&app, &request)
+    {
+        return next.run(request).await;
+    }
     if permission == Some(Permission::Robot) {
         return match robot(&app, &request) {
             Ok(caller) => {
@@ -76,8 +82,8 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     next.run(request).await
 }
 
-/// The robot whose certificate the connection has shown.
-fn robot(app: &App, request: &Request) -> Result<Caller, Failure> {
+/// Whose certificate the connection has shown.
+fn shown(app: &App, request: &Request) -> Result<Principal, Failure> {
     let shown = request.extensions().get::<Arc<ClientCert>>();
     let shown = shown.ok_or_else(|| {
         Failure::new(
@@ -85,14 +91,20 @@ fn robot(app: &App, request: &Request) -> Result<Caller, Failure> {
             "expected a robot's certificate in the TLS handshake, got none",
         )
     })?;
-    let refused = |detail| Failure::new(Kind::CertificateRefused, detail);
     let authority = StoreAuthority::new(app.store.clone(), app.root.org().clone());
-    match authority.admit(shown) {
-        Ok(Principal::Robot(id)) => Ok(Caller(id)),
-        Ok(other) => Err(refused(format!(
-            "expected a robot's certificate, got that of {other:?}"
-        ))),
-        Err(denied) => Err(refused(denied.to_string())),
+    authority
+        .admit(shown)
+        .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))
+}
+
+/// The robot whose certificate the connection has shown.
+fn robot(app: &App, request: &Request) -> Result<Caller, Failure> {
+    match shown(app, request)? {
+        Principal::Robot(id) => Ok(Caller(id)),
+        other => Err(Failure::new(
+            Kind::CertificateRefused,
+            format!("expected a robot's certificate, got that of {other:?}"),
+        )),
     }
 }
 

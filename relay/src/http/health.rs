@@ -1,15 +1,18 @@
 //! How the relay itself is.
 
+use std::time::Instant;
+
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::api::{Health, HealthStatus};
+use lekiwi_protocol::api::{Health, HealthStatus, Readiness};
 
 use super::App;
 use super::extract::Query;
 use super::problem::Failure;
+use super::starting::readiness;
 use crate::clock;
 use crate::identity::server::RENEW_BEFORE;
 use crate::store;
@@ -49,6 +52,15 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
         ));
         degraded |= ends <= now;
     }
+    said(problems, degraded, app.started)
+}
+
+/// The answer of `/health`.
+pub(super) fn said(
+    problems: Vec<String>,
+    degraded: bool,
+    started: Instant,
+) -> (StatusCode, Answer<Health>) {
     let (status, code) = if degraded {
         (HealthStatus::Degraded, StatusCode::SERVICE_UNAVAILABLE)
     } else {
@@ -59,24 +71,83 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
         problems,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: clock::monotonic()
-            .saturating_duration_since(app.started)
+            .saturating_duration_since(started)
             .as_secs(),
     };
     (code, Answer(health))
 }
 
-/// Counters in Prometheus' text format.
+/// Whether the relay can be sent robots and requests: it knows its fleet, and listens. Open to everybody. A store that
+/// cannot write is no reason to go elsewhere; see `/health` for that.
+#[utoipa::path(
+    get, path = "/ready", tag = "relay",
+    responses(
+        (status = 200, description = "It can", body = Readiness),
+        (status = 503, description = "Not yet, or not any more: see `missing`", body = Readiness),
+    )
+)]
+pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readiness>) {
+    let mut missing = Vec::new();
+    if app.stopping.is_cancelled() {
+        missing.push("the relay is stopping".to_owned());
+    } else if !app.broker.is_listening() {
+        missing.push("the broker does not listen any more".to_owned());
+    }
+    readiness(missing)
+}
+
+/// Counters and gauges for Prometheus, for who is logged in and for programs with a consumer's certificate. In
+/// OpenMetrics' format where the `Accept` header names it, in Prometheus' own otherwise.
 #[utoipa::path(
     get, path = "/metrics", tag = "relay",
-    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)),
-    security(("session" = []), ("cookie" = []))
+    responses((status = 200, description = "`docs/observability.md` lists them", content(
+        (String = "text/plain"), (String = "application/openmetrics-text"),
+    ))),
+    security(("session" = []), ("cookie" = []), ("consumer" = []))
 )]
 pub(super) async fn metrics(
     State(app): State<App>,
+    headers: HeaderMap,
     query: Query,
 ) -> Result<impl IntoResponse, Failure> {
     query.finish()?;
-    let kind =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    Ok(([(header::CONTENT_TYPE, kind)], app.metrics.encode()))
+    const OPEN: &str = "application/openmetrics-text";
+    let metrics = &app.metrics;
+    let counts = app.fleet.counts();
+    metrics.robots_known.set(counts.known as i64);
+    metrics.robots_online.set(counts.connected as i64);
+    metrics.robots_stale.set(counts.stale as i64);
+    metrics
+        .teleoperation_sessions
+        .set(counts.teleoperated as i64);
+    metrics.resident_memory.set(resident_bytes().unwrap_or(0));
+    let accepts = headers.get_all(header::ACCEPT);
+    let open = accepts
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value.contains(OPEN)));
+    let (kind, text) = if open {
+        (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            metrics.encode(),
+        )
+    } else {
+        (
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics.encode_plain(),
+        )
+    };
+    Ok((
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
+        text,
+    ))
+}
+
+/// Memory that this process has, as Linux says it.
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }

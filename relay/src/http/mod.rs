@@ -11,6 +11,7 @@ pub mod auth;
 mod bans;
 mod commands;
 mod configuration;
+mod connections;
 mod consumers;
 mod dashboard;
 mod discovered;
@@ -22,6 +23,7 @@ mod health;
 mod live;
 mod login;
 mod logs;
+mod measured;
 pub mod openapi;
 mod packages;
 mod passage;
@@ -31,6 +33,7 @@ mod robots;
 pub mod routes;
 pub mod server;
 mod session;
+pub mod starting;
 mod telemetry;
 mod tokens;
 mod websocket;
@@ -131,5 +134,9 @@ pub fn router(app: App) -> Router {
             auth::guard,
         ))
         .layer(axum::middleware::from_fn(headers::secure))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            measured::measure,
+        ))
         .with_state(app)
 }

@@ -24,7 +24,9 @@ use super::problem::{Failure, Kind};
     ),
     paths(
         super::health::health,
+        super::health::ready,
         super::health::metrics,
+        super::connections::list,
         super::est::cacerts,
         super::est::simpleenroll,
         super::session::create,
@@ -96,6 +98,14 @@ impl Modify for Security {
             "robot",
             SecurityScheme::MutualTls {
                 description: Some("A robot's certificate, of this relay's authority".to_owned()),
+                extensions: None,
+                deprecated: None,
+            },
+        );
+        components.add_security_scheme(
+            "consumer",
+            SecurityScheme::MutualTls {
+                description: Some("A consumer's certificate, of this relay's authority".to_owned()),
                 extensions: None,
                 deprecated: None,
             },

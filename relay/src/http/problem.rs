@@ -158,6 +158,8 @@ kinds! {
     CsrWrongSubject = "csr-wrong-subject", FORBIDDEN, "Certificate request for another robot";
     /// The store cannot write at the moment.
     StoreUnavailable = "store-unavailable", SERVICE_UNAVAILABLE, "Store unavailable";
+    /// The relay is not there yet.
+    Starting = "starting", SERVICE_UNAVAILABLE, "Relay is starting";
     /// The relay is going down.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "Relay is stopping";
     /// A fault of the relay.

@@ -6,8 +6,9 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::App;
 use super::{
-    alerts, bans, commands, configuration, consumers, dashboard, discovered, est, events, health,
-    live, login, logs, openapi, packages, refused, robots, session, telemetry, tokens,
+    alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
+    events, health, live, login, logs, openapi, packages, refused, robots, session, telemetry,
+    tokens,
 };
 
 /// Who may use a route.
@@ -23,6 +24,8 @@ pub enum Permission {
     Admin,
     /// The robot that the path names, by its certificate.
     Robot,
+    /// Who is logged in, and programs by a consumer's certificate: what watches the relay has no session.
+    Scrape,
 }
 
 /// One route.
@@ -52,13 +55,15 @@ const fn route(
     }
 }
 
-use Permission::{Admin, Page, Public, Read, Robot};
+use Permission::{Admin, Page, Public, Read, Robot, Scrape};
 
 /// The page.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/health",                           Public, || get(health::health)),
-    route(Method::GET,    "/metrics",                          Read,   || get(health::metrics)),
+    route(Method::GET,    "/ready",                            Public, || get(health::ready)),
+    route(Method::GET,    "/metrics",                          Scrape, || get(health::metrics)),
+    route(Method::GET,    "/connections",                      Read,   || get(connections::list)),
 
     route(Method::GET,    "/.well-known/est/cacerts",          Public, || get(est::cacerts)),
     route(Method::POST,   "/.well-known/est/simpleenroll",     Public, || post(est::simpleenroll)),
@@ -115,9 +120,9 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/assets/{*path}",                   Page,   || get(dashboard::asset)),
 ];
 
-/// Who may use `method` on the route that matched `path`; `None` where there is no such route.
+/// The route that `method` finds where `path` matched.
 #[must_use]
-pub fn permission(method: &Method, path: &str) -> Option<Permission> {
+pub fn find(method: &Method, path: &str) -> Option<&'static Route> {
     let method = if *method == Method::HEAD {
         &Method::GET
     } else {
@@ -126,5 +131,4 @@ pub fn permission(method: &Method, path: &str) -> Option<Permission> {
     ROUTES
         .iter()
         .find(|route| route.method == *method && route.path == path)
-        .map(|route| route.permission)
 }

@@ -3,7 +3,7 @@
 //! headers and bodies.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -71,12 +71,12 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
 }
 
 /// Serves `router` on `listener` until `stopping`; then takes no more, lets running requests end for at
-/// most `drain`, and returns. Clients that want MQTT are handed to the broker at `mqtt`.
+/// most `drain`, and returns. Clients that want MQTT are handed to the broker at `mqtt`, once that is known.
 pub async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
     router: Router,
-    mqtt: SocketAddr,
+    mqtt: Arc<OnceLock<SocketAddr>>,
     protect: Arc<Protect>,
     stopping: CancellationToken,
     drain: Duration,
@@ -99,7 +99,7 @@ pub async fn serve(
                     protect: protect.clone(),
                     stopping: stopping.clone(),
                 };
-                let (acceptor, router) = (acceptor.clone(), router.clone());
+                let (acceptor, router, mqtt) = (acceptor.clone(), router.clone(), mqtt.clone());
                 tasks.spawn(async move {
                     let greeted = tokio::select! {
                         () = visit.stopping.cancelled() => return,
@@ -109,7 +109,9 @@ pub async fn serve(
                         None => {}
                         Some(greeted) if greeted.is_mqtt => {
                             drop(place);
-                            visit.hand_on(greeted, mqtt).await;
+                            if let Some(&mqtt) = mqtt.get() {
+                                visit.hand_on(greeted, mqtt).await;
+                            }
                         }
                         Some(greeted) => {
                             let stream = greeted.rewound();

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::{RobotId, Timestamp};
-use lekiwi_relay_core::Fleet;
 use lekiwi_relay_core::alerts::Alerts;
 use lekiwi_relay_core::protect::Overload;
+use lekiwi_relay_core::{Counts, Fleet};
 use tokio::sync::mpsc;
 
 use super::alerts;
@@ -39,6 +39,13 @@ impl Handle {
     pub fn position(&self) -> u64 {
         let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
         fleet.position()
+    }
+
+    /// How many robots are how.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        fleet.counts()
     }
 
     /// One robot.

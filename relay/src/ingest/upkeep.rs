@@ -62,13 +62,6 @@ impl Ingest {
         if is_due(&mut self.upkeep.upkeep, now, UPKEEP) {
             self.look_after_history(now, now_ms);
         }
-        let counts = self
-            .fleet
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .counts();
-        self.metrics.robots_known.set(counts.known as i64);
-        self.metrics.robots_online.set(counts.connected as i64);
     }
 
     fn take_samples(&mut self) {

@@ -1,11 +1,11 @@
 //! Who listens to the live stream, and what waits for each of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lekiwi_protocol::api::{RelayMessage, Subscribe, Watchers};
+use lekiwi_protocol::api::{ConnectionKind, ConnectionView, RelayMessage, Subscribe, Watchers};
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::gateway::{
     Client, ClientId, Content as _, Index, Key, Output, Read, RequestError, deadline,
@@ -50,11 +50,16 @@ struct Hub {
     /// Robots whose watchers changed since it was told.
     changed: HashSet<RobotId>,
     presences: u64,
+    /// Listeners so far.
+    numbers: u64,
     ended: bool,
 }
 
 #[derive(Debug)]
 struct Slot {
+    /// Tells it from earlier ones in its place.
+    number: u64,
+    since: Timestamp,
     mailbox: Arc<Mailbox>,
     keys: Box<[Key]>,
     robots: Box<[RobotId]>,
@@ -73,6 +78,8 @@ struct Mailbox {
     client: Mutex<State>,
     /// Something is to be done.
     news: Notify,
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -123,10 +130,15 @@ impl Live {
         let mailbox = Arc::new(Mailbox {
             client: Mutex::default(),
             news: Notify::new(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         });
         let mut hub = lock(&self.inner.hub);
+        hub.numbers += 1;
         lock(&mailbox.client).ended = hub.ended;
         let slot = Slot {
+            number: hub.numbers,
+            since: Timestamp::from_ms(clock::now_ms()),
             mailbox: mailbox.clone(),
             keys: Box::default(),
             robots: Box::default(),
@@ -158,6 +170,27 @@ impl Live {
         lock(&self.inner.hub).watchers(robot)
     }
 
+    /// How many listen.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inner.watching.load(Ordering::SeqCst)
+    }
+
+    /// Listeners whose id is beyond `after`, in no order.
+    #[must_use]
+    pub fn connected(&self, after: &str) -> Vec<ConnectionView> {
+        let hub = lock(&self.inner.hub);
+        let views = hub.clients.iter().flatten().map(|slot| ConnectionView {
+            id: format!("live:{}", slot.number),
+            kind: ConnectionKind::Live,
+            user: Some(slot.user.to_string()),
+            since: slot.since,
+            received: slot.mailbox.received.load(Ordering::Relaxed),
+            sent: slot.mailbox.sent.load(Ordering::Relaxed),
+        });
+        views.filter(|view| &*view.id > after).collect()
+    }
+
     /// Ends the listeners of sessions that do not count any more.
     pub fn end_sessions(&self, counts: impl Fn(&[u8; 32]) -> bool) {
         let hub = lock(&self.inner.hub);
@@ -169,7 +202,7 @@ impl Live {
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        self.inner.watching.load(Ordering::SeqCst) > 0
+        self.count() > 0
     }
 
     fn now(&self) -> Duration {
@@ -373,9 +406,25 @@ impl Watcher {
             Some(Arc::new(content::event(robot, stored)))
         };
         let events = page.events.into_iter().filter_map(message).collect();
-        let mut state = lock(&self.mailbox.client);
-        let client = &mut state.client;
-        client.page(read.subscription, page.position, page.whole, events)
+        let wanted = lock(&self.mailbox.client).client.page(
+            read.subscription,
+            page.position,
+            page.whole,
+            events,
+        );
+        self.told(wanted.len());
+        wanted
+    }
+
+    /// Counts a message from the client.
+    pub fn heard(&self) {
+        self.mailbox.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn told(&self, messages: usize) {
+        let messages = messages as u64;
+        self.mailbox.sent.fetch_add(messages, Ordering::Relaxed);
+        self.live.inner.metrics.live_told.inc_by(messages);
     }
 
     fn todo(&self, client: &mut Client<Content>, now: Duration, most: usize) -> Vec<Todo> {
@@ -406,6 +455,8 @@ impl Watcher {
                 }
             }
         }
+        let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(_)));
+        self.told(messages.count());
         todo
     }
 

@@ -19,6 +19,7 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
             ("GET", "/.well-known/est/cacerts"),
             ("GET", "/health"),
             ("GET", "/login"),
+            ("GET", "/ready"),
             ("POST", "/.well-known/est/simpleenroll"),
             ("POST", "/api/v1/session"),
             ("POST", "/login"),
@@ -562,23 +563,4 @@ fn a_consumer_certificate_is_issued_by_name() {
     );
     assert_eq!(created["mqtt"], relay.mqtt.as_str());
     assert_eq!(created["filter"], "fleet/v1/default/robots/+/from/#");
-}
-
-#[test]
-fn metrics_are_text_for_prometheus() {
-    let relay = Relay::start();
-    let session = relay.log_in();
-    let metrics = relay.curl_as(&session, "/metrics", &[]);
-    assert!(
-        metrics
-            .header("content-type")
-            .expect("a type")
-            .starts_with("application/openmetrics-text")
-    );
-    assert!(
-        metrics.body.contains("lekiwi_robots_known 0"),
-        "{}",
-        metrics.body
-    );
-    assert!(metrics.body.trim_end().ends_with("# EOF"));
 }

@@ -85,7 +85,7 @@ fn publish(relay: &Relay, robot: &str, files: &str, level: &str, kind: &str, pay
 }
 
 /// Enrols and keeps key and certificate as `files`.
-fn enrol(relay: &Relay, robot: &str, files: &str, token: &str, subject: &str) {
+pub(crate) fn enrol(relay: &Relay, robot: &str, files: &str, token: &str, subject: &str) {
     let folder = relay.data.path();
     let (_, csr) = request(folder, files, &format!("/CN={robot}{subject}"));
     let answer = relay.enrol(robot, token, &csr);
@@ -94,7 +94,8 @@ fn enrol(relay: &Relay, robot: &str, files: &str, token: &str, subject: &str) {
     fs::write(folder.join(format!("{files}.pem")), pem).expect("a file");
 }
 
-fn consumer(relay: &Relay, session: &str) {
+/// Keeps key and certificate of a consumer as `watcher`.
+pub(crate) fn consumer(relay: &Relay, session: &str) {
     let folder = relay.data.path();
     let (key, _) = request(folder, "watcher", "/CN=watcher");
     let key = key.to_str().expect("text");

@@ -156,6 +156,7 @@ async fn hear(decoder: &mut Decoder, listener: &Listener) -> Result<Heard, Viola
 }
 
 async fn obey(request: Result<ClientMessage, RequestError>, listener: &Listener) {
+    listener.watcher.heard();
     let (id, outcome) = match request {
         Err(error) => (None, Err(error.to_string())),
         Ok(ClientMessage::Ping { nonce }) => {
