@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::discovery::network::Network;
 use lekiwi_protocol::message::Op;
-use lekiwi_protocol::{ConsumerName, RobotId};
+use lekiwi_protocol::{ConsumerName, RobotId, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -44,11 +44,14 @@ pub(crate) enum Command {
     Login(Login),
     /// End the session and forget it
     Logout,
-    /// List all robots
-    #[command(
-        after_help = "Example:\n  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'"
-    )]
-    Robots(Json),
+    /// List all robots, as they are or as they were
+    #[command(after_help = "Examples:
+  lekiwi robots --json | jq '.robots[] | select(.status.online) | .id'
+  lekiwi robots --at 2026-11-21T03:52:00Z
+
+What the past shows of registration, configuration and presence is exact; what robots measured is as of the last
+picture that the relay kept before, at most an hour older while they were connected (as_of in --json).")]
+    Robots(Robots),
     /// Show one robot
     #[command(after_help = "Example:\n  lekiwi robot kiwi-01")]
     Robot(OneRobot),
@@ -153,6 +156,15 @@ pub(crate) struct Login {
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Robots {
+    /// As they were at this time, in UTC, such as 2026-11-21T03:52:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
+    #[command(flatten)]
+    pub(crate) output: Json,
 }
 
 #[derive(Debug, Args)]

@@ -5,13 +5,13 @@ mod alerts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
     Approval, CommandList, CommandRequest, CommandView, ConfigurationRequest, ConfigurationView,
     ConsumerCreated, ConsumerRequest, EventPage, Login, PackagesView, Problem, RobotList,
     RobotView, RollbackRequest, Session, TelemetryHistory, TokenCreated, TokenList, TokenRequest,
 };
 use lekiwi_protocol::pinned::Verifier;
+use lekiwi_protocol::{RobotId, Timestamp};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,14 +140,12 @@ impl Relay {
             .map(|_| ())
     }
 
-    pub(crate) async fn robots(&self) -> Result<RobotList, Failure> {
-        self.json(
-            Method::GET,
-            "/api/v1/robots",
-            None::<&()>,
-            "a list of robots",
-        )
-        .await
+    /// As they are, or as they were.
+    pub(crate) async fn robots(&self, at: Option<Timestamp>) -> Result<RobotList, Failure> {
+        let query = at.map_or_else(String::new, |at| format!("?at={at}"));
+        let path = format!("/api/v1/robots{query}");
+        self.json(Method::GET, &path, None::<&()>, "a list of robots")
+            .await
     }
 
     pub(crate) async fn robot(&self, id: &RobotId) -> Result<RobotView, Failure> {

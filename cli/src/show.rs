@@ -164,8 +164,8 @@ fn resource(metrics: &Metrics, name: &str) -> String {
         .map_or_else(|| NONE.into(), |value| figure(name, *value))
 }
 
-/// `lekiwi robots`.
-pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
+/// `lekiwi robots`; ages are those at `then`.
+pub(crate) fn robots(list: &RobotList, then: Timestamp, colour: bool) -> String {
     if list.robots.is_empty() {
         return "no robots yet; make a token with `lekiwi token create` and enrol the first one"
             .into();
@@ -194,7 +194,7 @@ pub(crate) fn robots(list: &RobotList, colour: bool) -> String {
             Cell::new(resource(&robot.resources, metric::CPU_PERCENT)),
             Cell::new(resource(&robot.resources, metric::MEMORY_PERCENT)),
             Cell::new(resource(&robot.resources, metric::TEMPERATURE_C)),
-            Cell::new(ago(robot.status.last_seen, list.now)),
+            Cell::new(ago(robot.status.last_seen, then)),
         ]);
     }
     let waiting = list
@@ -524,8 +524,8 @@ mod tests {
 
             zz-1 is quarantined: its hardware matches no profile
             let one in with `lekiwi approve ID`, or turn it away with `lekiwi reject ID`"#]]
-        .assert_eq(&robots(&list(), false));
-        let coloured = robots(&list(), true);
+        .assert_eq(&robots(&list(), list().now, false));
+        let coloured = robots(&list(), list().now, true);
         assert!(
             coloured.contains("\u{1b}[") && coloured.contains("online"),
             "{coloured}"

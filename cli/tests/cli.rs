@@ -24,6 +24,11 @@ fn fleet(line: &str) -> (u16, &'static str, &'static str) {
             JSON,
             r#"{"position":1,"now":"2026-11-21T04:00:10.000Z","robots":[{"id":"kiwi-01","type":"lekiwi","resources":{"cpu_percent":12.34},"status":{"online":true,"stale":false,"connection":"ONLINE","last_seen":"2026-11-21T04:00:07.000Z"}}]}"#,
         ),
+        "GET /api/v1/robots?at=2026-11-21T03:00:10.000Z" => (
+            200,
+            JSON,
+            r#"{"position":1,"now":"2026-11-21T04:00:10.000Z","robots":[{"id":"kiwi-01","type":"lekiwi","resources":{"cpu_percent":1},"status":{"online":false,"stale":false,"connection":"OFFLINE","last_seen":"2026-11-21T03:00:00.000Z"},"as_of":{"position":1}}]}"#,
+        ),
         "POST /api/v1/robots/kiwi-01/approve" => (
             200,
             JSON,
@@ -115,6 +120,9 @@ fn a_day_of_an_operator() {
             .to_ascii_lowercase()
             .contains("authorization: bearer session-1\r\n")
     );
+    let then = "ROBOT    STATUS   HEALTH  TYPE    CPU    MEMORY  TEMP  LAST SEEN\nkiwi-01  offline  –       lekiwi  1.0 %  –       –     10 s ago\n";
+    let at = ["robots", "--at", "2026-11-21T03:00:10Z"];
+    check(&lekiwi(home, &at, ""), 0, then, "");
     let json = lekiwi(home, &["robots", "--json"], "");
     let list: lekiwi_protocol::api::RobotList = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(list.robots[0].id.as_str(), "kiwi-01");

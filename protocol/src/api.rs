@@ -106,6 +106,52 @@ pub struct RobotView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub resources_at: Option<Timestamp>,
+    /// How far each kind of knowledge may be relied on; absent where it is of the past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
+    /// Of which moment this is; absent in an answer of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
+}
+
+/// The cache policies of the state model (H3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Freshness {
+    /// `factsheet`: until the log tells of a restart or another board.
+    pub hardware: Fresh,
+    /// `network`: for an hour, or until the robot has another session.
+    pub network: Fresh,
+    /// `resources`: for 30 s after the last of them.
+    pub telemetry: Fresh,
+    /// `deployment`: for five minutes.
+    pub deployment: Fresh,
+}
+
+/// How far one kind of knowledge may be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Fresh {
+    /// When it was last known to be so, by the relay's receive time; absent when it never was. What a robot says at
+    /// once when it changes is known to be so whenever the robot is heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub as_of: Option<Timestamp>,
+    /// It may be otherwise by now.
+    pub stale: bool,
+}
+
+/// A moment of the past. What the log says is as of its position: `registration`, `configuration.desired`, and
+/// `status` but for `uptime_s`. Everything else is what the robot had said when the relay last took a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AsOf {
+    /// The event log's position.
+    pub position: u64,
+    /// When that picture was taken; absent when there is none of that time, and only the log speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub picture_at: Option<Timestamp>,
 }
 
 /// Presence, by the relay's receive time, never by the robot's clock.

@@ -35,7 +35,7 @@ use lekiwi_protocol::{
 use lekiwi_relay_core::commands::Commands;
 use lekiwi_relay_core::history::{Retention, day_of};
 use lekiwi_relay_core::twins::Twins;
-use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
+use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Picture, Policy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -126,8 +126,8 @@ impl Ingest {
     ) -> Result<(Handle, Self), StoreError> {
         let mut fleet = Fleet::new(settings.registration);
         for snapshot in store.snapshots().await? {
-            match serde_json::from_str(&snapshot.picture) {
-                Ok(view) => fleet.restore(view, snapshot.position),
+            match Picture::from_json(&snapshot.picture) {
+                Ok(picture) => fleet.restore(picture, snapshot.position),
                 Err(error) => {
                     tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read")
                 }
@@ -139,15 +139,8 @@ impl Ingest {
                 break;
             }
             for stored in events {
-                let robot = if stored.event.aggregate_type == "robot" {
-                    RobotId::new(&stored.event.aggregate_id).ok()
-                } else {
-                    None
-                };
-                fleet.handle(
-                    Timestamp::from_ms(stored.event.received_ms),
-                    folded(robot, &stored),
-                );
+                let received = Timestamp::from_ms(stored.event.received_ms);
+                fleet.handle(received, folded(&stored));
             }
         }
         fleet.begin();
@@ -476,13 +469,10 @@ impl Ingest {
             if let Some(robot) = alerts::robot_of(stored) {
                 self.live.event(robot, stored);
             }
-            let robot = match stored.event.aggregate_type {
-                "robot" => RobotId::new(&stored.event.aggregate_id).ok(),
-                _ => None,
-            };
+            let robot = stored.robot();
             self.requested(robot.as_ref(), stored);
             self.configured(robot.as_ref(), stored);
-            heard.push((stored.event.received_ms, folded(robot, stored)));
+            heard.push((stored.event.received_ms, folded(stored)));
         }
         self.apply(broker, heard).await;
         self.committed_alerts(broker, &commit.events).await;
@@ -536,11 +526,12 @@ impl Ingest {
             };
             self.batch
                 .snapshots
-                .extend(changed.into_iter().filter_map(|view| {
-                    // A view has string keys only, so it always serialises.
-                    let picture = serde_json::to_string(&view).ok()?;
+                .extend(changed.into_iter().filter_map(|picture| {
+                    let robot = picture.view.id.as_str().into();
+                    // It has string keys only, so it always serialises.
+                    let picture = serde_json::to_string(&picture).ok()?;
                     Some(Snapshot {
-                        robot: view.id.as_str().into(),
+                        robot,
                         position,
                         taken_ms: now,
                         picture,

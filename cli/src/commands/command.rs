@@ -179,7 +179,7 @@ pub(super) async fn estop(relay: Relay, arguments: Estop, ui: &mut Ui) -> Result
 
 /// Every robot that takes part and is there; the others are named.
 async fn all(relay: &Relay, ui: &mut Ui) -> Result<Vec<RobotId>, Failure> {
-    let robots = relay.robots().await?.robots;
+    let robots = relay.robots(None).await?.robots;
     let (there, away): (Vec<_>, Vec<_>) = robots
         .into_iter()
         .filter(|robot| robot.registration.status == RegistrationStatus::Registered)

@@ -136,7 +136,7 @@ async fn known(environment: &Environment, ui: &mut Ui) -> Option<BTreeSet<RobotI
             return None;
         }
     };
-    match relay.robots().await {
+    match relay.robots(None).await {
         Ok(list) => Some(list.robots.into_iter().map(|robot| robot.id).collect()),
         Err(failure) => {
             ui.note(format!(

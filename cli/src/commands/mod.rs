@@ -15,7 +15,7 @@ mod watch;
 use clap::CommandFactory;
 use serde::Serialize;
 
-use crate::args::{Approve, Arguments, Command, Consumer, Events, OneRobot, Token};
+use crate::args::{Approve, Arguments, Command, Consumer, Events, OneRobot, Robots, Token};
 use crate::client::Relay;
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -31,12 +31,13 @@ pub(crate) async fn run(
     match command {
         Command::Login(login) => session::login(login, environment, ui).await,
         Command::Logout => session::logout(environment, ui).await,
-        Command::Robots(output) => {
-            let list = Relay::of(environment)?.robots().await?;
+        Command::Robots(Robots { at, output }) => {
+            let list = Relay::of(environment)?.robots(at).await?;
             if output.json {
                 json(ui, &list)
             } else {
-                ui.line(show::robots(&list, ui.colour))
+                let then = at.unwrap_or(list.now);
+                ui.line(show::robots(&list, then, ui.colour))
             }
         }
         Command::Robot(OneRobot { id, output }) => {

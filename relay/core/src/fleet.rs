@@ -21,8 +21,9 @@ use lekiwi_protocol::message::{
 };
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 
-pub use self::registration::{Enrolment, Policy};
-use crate::robot::Robot;
+pub use self::registration::Policy;
+use crate::recorded::Fact;
+use crate::robot::{Picture, Robot};
 
 /// One connection of a client, to tell it from the next one of the same client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,74 +58,12 @@ pub enum Input {
         /// What it says.
         reported: Reported,
     },
-    /// The relay's own `configuration.desired` is in the log.
-    Desired {
-        /// Whose.
-        robot: RobotId,
-        /// The event's place in the log.
-        position: u64,
-        /// The configuration's version.
-        version: u64,
-    },
     /// Something that changes nothing yet, such as events on their way to the log.
     Heard(RobotId),
-    /// An event of the robot that is in the log.
-    Event {
-        /// Whose.
-        robot: RobotId,
-        /// Its place in the log.
-        position: u64,
-    },
+    /// An event about a robot that is in the log.
+    Logged(Fact),
     /// An event of something else than a robot is in the log at this place.
     Position(u64),
-    /// The relay's own `robot.registered` is in the log: the robot got a certificate.
-    Registered {
-        /// Who.
-        robot: RobotId,
-        /// The event's place in the log.
-        position: u64,
-        /// When.
-        at: Timestamp,
-        /// What token and request said.
-        enrolment: Enrolment,
-    },
-    /// The relay's own `robot.quarantined` is in the log.
-    Quarantined {
-        /// Who.
-        robot: RobotId,
-        /// The event's place in the log.
-        position: u64,
-        /// When.
-        at: Timestamp,
-        /// Why.
-        reason: String,
-    },
-    /// The relay's own `robot.approved` is in the log.
-    Approved {
-        /// Who.
-        robot: RobotId,
-        /// The event's place in the log.
-        position: u64,
-        /// When.
-        at: Timestamp,
-        /// The person.
-        by: String,
-        /// The profile to take it as, where the person named one.
-        profile: Option<String>,
-        /// What the robot had said of itself.
-        seen: Claim,
-    },
-    /// The relay's own `robot.rejected` is in the log.
-    Rejected {
-        /// Who.
-        robot: RobotId,
-        /// The event's place in the log.
-        position: u64,
-        /// When.
-        at: Timestamp,
-        /// The person.
-        by: String,
-    },
 }
 
 /// What listeners of the live stream are told.
@@ -190,7 +129,7 @@ pub struct Counts {
 /// All robots.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    robots: BTreeMap<RobotId, Robot>,
+    pub(crate) robots: BTreeMap<RobotId, Robot>,
     /// One deadline for each connected robot, possibly too early: it is looked at again when due.
     deadlines: BinaryHeap<Reverse<(Timestamp, RobotId)>>,
     outputs: VecDeque<Output>,
@@ -213,9 +152,10 @@ impl Fleet {
     }
 
     /// Puts a robot back as a snapshot had it, not connected. Called before any input.
-    pub fn restore(&mut self, view: RobotView, position: u64) {
+    pub fn restore(&mut self, picture: impl Into<Picture>, position: u64) {
         self.position = self.position.max(position);
-        self.robots.insert(view.id.clone(), Robot::restored(view));
+        let robot = Robot::restored(picture.into());
+        self.robots.insert(robot.id.clone(), robot);
     }
 
     /// The log position up to which events are folded.
@@ -232,7 +172,7 @@ impl Fleet {
             Input::Connection(envelope) => self.connection(now, envelope),
             Input::Factsheet(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
-                robot.set_factsheet(envelope.payload.clone());
+                robot.set_factsheet(now, envelope.payload.clone());
                 robot.changed = true;
                 self.identified(now, &envelope.robot_id, (&envelope.payload).into());
                 let Envelope {
@@ -250,7 +190,7 @@ impl Fleet {
             Input::State(envelope) => {
                 let robot = self.heard(now, &envelope.robot_id);
                 let admitted = robot.is_admitted();
-                robot.set_state(&envelope.payload);
+                robot.set_state(now, &envelope.payload);
                 robot.changed = true;
                 if admitted {
                     robot.replace(now, &envelope.payload.resources);
@@ -289,67 +229,11 @@ impl Fleet {
                 known.reported = Some(reported);
                 known.changed = true;
             }
-            Input::Desired {
-                robot,
-                position,
-                version,
-            } => {
-                if let Some(known) = self.fold(&robot, position) {
-                    known.desired = known.desired.max(version);
-                }
-            }
             Input::Heard(id) => {
                 self.heard(now, &id);
             }
-            Input::Event { robot, position } => {
-                self.fold(&robot, position);
-            }
+            Input::Logged(fact) => self.logged(fact),
             Input::Position(position) => self.position = self.position.max(position),
-            Input::Registered {
-                robot,
-                position,
-                at,
-                enrolment,
-            } => {
-                if self.fold(&robot, position).is_some() {
-                    self.enrolled(at, &robot, enrolment);
-                }
-            }
-            Input::Quarantined {
-                robot,
-                position,
-                at,
-                reason,
-            } => {
-                if let Some(known) = self.fold(&robot, position) {
-                    known.quarantine(at, reason);
-                    self.standing(&robot);
-                }
-            }
-            Input::Approved {
-                robot,
-                position,
-                at,
-                by,
-                profile,
-                seen,
-            } => {
-                if let Some(known) = self.fold(&robot, position) {
-                    known.approve(at, by, profile, seen);
-                    self.standing(&robot);
-                }
-            }
-            Input::Rejected {
-                robot,
-                position,
-                at,
-                by,
-            } => {
-                if let Some(known) = self.fold(&robot, position) {
-                    known.reject(at, &by);
-                    self.standing(&robot);
-                }
-            }
         }
     }
 
@@ -441,13 +325,13 @@ impl Fleet {
     }
 
     /// The robots that changed by more than telemetry since the last call.
-    pub fn take_changed(&mut self) -> Vec<RobotView> {
+    pub fn take_changed(&mut self) -> Vec<Picture> {
         self.robots
             .values_mut()
             .filter(|robot| robot.changed)
             .map(|robot| {
                 robot.changed = false;
-                robot.view()
+                robot.picture()
             })
             .collect()
     }
@@ -466,7 +350,9 @@ impl Fleet {
             .entry(id.clone())
             .or_insert_with(|| Robot::new(id.clone()));
         robot.last_seen = robot.last_seen.max(Some(now));
-        robot.stale = false;
+        robot.confirm(now);
+        // The log has no word for the end of a silence; the next picture shows it.
+        robot.changed |= std::mem::take(&mut robot.stale);
         if robot.is_connected() && !robot.watched {
             robot.watched = true;
             deadlines.push(Reverse((robot.stale_at(), id.clone())));
@@ -581,17 +467,5 @@ impl Fleet {
             data,
         });
         self.live(id.clone(), sequence, LivePayload::Connection(payload));
-    }
-
-    /// The event's robot, unless the event was folded before.
-    fn fold(&mut self, id: &RobotId, position: u64) -> Option<&mut Robot> {
-        if position <= self.position {
-            return None;
-        }
-        self.position = position;
-        let robot = self.robot(id);
-        // Its snapshot carries the position, so that a restart does not read the whole log again.
-        robot.changed = true;
-        Some(robot)
     }
 }

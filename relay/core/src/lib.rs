@@ -6,14 +6,21 @@
 //! * [`gateway`] is who is told what of it live, how often and in which order.
 //! * [`history`] is telemetry over time: how it is packed, rolled up and read.
 //! * [`alerts::Alerts`] judges rules over what robots say.
+//! * [`Past`] is the picture of an earlier position of the log.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
 pub mod alerts;
 pub mod commands;
 pub mod fleet;
+mod freshness;
 pub mod gateway;
 pub mod history;
+mod past;
+mod recorded;
 mod robot;
 pub mod twins;
 
-pub use fleet::{Enrolment, Fleet, Input, Link, LivePayload, Output, Policy};
+pub use fleet::{Fleet, Input, Link, LivePayload, Output, Policy};
+pub use past::Past;
+pub use recorded::{Enrolment, Fact, What};
+pub use robot::Picture;

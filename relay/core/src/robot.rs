@@ -10,9 +10,12 @@ use lekiwi_protocol::message::{
     Throttling, TimeSync,
 };
 use lekiwi_protocol::{Envelope, MetricName, RobotId, Timestamp};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Link;
+use crate::freshness::Known;
+use crate::recorded::{self, Recorded};
 
 /// The newest value of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,20 +39,21 @@ pub(crate) struct Robot {
     pub(crate) connection: ConnectionState,
     pub(crate) stale: bool,
     pub(crate) last_seen: Option<Timestamp>,
-    pub(crate) registered_at: Option<Timestamp>,
+    /// What the log says of it.
+    pub(crate) recorded: Recorded,
     /// Whether a staleness deadline of it is queued.
     pub(crate) watched: bool,
     /// Whether it has readings that history has not seen.
     pub(crate) fresh: bool,
     /// Whether it differs from its snapshot by more than telemetry.
     pub(crate) changed: bool,
-    /// Where it stands by the log; absent until the log has its enrolment.
+    /// Where it stands by the log, and what it says of itself since; absent until the log has its enrolment.
     pub(crate) registration: Option<Registration>,
     /// Since when and why it is in quarantine, though the log does not say so yet.
     pub(crate) suspicion: Option<(Timestamp, String)>,
-    /// The version of the configuration that is wanted, 0 for none.
-    pub(crate) desired: u64,
-    /// What it says of that.
+    /// When it said what.
+    sources: Sources,
+    /// What it says of the configuration that is wanted.
     pub(crate) reported: Option<Reported>,
     uptime_s: Option<u64>,
     robot_type: Option<String>,
@@ -68,6 +72,75 @@ pub(crate) struct Robot {
     /// Metrics that history has and the robot measures no more. They count towards the most that it has.
     gone: BTreeSet<MetricName>,
     readings_at: Option<Timestamp>,
+}
+
+/// What is kept of a robot for the next start, and for looking back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Picture {
+    /// As it was shown.
+    pub view: RobotView,
+    /// What the log said of it.
+    pub(crate) recorded: Recorded,
+    #[serde(default)]
+    sources: Sources,
+    /// What the log was to learn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suspicion: Option<Suspicion>,
+}
+
+/// When the robot said what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Sources {
+    /// Its factsheet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hardware_at: Option<Timestamp>,
+    /// Its state, or something else in the same session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state_at: Option<Timestamp>,
+    /// The session of its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<Uuid>,
+}
+
+/// A quarantine that the log did not have yet, and where the robot stood without it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Suspicion {
+    since: Timestamp,
+    reason: String,
+    known: Registration,
+}
+
+impl Picture {
+    /// Reads what was kept, also by relays that kept the view only.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn from_json(json: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(json).or_else(|error| {
+            Ok(serde_json::from_str::<RobotView>(json)
+                .map_err(|_| error)?
+                .into())
+        })
+    }
+}
+
+impl From<RobotView> for Picture {
+    fn from(view: RobotView) -> Self {
+        let configuration = view.configuration.as_ref();
+        let recorded = Recorded {
+            registered_at: view.status.registered_at,
+            registration: restored(&view),
+            profile: Some(view.robot_type.clone()).filter(|profile| !profile.is_empty()),
+            desired: configuration.map_or(0, |configuration| configuration.desired),
+            ..Recorded::default()
+        };
+        Self {
+            view,
+            recorded,
+            sources: Sources::default(),
+            suspicion: None,
+        }
+    }
 }
 
 /// Where a robot stood. A picture of before there were registrations has the usual one, of unknown age.
@@ -90,13 +163,13 @@ impl Robot {
             connection: ConnectionState::Offline,
             stale: false,
             last_seen: None,
-            registered_at: None,
+            recorded: Recorded::default(),
             watched: false,
             fresh: false,
             changed: true,
             registration: None,
             suspicion: None,
-            desired: 0,
+            sources: Sources::default(),
             reported: None,
             uptime_s: None,
             robot_type: None,
@@ -118,17 +191,23 @@ impl Robot {
     }
 
     /// As it was when the relay stopped, but not connected: that it has to say itself.
-    pub(crate) fn restored(view: RobotView) -> Self {
+    pub(crate) fn restored(picture: Picture) -> Self {
+        let Picture {
+            view,
+            recorded,
+            sources,
+            suspicion,
+        } = picture;
         let connection = match view.status.connection {
             ConnectionState::Online => ConnectionState::ConnectionBroken,
             other => other,
         };
-        let registration = restored(&view);
-        let at = view.resources_at.unwrap_or_default();
-        let (desired, reported) = match view.configuration {
-            Some(configuration) => (configuration.desired, configuration.reported),
-            None => (0, None),
+        let (registration, suspicion) = match suspicion {
+            Some(open) => (Some(open.known), Some((open.since, open.reason))),
+            None => (restored(&view), None),
         };
+        let at = view.resources_at.unwrap_or_default();
+        let reported = view.configuration.and_then(|known| known.reported);
         let readings = view
             .resources
             .into_iter()
@@ -147,10 +226,11 @@ impl Robot {
         Self {
             connection,
             last_seen: view.status.last_seen,
-            registered_at: view.status.registered_at,
+            recorded,
             changed: false,
             registration,
-            desired,
+            suspicion,
+            sources,
             reported,
             uptime_s: view.status.uptime_s,
             robot_type: Some(view.robot_type).filter(|t| !t.is_empty()),
@@ -196,11 +276,7 @@ impl Robot {
 
     /// Where it stands, what the log does not have yet included.
     pub(crate) fn registration(&self) -> Registration {
-        let known = self.registration.clone().unwrap_or_else(|| Registration {
-            status: RegistrationStatus::Quarantined,
-            reason: Some("its enrolment is not in the log yet".to_owned()),
-            ..Registration::default()
-        });
+        let known = self.registration.clone().unwrap_or_else(unregistered);
         match &self.suspicion {
             Some((since, reason)) => Registration {
                 status: RegistrationStatus::Quarantined,
@@ -216,46 +292,25 @@ impl Robot {
     }
 
     /// The log says so.
-    pub(crate) fn quarantine(&mut self, at: Timestamp, reason: String) {
+    pub(crate) fn quarantine(&mut self, at: Timestamp, reason: &str) {
         self.suspicion = None;
-        let known = self.registration.get_or_insert_default();
-        if known.status != RegistrationStatus::Quarantined {
-            known.since = at;
-        }
-        known.status = RegistrationStatus::Quarantined;
-        known.reason = Some(reason);
-        known.approved_by = None;
+        recorded::quarantine(self.registration.get_or_insert_default(), at, reason);
     }
 
     /// The log says so.
-    pub(crate) fn approve(
-        &mut self,
-        at: Timestamp,
-        by: String,
-        profile: Option<String>,
-        seen: Claim,
-    ) {
+    pub(crate) fn approve(&mut self, at: Timestamp, by: &str, profile: Option<&str>, seen: &Claim) {
         self.suspicion = None;
         let known = self.registration.get_or_insert_default();
-        known.status = RegistrationStatus::Registered;
-        known.reason = None;
-        known.since = at;
-        known.approved_by = Some(by);
-        known.accepted = Some(seen);
+        recorded::approve(known, at, by, profile, seen);
         if let Some(profile) = profile {
-            self.robot_type = Some(profile.clone());
-            known.profile = Some(profile);
+            self.set_type(profile);
         }
     }
 
     /// The log says so.
     pub(crate) fn reject(&mut self, at: Timestamp, by: &str) {
         self.suspicion = None;
-        let known = self.registration.get_or_insert_default();
-        known.status = RegistrationStatus::Rejected;
-        known.reason = Some(format!("rejected by {by}"));
-        known.since = at;
-        known.approved_by = None;
+        recorded::reject(self.registration.get_or_insert_default(), at, by);
     }
 
     fn approved_profile(&self) -> Option<String> {
@@ -276,7 +331,8 @@ impl Robot {
         self.uptime_s = Some(uptime_s);
     }
 
-    pub(crate) fn set_factsheet(&mut self, factsheet: Factsheet) {
+    pub(crate) fn set_factsheet(&mut self, now: Timestamp, factsheet: Factsheet) {
+        self.sources.hardware_at = Some(now);
         // What a person decided stands over what the robot says.
         self.robot_type = self
             .approved_profile()
@@ -288,7 +344,9 @@ impl Robot {
         self.factsheet.as_ref()
     }
 
-    pub(crate) fn set_state(&mut self, state: &State) {
+    pub(crate) fn set_state(&mut self, now: Timestamp, state: &State) {
+        self.sources.state_at = Some(now);
+        self.sources.session = Some(state.session);
         self.uptime_s = Some(state.uptime_s);
         self.network = Some(state.network.clone());
         self.deployment = Some(state.deployment.clone());
@@ -375,8 +433,9 @@ impl Robot {
     }
 
     fn configuration(&self) -> Option<ConfigurationStatus> {
-        let is_told = self.desired > 0 || self.reported.is_some();
-        is_told.then(|| ConfigurationStatus::new(self.desired, self.reported.clone()))
+        let desired = self.recorded.desired;
+        let is_told = desired > 0 || self.reported.is_some();
+        is_told.then(|| ConfigurationStatus::new(desired, self.reported.clone()))
     }
 
     pub(crate) fn view(&self) -> RobotView {
@@ -388,7 +447,7 @@ impl Robot {
                 stale: self.is_connected() && self.stale,
                 connection: self.connection,
                 last_seen: self.last_seen,
-                registered_at: self.registered_at,
+                registered_at: self.recorded.registered_at,
                 uptime_s: self.uptime_s,
             },
             registration: self.registration(),
@@ -410,6 +469,58 @@ impl Robot {
                 .map(|(name, reading)| (name.clone(), reading.value))
                 .collect(),
             resources_at: self.readings_at,
+            freshness: None,
+            as_of: None,
         }
+    }
+
+    /// What it said holds as long as it is heard in the same session: it says at once what changes.
+    pub(crate) fn confirm(&mut self, now: Timestamp) {
+        if self.sources.session.is_some() && self.sources.session == self.session() {
+            self.sources.state_at = Some(now);
+        }
+    }
+
+    /// What is known of it since when, and what speaks against it.
+    pub(crate) fn known(&self) -> Known {
+        let recorded = &self.recorded;
+        let sheet = self.factsheet.as_ref();
+        let is_other_boot = |sheet: &Factsheet| recorded.boot.is_some_and(|it| it != sheet.boot_id);
+        let is_other_board = |sheet: &Factsheet| {
+            let serial = recorded.serial.as_ref();
+            serial.is_some_and(|serial| *serial != sheet.hardware.serial)
+        };
+        let session = self.session().or(recorded.session());
+        Known {
+            hardware_at: self.sources.hardware_at,
+            is_other_hardware: sheet.is_some_and(|it| is_other_boot(it) || is_other_board(it)),
+            state_at: self.sources.state_at,
+            is_other_session: session.is_some() && session != self.sources.session,
+            telemetry_at: self.readings_at,
+        }
+    }
+
+    /// What is kept of it.
+    pub(crate) fn picture(&self) -> Picture {
+        let open = self.suspicion.clone();
+        Picture {
+            view: self.view(),
+            recorded: self.recorded.clone(),
+            sources: self.sources,
+            suspicion: open.map(|(since, reason)| Suspicion {
+                since,
+                reason,
+                known: self.registration.clone().unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+/// Where a robot stands that the log has no enrolment of.
+pub(crate) fn unregistered() -> Registration {
+    Registration {
+        status: RegistrationStatus::Quarantined,
+        reason: Some("its enrolment is not in the log yet".to_owned()),
+        ..Registration::default()
     }
 }

@@ -8,7 +8,7 @@ use expect_test::{Expect, expect};
 use lekiwi_protocol::limits::STALE_AFTER;
 use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat, Telemetry};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
-use lekiwi_relay_core::{Enrolment, Fleet, Input, Link, LivePayload, Output};
+use lekiwi_relay_core::{Enrolment, Fact, Fleet, Input, Link, LivePayload, Output, What};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -37,12 +37,12 @@ fn connection(n: u8, session: u8, state: ConnectionState) -> Input {
 }
 
 fn enrolled(n: u8) -> Input {
-    Input::Registered {
+    Input::Logged(Fact {
         robot: robot(n),
         position: u64::from(n) + 1,
         at: Timestamp::from_ms(0),
-        enrolment: Enrolment::default(),
-    }
+        what: What::Registered(Enrolment::default()),
+    })
 }
 
 fn online(session: u8) -> Input {
@@ -447,12 +447,13 @@ proptest! {
         let input = |position: usize, (r, registered): (u8, bool)| {
             let (robot, at) = (robot(r), Timestamp::from_ms(position as u64));
             let position = position as u64 + 1;
-            if registered {
+            let what = if registered {
                 let profile = Some(format!("p{position}"));
-                Input::Registered { robot, position, at, enrolment: Enrolment { profile, ..Enrolment::default() } }
+                What::Registered(Enrolment { profile, ..Enrolment::default() })
             } else {
-                Input::Event { robot, position }
-            }
+                What::Other
+            };
+            Input::Logged(Fact { robot, position, at, what })
         };
         let (mut once, mut twice) = (Fleet::default(), Fleet::default());
         let now = Timestamp::from_ms(9);

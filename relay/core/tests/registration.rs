@@ -1,6 +1,7 @@
 //! Who takes part: stories as a table, then properties.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use expect_test::{Expect, expect};
@@ -10,7 +11,7 @@ use lekiwi_protocol::message::{
     RegistrationStatus, State, Telemetry, Teleoperation, kind,
 };
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
-use lekiwi_relay_core::{Enrolment, Fleet, Input, Output, Policy};
+use lekiwi_relay_core::{Enrolment, Fact, Fleet, Input, Output, Picture, Policy, What};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -104,43 +105,41 @@ fn said(text: &str) -> Option<String> {
 }
 
 fn logged(position: u64, what: Logged) -> Input {
-    let at = at(position);
-    match what {
-        Logged::Enrolled(n, profile, token_profile, serial, bound) => Input::Registered {
-            robot: robot(n),
-            position,
-            at,
-            enrolment: Enrolment {
+    let (n, what) = match what {
+        Logged::Enrolled(n, profile, token_profile, serial, bound) => (
+            n,
+            What::Registered(Enrolment {
                 profile: said(profile),
                 token_profile: said(token_profile),
                 serial: said(serial),
                 bound,
+            }),
+        ),
+        Logged::Quarantined(n, reason) => (n, What::Quarantined { reason }),
+        Logged::Approved(n, profile, seen_profile, seen_serial) => (
+            n,
+            What::Approved {
+                by: "admin".to_owned(),
+                profile: profile.map(str::to_owned),
+                seen: Claim {
+                    profile: seen_profile.to_owned(),
+                    serial: seen_serial.to_owned(),
+                },
             },
-        },
-        Logged::Quarantined(n, reason) => Input::Quarantined {
-            robot: robot(n),
-            position,
-            at,
-            reason,
-        },
-        Logged::Approved(n, profile, seen_profile, seen_serial) => Input::Approved {
-            robot: robot(n),
-            position,
-            at,
-            by: "admin".to_owned(),
-            profile: profile.map(str::to_owned),
-            seen: Claim {
-                profile: seen_profile.to_owned(),
-                serial: seen_serial.to_owned(),
+        ),
+        Logged::Rejected(n) => (
+            n,
+            What::Rejected {
+                by: "admin".to_owned(),
             },
-        },
-        Logged::Rejected(n) => Input::Rejected {
-            robot: robot(n),
-            position,
-            at,
-            by: "admin".to_owned(),
-        },
-    }
+        ),
+    };
+    Input::Logged(Fact {
+        robot: robot(n),
+        position,
+        at: at(position),
+        what,
+    })
 }
 
 enum Step {
@@ -156,6 +155,7 @@ use Step::{Log, Restart, Say};
 fn play(policy: Policy, story: Vec<Step>) -> (Fleet, String) {
     let mut fleet = Fleet::new(policy);
     let (mut told, mut position) = (String::new(), 0);
+    let mut pictures = BTreeMap::new();
     for step in story {
         let input = match step {
             Log(what) => {
@@ -165,9 +165,12 @@ fn play(policy: Policy, story: Vec<Step>) -> (Fleet, String) {
             Say(input) => input,
             Restart => {
                 let mut next = Fleet::new(policy);
-                for view in fleet.views() {
-                    let json = serde_json::to_string(&view).unwrap();
-                    next.restore(serde_json::from_str(&json).unwrap(), fleet.position());
+                for picture in fleet.take_changed() {
+                    let json = serde_json::to_string(&picture).unwrap();
+                    pictures.insert(picture.view.id, json);
+                }
+                for json in pictures.values() {
+                    next.restore(Picture::from_json(json).unwrap(), fleet.position());
                 }
                 next.begin();
                 fleet = next;
@@ -193,20 +196,18 @@ fn follow(fleet: &mut Fleet, position: &mut u64, told: &mut String) {
                 writeln!(told, "{id} {name} {data}").unwrap();
                 *position += 1;
                 let (at, position) = (at(*position), *position);
-                let input = if name == kind::QUARANTINED {
+                let what = if name == kind::QUARANTINED {
                     let reason = data["reason"].as_str().unwrap().to_owned();
-                    Input::Quarantined {
-                        robot: id,
-                        position,
-                        at,
-                        reason,
-                    }
+                    What::Quarantined { reason }
                 } else {
-                    Input::Event {
-                        robot: id,
-                        position,
-                    }
+                    What::Other
                 };
+                let input = Input::Logged(Fact {
+                    robot: id,
+                    position,
+                    at,
+                    what,
+                });
                 fleet.handle(at, input);
             }
             Output::Standing {

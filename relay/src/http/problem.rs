@@ -60,6 +60,10 @@ kinds! {
     NotFound = "not-found", NOT_FOUND, "Not found";
     /// No such robot.
     RobotUnknown = "robot-unknown", NOT_FOUND, "Unknown robot";
+    /// Before what can be looked back at.
+    LogGone = "log-gone", GONE, "Before the log";
+    /// After what has happened.
+    NotYet = "not-yet", UNPROCESSABLE_ENTITY, "Not yet";
     /// The robot was rejected, and cannot be approved.
     RobotRejected = "robot-rejected", CONFLICT, "Robot was rejected";
     /// The robot does not take part, so that it takes no commands.

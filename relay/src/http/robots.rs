@@ -5,6 +5,7 @@ use axum::extract::State;
 use lekiwi_protocol::api::{self, Approval, RobotList, RobotView};
 use lekiwi_protocol::message::RegistrationStatus;
 use lekiwi_protocol::{RobotId, Timestamp};
+use lekiwi_relay_core::Past;
 
 use super::App;
 use super::auth::Who;
@@ -13,41 +14,124 @@ use super::problem::{Failure, Kind};
 use crate::clock;
 use crate::identity::tokens::{MAX_BINDING_BYTES, is_binding};
 use crate::ingest::Decision;
+use crate::store::{LookedBack, Moment};
 
-/// All robots.
+/// All robots, as they are or as they were: with `at` or `position`, registration, wanted configuration and presence are
+/// as the log had them then, and the rest as of the last picture that was kept by then (`as_of`).
 #[utoipa::path(
     get, path = "/api/v1/robots", tag = "fleet",
-    responses((status = 200, body = RobotList)), security(("session" = []), ("cookie" = []))
+    params(
+        ("at" = Option<String>, Query, description = "As of the last event that the relay took by this time: UTC, or milliseconds since 1970"),
+        ("position" = Option<u64>, Query, description = "As of this position of the log"),
+    ),
+    responses(
+        (status = 200, body = RobotList),
+        (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
+        (status = 410, description = "log-gone", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "not-yet", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    query: Query,
+    mut query: Query,
 ) -> Result<Answer<RobotList>, Failure> {
-    query.finish()?;
-    let (robots, position) = app.fleet.robots();
+    let now = Timestamp::from_ms(clock::now_ms());
+    let (robots, position) = match moment(&mut query, now)? {
+        None => {
+            query.finish()?;
+            app.fleet.robots()
+        }
+        Some(moment) => {
+            query.finish()?;
+            let (past, position) = look_back(&app, moment, None).await?;
+            (past.views().collect(), position)
+        }
+    };
     Ok(Answer(RobotList {
         robots,
         position,
-        now: Timestamp::from_ms(clock::now_ms()),
+        now,
     }))
 }
 
-/// One robot.
+/// One robot, as it is or as it was.
 #[utoipa::path(
-    get, path = "/api/v1/robots/{id}", tag = "fleet", params(("id" = String, Path, description = "The robot")),
+    get, path = "/api/v1/robots/{id}", tag = "fleet",
+    params(
+        ("id" = String, Path, description = "The robot"),
+        ("at" = Option<String>, Query, description = "As of the last event that the relay took by this time: UTC, or milliseconds since 1970"),
+        ("position" = Option<u64>, Query, description = "As of this position of the log"),
+    ),
     responses(
         (status = 200, body = RobotView),
+        (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
         (status = 404, description = "robot-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 410, description = "log-gone", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "not-yet", body = api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn one(
     State(app): State<App>,
     Robot(robot): Robot,
-    query: Query,
+    mut query: Query,
 ) -> Result<Answer<RobotView>, Failure> {
+    let moment = moment(&mut query, Timestamp::from_ms(clock::now_ms()))?;
     query.finish()?;
-    known(&app, &robot).map(Answer)
+    let Some(moment) = moment else {
+        return known(&app, &robot).map(Answer);
+    };
+    let (past, position) = look_back(&app, moment, Some(&robot)).await?;
+    let view = past.view(&robot).ok_or_else(|| {
+        let what = format!("there was no robot {robot} at position {position} of the log");
+        Failure::new(Kind::RobotUnknown, what)
+    })?;
+    Ok(Answer(view))
+}
+
+/// Which moment the query is about, if it is not now.
+fn moment(query: &mut Query, now: Timestamp) -> Result<Option<Moment>, Failure> {
+    let at = query.time("at")?;
+    let position = query.number("position", 0..=i64::MAX as u64)?;
+    match (at, position) {
+        (None, None) => Ok(None),
+        (Some(at), None) if at > now => Err(Failure::new(
+            Kind::NotYet,
+            format!("expected at to be {now} or before, got {at}"),
+        )),
+        (Some(at), None) => Ok(Some(Moment::Time(at.as_ms()))),
+        (None, Some(position)) => Ok(Some(Moment::Position(position))),
+        (Some(_), Some(_)) => Err(Failure::new(
+            Kind::InvalidQuery,
+            "expected at or position, got both",
+        )),
+    }
+}
+
+async fn look_back(
+    app: &App,
+    moment: Moment,
+    robot: Option<&RobotId>,
+) -> Result<(Past, u64), Failure> {
+    let robot = robot.map(|robot| robot.as_str().to_owned());
+    match app.store.look_back(moment, robot).await? {
+        LookedBack::Past(past, position) => Ok((past, position)),
+        LookedBack::NotYet(last) => Err(Failure::new(
+            Kind::NotYet,
+            format!("expected a position of the log, which goes up to {last}"),
+        )),
+        LookedBack::Gone(None) => Err(Failure::new(Kind::LogGone, "the log is empty")),
+        LookedBack::Gone(Some((position, ms))) => Err(Failure::new(
+            Kind::LogGone,
+            format!(
+                "expected a moment from position {position} of the log on, which is of {}",
+                Timestamp::from_ms(ms)
+            ),
+        )),
+    }
 }
 
 /// Lets a robot in, under a profile where one is named; takes effect at once.

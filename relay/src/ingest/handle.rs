@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::RobotView;
+use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::Fleet;
 use lekiwi_relay_core::alerts::Alerts;
 use tokio::sync::mpsc;
 
 use super::alerts;
 use super::decision::Request;
+use crate::clock;
 use crate::live::Live;
 
 /// What the rest of the relay sees of ingest; cheap to clone.
@@ -26,8 +27,9 @@ impl Handle {
     /// All robots, by id, and the log position that the answer includes.
     #[must_use]
     pub fn robots(&self) -> (Vec<RobotView>, u64) {
+        let now = Timestamp::from_ms(clock::now_ms());
         let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
-        (fleet.views().collect(), fleet.position())
+        (fleet.fresh_views(now).collect(), fleet.position())
     }
 
     /// The log position that the picture includes.
@@ -40,10 +42,9 @@ impl Handle {
     /// One robot.
     #[must_use]
     pub fn robot(&self, id: &RobotId) -> Option<RobotView> {
-        self.fleet
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .view(id)
+        let now = Timestamp::from_ms(clock::now_ms());
+        let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+        fleet.fresh_view(id, now)
     }
 
     /// The live stream.

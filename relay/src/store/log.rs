@@ -6,11 +6,12 @@ use lekiwi_protocol::message::kind;
 use lekiwi_relay_core::alerts::{ALERT, ALERT_RECEIVER, ALERT_RULE, ALERT_SILENCE};
 
 use super::database::{Database, Result, Row, ToValue, Value, values};
+use super::past::RECORDED;
 use super::records::{NewEvent, StoredEvent};
 use super::writer::Op;
-use super::{Store, StoreError, transaction};
+use super::{Store, StoreError, past, transaction};
 
-const COLUMNS: &str = "position, aggregate_type, aggregate_id, source, stream, seq, type, ts, received, data, metadata";
+pub(super) const COLUMNS: &str = "position, aggregate_type, aggregate_id, source, stream, seq, type, ts, received, data, metadata";
 
 /// Types in one [`EventQuery`].
 pub const MAX_KINDS: usize = 32;
@@ -143,7 +144,7 @@ fn aggregate(kind: &str) -> &'static str {
 }
 
 /// A row of [`COLUMNS`].
-fn event(row: &Row<'_>) -> Result<StoredEvent> {
+pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent> {
     let kind: String = row.get(1)?;
     Ok(StoredEvent {
         position: row.get(0)?,
@@ -197,8 +198,9 @@ pub struct EventRetention {
     pub before_ms: u64,
 }
 
-/// Deletes at most `limit` events; false when there are no more. What is not in any picture yet stays, and so does the
-/// newest event of the log: no position is given twice.
+/// Deletes at most `limit` events of each sort; false when there are no more. What is not in any picture yet stays, and
+/// so does the newest event of the log: no position is given twice. What changes a robot's record is for
+/// [`past::forget`].
 pub(super) fn forget(
     database: &mut dyn Database,
     rule: &EventRetention,
@@ -213,17 +215,18 @@ pub(super) fn forget(
         Some(prefix) => format!(" AND type NOT LIKE '{prefix}%'"),
         None => format!(" AND type <> '{kind}'"),
     });
+    let never = never.concat();
     let deleted = database.execute(
         &format!(
             "DELETE FROM events WHERE position IN (SELECT position FROM events
-             WHERE type >= ?1 AND type < ?2 AND received < ?3
+             WHERE type >= ?1 AND type < ?2 AND received < ?3 AND NOT {RECORDED}
                AND position <= (SELECT COALESCE(max(position), 0) FROM robots)
-               AND position < (SELECT max(position) FROM events){} LIMIT ?4)",
-            never.concat()
+               AND position < (SELECT max(position) FROM events){never} LIMIT ?4)"
         ),
         values![first, beyond, rule.before_ms, limit],
     )?;
-    Ok(deleted == limit)
+    let recorded = past::forget(database, rule, (first, &beyond), &never, limit)?;
+    Ok(deleted == limit || recorded == limit)
 }
 
 /// The newest position of what the event is about.

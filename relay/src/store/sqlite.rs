@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0004_configurations.sql"),
     include_str!("migrations/sqlite/0005_history.sql"),
     include_str!("migrations/sqlite/0006_queries.sql"),
+    include_str!("migrations/sqlite/0007_pictures.sql"),
 ];
 
 /// Statements that stay prepared: all that there are.

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use lekiwi_protocol::message::ranges;
+use lekiwi_protocol::message::{kind, ranges};
 use uuid::Uuid;
 
 use super::database::{Database, DatabaseError, News, Result, SampleRow, values};
 use super::records::{Ack, Commit, NewEvent, NewSample, Refused, Snapshot, StoredEvent};
 use super::writer::{Batch, Job};
-use super::{commands, configurations};
+use super::{commands, configurations, past};
 
 /// Refused messages kept for inspection.
 const MAX_REFUSED: usize = 1_000;
@@ -20,6 +20,8 @@ const MAX_REFUSED: usize = 1_000;
 pub(super) struct Ids {
     robots: HashMap<Arc<str>, i64>,
     metrics: HashMap<Arc<str>, i64>,
+    /// When the last picture of each robot was kept for looking back.
+    kept: HashMap<i64, u64>,
 }
 
 /// Jobs that failed by themselves, by their index.
@@ -105,6 +107,10 @@ pub(super) fn insert_events(
         if let Some(position) = position {
             commands::project(database, event)?;
             configurations::project(database, event)?;
+            if *event.kind == *kind::REGISTERED {
+                // Who looks back finds it, also before its first picture.
+                database.execute(ROBOT.0, values![event.aggregate_id])?;
+            }
             commit.events.push(StoredEvent {
                 position,
                 event: (*event).clone(),
@@ -211,5 +217,17 @@ fn insert_snapshot(database: &mut dyn Database, ids: &mut Ids, snapshot: &Snapsh
             snapshot.picture
         ],
     )?;
+    let last = match ids.kept.get(&robot) {
+        Some(last) => Some(*last),
+        None => past::last_kept(database, robot)?,
+    };
+    let kept = match last {
+        Some(last) if !past::is_due(last, snapshot.taken_ms) => last,
+        _ => {
+            past::keep(database, robot, snapshot)?;
+            snapshot.taken_ms
+        }
+    };
+    ids.kept.insert(robot, kept);
     Ok(())
 }

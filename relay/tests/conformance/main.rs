@@ -4,6 +4,7 @@
 
 mod backup;
 mod log;
+mod past;
 mod postgres_only;
 mod rows;
 mod server;

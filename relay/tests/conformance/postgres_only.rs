@@ -155,6 +155,10 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
             tokio::task::yield_now().await;
         }
         until("it is said", async || {
+            // Who reports waits for whoever listens.
+            while let Ok(commit) = commits.try_recv() {
+                reported.extend(commit.events.iter().map(|stored| stored.event.seq));
+            }
             *store.health().borrow() != Health::Writing
         })
         .await;
@@ -296,7 +300,7 @@ async fn relays_that_start_at_once_make_the_tables_once() {
     assert_eq!(
         refusal.to_string(),
         format!(
-            "expected a store of version 1 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
+            "expected a store of version 2 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
             server.port()
         )
     );

@@ -8,11 +8,12 @@
 //!   robot that had a board serial first keeps its place.
 //! * Quarantine ends by a person's word only.
 
-use lekiwi_protocol::api::{Claim, Registration};
+use lekiwi_protocol::api::Claim;
 use lekiwi_protocol::message::{self, RegistrationStatus, UNKNOWN_PROFILE, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
 
 use super::{Fleet, Output};
+use crate::recorded::{Enrolled, Enrolment, Fact, What, counts, enrol};
 
 /// How newcomers are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,19 +23,6 @@ pub enum Policy {
     Open,
     /// Every newcomer waits for a person.
     Approve,
-}
-
-/// What token and request said at an enrolment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Enrolment {
-    /// The profile of the request.
-    pub profile: Option<String>,
-    /// The profile that the token was made for.
-    pub token_profile: Option<String>,
-    /// The board serial of the request.
-    pub serial: Option<String>,
-    /// Whether the token was made for this very robot.
-    pub bound: bool,
 }
 
 impl Fleet {
@@ -63,54 +51,55 @@ impl Fleet {
         }
     }
 
+    /// Takes an event of the log, unless it was taken before.
+    pub(super) fn logged(&mut self, fact: Fact) {
+        if fact.position <= self.position {
+            return;
+        }
+        self.position = fact.position;
+        let robot = self.robot(&fact.robot);
+        robot.recorded.fold(&fact);
+        // Its picture carries the position, so that a restart does not read the whole log again.
+        robot.changed = true;
+        let Fact {
+            robot: id,
+            at,
+            what,
+            ..
+        } = fact;
+        match what {
+            What::Registered(enrolment) => return self.enrolled(at, &id, enrolment),
+            What::Quarantined { reason } => robot.quarantine(at, &reason),
+            What::Approved { by, profile, seen } => {
+                robot.approve(at, &by, profile.as_deref(), &seen);
+            }
+            What::Rejected { by } => robot.reject(at, &by),
+            _ => return,
+        }
+        self.standing(&id);
+    }
+
     /// The log has an enrolment.
-    pub(super) fn enrolled(&mut self, at: Timestamp, id: &RobotId, enrolment: Enrolment) {
+    fn enrolled(&mut self, at: Timestamp, id: &RobotId, enrolment: Enrolment) {
+        let robot = self.robot(id);
+        let enrolled = enrol(&mut robot.registration, at, &enrolment);
         let Enrolment {
             profile,
             token_profile,
             serial,
-            bound,
+            ..
         } = enrolment;
-        let robot = self.robot(id);
-        robot.registered_at.get_or_insert(at);
         if let Some(profile) = profile.as_ref().or(token_profile.as_ref()) {
             robot.set_type(profile);
         }
-        let mut newcomer = robot.registration.is_none();
-        let known = robot.registration.get_or_insert_with(|| Registration {
-            since: at,
-            ..Registration::default()
-        });
-        if token_profile.is_some() && known.profile != token_profile {
-            // What the hardware says is looked at again, against the new token.
-            if let Some(accepted) = &mut known.accepted {
-                accepted.profile.clear();
-            }
-            known.profile = token_profile;
-        }
-        if known.serial.is_none() {
-            known.serial = serial.clone().filter(|serial| counts(serial));
-        }
-        if known.status == RegistrationStatus::Rejected {
-            let rejected = known.since;
-            if bound {
-                // Whoever made a token for it wants it back.
-                *known = Registration {
-                    since: at,
-                    profile: known.profile.take(),
-                    serial: known.serial.take(),
-                    ..Registration::default()
-                };
-                newcomer = true;
-            } else {
-                robot.suspicion = Some((
-                    at,
-                    format!("it was rejected at {rejected}, and has enrolled again"),
-                ));
-                self.accuse(id);
-                self.standing(id);
-                return;
-            }
+        if let Enrolled::Rejected(rejected) = enrolled {
+            robot.suspicion = Some((
+                at,
+                format!("it was rejected at {rejected}, and has enrolled again"),
+            ));
+            self.accuse(id);
+            self.standing(id);
+            return;
         }
         // It may have spoken before its enrolment was in the log.
         let said = robot.factsheet().map(Claim::from);
@@ -118,7 +107,7 @@ impl Fleet {
             profile: profile.unwrap_or_default(),
             serial: serial.unwrap_or_default(),
         });
-        self.judge(at, id, said, newcomer);
+        self.judge(at, id, said, enrolled == Enrolled::Newcomer);
         self.standing(id);
     }
 
@@ -255,9 +244,4 @@ impl Fleet {
             tell,
         });
     }
-}
-
-/// Whether a serial number tells one board from another: some boards have none, or zeros.
-fn counts(serial: &str) -> bool {
-    serial.bytes().any(|b| b != b'0')
 }

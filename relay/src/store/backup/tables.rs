@@ -75,6 +75,13 @@ pub(super) const TABLES: &[Layout] = &[
     ),
     layout("metrics", &["id", "metric"], "id", true),
     layout(
+        "pictures",
+        &["robot", "position", "taken", "picture"],
+        "robot, position",
+        false,
+    ),
+    layout("log_base", &["position"], "position", false),
+    layout(
         TELEMETRY,
         &["robot", "metric", "ts", "value"],
         "robot, metric, ts",

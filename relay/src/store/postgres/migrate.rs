@@ -7,7 +7,10 @@ use super::super::database::{Database, DatabaseError, Result, values};
 use super::{Options, Postgres};
 
 /// One step per version. Never edit a step that was released: add one.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/postgres/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/postgres/0001_first.sql"),
+    include_str!("../migrations/postgres/0002_pictures.sql"),
+];
 const PARTITIONS: &str = include_str!("../migrations/postgres/history_partitions.sql");
 const TIMESCALE: &str = include_str!("../migrations/postgres/history_timescale.sql");
 /// The advisory lock of those who migrate ("lekiwi m").

@@ -21,6 +21,7 @@ const ROWS: &[&str] = &[
     "INSERT INTO configurations VALUES ('kiwi-01', 1, '{}', 'applied');",
     "INSERT INTO telemetry_blocks VALUES (1, 1, 0, 20000, x'01');",
     "",
+    "INSERT INTO pictures VALUES (1, 7, 5, '{}');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -71,6 +72,7 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),
+                ("pictures", 7),
             ] {
                 assert_eq!(count(table), has(since), "{table} of version {version}");
             }

@@ -1,0 +1,13 @@
+-- Pictures of robots as they were, for looking back; and the position before which that is not possible any more.
+CREATE TABLE pictures (
+    robot    bigint NOT NULL,
+    position bigint NOT NULL,
+    taken    bigint NOT NULL,
+    picture  text   NOT NULL,
+    PRIMARY KEY (robot, position)
+);
+CREATE TABLE log_base (
+    position bigint PRIMARY KEY
+);
+INSERT INTO robots (robot) SELECT DISTINCT aggregate_id FROM events WHERE type = 'robot.registered'
+    ON CONFLICT (robot) DO NOTHING;
