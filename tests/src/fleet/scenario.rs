@@ -139,7 +139,7 @@ fn flap(turns: &mut VecDeque<(Duration, Step)>, from: Duration, to: Duration, ra
     let span = to.saturating_sub(from);
     let mut at = from + random.within(span / 8);
     while at < to {
-        let how = if random.next().is_multiple_of(2) {
+        let how = if random.draw().is_multiple_of(2) {
             Step::Cut
         } else {
             Step::Leave
@@ -196,12 +196,12 @@ impl Random {
     pub fn new(seed: u64, robot: u64) -> Self {
         let mut this = Self(seed.wrapping_add(robot.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         // Neighbours begin alike.
-        this.next();
+        this.draw();
         this
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -212,7 +212,7 @@ impl Random {
     /// A time below `limit`, or none where that is none; whole milliseconds.
     pub fn within(&mut self, limit: Duration) -> Duration {
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        Duration::from_millis(self.next() % limit.max(1))
+        Duration::from_millis(self.draw() % limit.max(1))
     }
 }
 

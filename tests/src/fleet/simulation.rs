@@ -284,7 +284,6 @@ pub struct Report {
     /// From the schedules' end until all that was kept was acknowledged, s; absent when it was not.
     pub settled_s: Option<f64>,
     /// Events.
-    #[serde(flatten)]
     pub tally: Tally,
 }
 
