@@ -188,12 +188,11 @@ impl Iterator for Schedule {
 
 /// Numbers that a seed determines (splitmix64).
 #[derive(Debug)]
-pub struct Random(u64);
+struct Random(u64);
 
 impl Random {
     /// Those of one robot.
-    #[must_use]
-    pub fn new(seed: u64, robot: u64) -> Self {
+    fn new(seed: u64, robot: u64) -> Self {
         let mut this = Self(seed.wrapping_add(robot.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         // Neighbours begin alike.
         this.draw();
@@ -201,7 +200,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn draw(&mut self) -> u64 {
+    fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -210,7 +209,7 @@ impl Random {
     }
 
     /// A time below `limit`, or none where that is none; whole milliseconds.
-    pub fn within(&mut self, limit: Duration) -> Duration {
+    fn within(&mut self, limit: Duration) -> Duration {
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.draw() % limit.max(1))
     }
