@@ -1,6 +1,7 @@
 //! The command line's shape. Every command says what it does and shows an example.
 
 pub(crate) mod alerts;
+pub(crate) mod bans;
 mod parse;
 mod telemetry;
 
@@ -123,6 +124,8 @@ The stop action of the robot's profile begins, and programs on the robot that su
     /// Make, list and revoke enrolment tokens
     #[command(subcommand)]
     Token(Token),
+    /// Who is not let in for a while, and let them in again
+    Bans(bans::Bans),
     /// Make read-only broker certificates
     #[command(subcommand)]
     Consumer(Consumer),

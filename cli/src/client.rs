@@ -1,6 +1,7 @@
 //! The relay over HTTPS: one method a route. Failures are told in full, problems as the relay put them.
 
 mod alerts;
+mod bans;
 
 use std::sync::Arc;
 use std::time::Duration;

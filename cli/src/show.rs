@@ -2,6 +2,7 @@
 //! made harmless for the terminal.
 
 mod alerts;
+mod bans;
 mod commands;
 mod configuration;
 mod packages;
@@ -19,6 +20,7 @@ use lekiwi_protocol::message::{
 
 use crate::ui::plain;
 pub(crate) use alerts::{alert, alerts, rules, silence, silences};
+pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
 pub(crate) use packages::packages;

@@ -2,6 +2,7 @@
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
 mod alerts;
+mod bans;
 mod commands;
 mod configuration;
 mod discovered;
@@ -23,6 +24,7 @@ pub use alerts::{
     AcknowledgeRequest, AlertList, AlertNotification, DELIVERY_HEADER, RuleList, RuleOrigin,
     RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest, TIMESTAMP_HEADER,
 };
+pub use bans::{Ban, BanList};
 pub use commands::{CommandList, CommandRequest, CommandView};
 pub use configuration::{
     ConfigurationRequest, ConfigurationStatus, ConfigurationView, DesiredView, RollbackRequest,
@@ -320,9 +322,11 @@ pub struct TokenRequest {
     pub robot_id: Option<RobotId>,
     /// Seconds until it expires; the default is [`crate::limits::TOKEN_LIFETIME`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 31622400))]
     pub lifetime_s: Option<u64>,
     /// How many keys may use it, 1 to [`crate::limits::MAX_TOKEN_USES`]; one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10000))]
     pub max_uses: Option<u32>,
 }
 
@@ -400,6 +404,7 @@ pub struct ConsumerRequest {
     pub csr_pem: String,
     /// Days until the certificate expires; 90 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 825))]
     pub lifetime_days: Option<u16>,
 }
 

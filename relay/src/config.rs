@@ -5,6 +5,7 @@
 //! line; an unknown variable only warns, for it may be meant for something else.
 
 pub mod alerts;
+mod limits;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,11 @@ use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
 use lekiwi_relay_core::Policy;
 use lekiwi_relay_core::history::Retention;
+use lekiwi_relay_core::protect::Limits;
 use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
+pub use self::limits::{LimitsError, RawLimits};
 use crate::identity::server::{ServerName, ServerNameError};
 use crate::store::{NEVER_FORGOTTEN, PostgresError, PostgresOptions};
 
@@ -70,6 +73,8 @@ pub struct Raw {
     pub event_days: Option<BTreeMap<String, u32>>,
     /// Rules of alerts, and who is told. In the file only.
     pub alerts: Option<RawAlerts>,
+    /// How much is taken, and of whom. All but the tier in the file only.
+    pub limits: Option<RawLimits>,
 }
 
 /// `store` as a person wrote it.
@@ -103,7 +108,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "version",
     "https",
     "mqtt",
@@ -121,6 +126,7 @@ const KEYS: [&str; 17] = [
     "store",
     "event_days",
     "alerts",
+    "limits",
 ];
 
 /// The checked configuration.
@@ -152,6 +158,8 @@ pub struct Config {
     pub store: Option<PostgresStore>,
     /// Rules of alerts, and who is told.
     pub alerts: AlertsConfig,
+    /// How much is taken, and of whom.
+    pub limits: Limits,
 }
 
 /// A database of PostgreSQL.
@@ -229,6 +237,9 @@ pub enum ConfigError {
     /// Something about alerts is wrong.
     #[error("cannot use alerts")]
     Alerts(#[source] AlertsError),
+    /// Something about limits is wrong.
+    #[error("cannot use limits")]
+    Limits(#[source] LimitsError),
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
@@ -366,10 +377,15 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "STORE_POSTGRES" => raw.store_mut().postgres = Some(Secret(value)),
             "STORE_PASSWORD_FILE" => raw.store_mut().password_file = Some(value.into()),
             "STORE_CA" => raw.store_mut().ca = Some(value.into()),
+            "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
-                // Rules and receivers are no text.
-                let texts = KEYS.map(|key| if key == "alerts" { "" } else { key });
+                // Neither is a text.
+                let texts = KEYS.map(|key| match key {
+                    "alerts" => "",
+                    "limits" => "limits_tier",
+                    key => key,
+                });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
                     .map_or_else(String::new, |key| {
                         format!(", did you mean {PREFIX}{}?", key.to_ascii_uppercase())
@@ -469,6 +485,10 @@ impl Raw {
             },
             event_days: self.event_days.or(below.event_days),
             alerts: self.alerts.or(below.alerts),
+            limits: match (self.limits, below.limits) {
+                (Some(limits), Some(below)) => Some(limits.over(below)),
+                (limits, below) => limits.or(below),
+            },
         }
     }
 
@@ -562,6 +582,11 @@ impl Raw {
                 .unwrap_or_default()
                 .check()
                 .map_err(ConfigError::Alerts)?,
+            limits: self
+                .limits
+                .unwrap_or_default()
+                .check()
+                .map_err(ConfigError::Limits)?,
         })
     }
 }

@@ -33,6 +33,7 @@ use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
+use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::{broker, clock, ui};
 
@@ -255,7 +256,9 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         root: root.clone(),
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let (broker, inputs) = Broker::start(broker_config, admission, metrics.clone()).await?;
+    let protect = Protect::new(config.limits.clone(), metrics.clone());
+    let (broker, inputs) =
+        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
     let (mqtt, broker) = (broker.address(), Arc::new(broker));
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
@@ -283,6 +286,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
+        protect: protect.clone(),
         root,
         source,
         mqtt: advertised(&config, host.as_deref(), mqtt),
@@ -297,6 +301,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         tls,
         http::router(app.clone()),
         mqtt,
+        protect,
         stopping.clone(),
         DRAIN,
     ));
@@ -379,6 +384,7 @@ async fn end_streams(app: http::App) {
 
 async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut gait = clock::Gait::default();
     loop {
         ticks.tick().await;
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
@@ -386,11 +392,13 @@ async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
             tracing::warn!(%error, "cannot forget old sessions");
         }
         let now = Timestamp::from_ms(clock::now_ms());
-        let rules = event_days.iter().map(|(kind, days)| EventRetention {
-            kind: kind.clone(),
-            before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
-        });
-        app.store.forget_events(rules.collect());
+        if gait.is_steady(clock::monotonic(), now.as_ms()) {
+            let rules = event_days.iter().map(|(kind, days)| EventRetention {
+                kind: kind.clone(),
+                before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
+            });
+            app.store.forget_events(rules.collect());
+        }
         for uploads in [&app.logs, &app.packages] {
             if let Err(error) = uploads.forget_abandoned(now).await {
                 tracing::warn!(%error, "cannot forget abandoned uploads");

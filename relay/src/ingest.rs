@@ -18,10 +18,12 @@ mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod overload;
 mod own;
 mod twins;
+mod upkeep;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +35,8 @@ use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
 use lekiwi_relay_core::commands::Commands;
-use lekiwi_relay_core::history::{Retention, day_of};
+use lekiwi_relay_core::history::Retention;
+use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Picture, Policy};
 use tokio::sync::mpsc;
@@ -46,22 +49,17 @@ use self::decision::Desk;
 pub use self::decision::{DecideError, Decision};
 use self::folded::{acknowledgements, folded};
 pub use self::handle::Handle;
+use self::upkeep::Upkeep;
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::Collector;
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, NewSample, OWN_SOURCE, Refused, Snapshot};
+use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
 const TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(250);
-/// Resolution of history: each metric's newest value in every such span.
-const HISTORY_MS: u64 = 5_000;
-const SNAPSHOT_MS: u64 = 30_000;
-const UPKEEP_MS: u64 = 3_600_000;
-/// The relay's own events that wait while the store takes none.
-const MAX_OWN_EVENTS: usize = 20_000;
 /// Bytes of a refused payload that are kept.
 const KEPT_PAYLOAD: usize = 512;
 
@@ -101,6 +99,7 @@ pub struct Ingest {
     /// Which configuration they should have.
     twins: Twins,
     metrics: Arc<Metrics>,
+    overload: Arc<Mutex<Overload>>,
     /// The relay's own name in the log.
     source: Arc<str>,
     /// The relay's own events: a new numbering at each start.
@@ -108,9 +107,7 @@ pub struct Ingest {
     seq: u64,
     /// What this turn wants written.
     batch: Batch,
-    history_ms: u64,
-    snapshot_ms: u64,
-    upkeep_ms: u64,
+    upkeep: Upkeep,
 }
 
 impl Ingest {
@@ -151,12 +148,14 @@ impl Ingest {
         let fleet = Arc::new(RwLock::new(fleet));
         let (live, collector) = crate::live::channel(&metrics);
         let (decisions, desk) = Desk::new();
+        let overload = Arc::<Mutex<Overload>>::default();
         let handle = Handle {
             fleet: fleet.clone(),
             live,
             decisions,
             alerts: alert_desk.alerts.clone(),
             alert_requests,
+            overload: overload.clone(),
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -170,12 +169,11 @@ impl Ingest {
             commands,
             twins,
             metrics,
+            overload,
             stream: Uuid::new_v4(),
             seq: 0,
             batch: Batch::default(),
-            history_ms: 0,
-            snapshot_ms: 0,
-            upkeep_ms: 0,
+            upkeep: Upkeep::default(),
         };
         Ok((handle, ingest))
     }
@@ -213,8 +211,7 @@ impl Ingest {
         }
         self.announce(&broker, false).await;
         broker.stop_listening();
-        self.history_ms = 0;
-        self.snapshot_ms = 0;
+        self.upkeep.hurry();
         self.tick(&broker).await;
         self.submit();
     }
@@ -272,6 +269,7 @@ impl Ingest {
     /// Feeds the picture and carries out what follows.
     async fn apply(&mut self, broker: &Broker, heard: Vec<(u64, Heard)>) {
         let now = Timestamp::from_ms(clock::now_ms());
+        let steady = Timestamp::from_ms(clock::steady_ms());
         let mut announcements = Vec::new();
         let mut standings = Vec::new();
         {
@@ -297,12 +295,12 @@ impl Ingest {
                             self.commands.connection(now, &robot, online);
                             self.twins.connection(now, &robot, online);
                         }
-                        alerts::heed(&mut watched, &fleet, now, &robot, &payload);
+                        alerts::heed(&mut watched, &fleet, steady, &robot, &payload);
                         self.live.message(now, robot, sequence, payload);
                     }
                     Output::Event { robot, kind, data } => {
                         if kind == lekiwi_protocol::message::kind::STALE {
-                            watched.stale(now, &robot);
+                            watched.stale(steady, &robot);
                         }
                         self.own_event(now, &robot, kind, &data);
                     }
@@ -493,82 +491,6 @@ impl Ingest {
         let json = to(robot, MessageType::Registration, payload).to_json();
         let topic = self.settings.root.to_robot(robot, ToRobot::Registration);
         broker.publish(&topic, json, false).await;
-    }
-
-    /// What is due by the clock: staleness, history, snapshots, old history.
-    async fn tick(&mut self, broker: &Broker) {
-        self.apply(broker, Vec::new()).await;
-        let now = clock::now_ms();
-        let fleet = self.fleet.clone();
-        if now.saturating_sub(self.history_ms) >= HISTORY_MS {
-            self.history_ms = now;
-            let samples = &mut self.batch.samples;
-            fleet
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take_samples(|robot, metric, at, value| {
-                    samples.push(NewSample {
-                        robot: robot.as_str().into(),
-                        metric: metric.as_str().into(),
-                        ts_ms: at.as_ms(),
-                        value,
-                    });
-                });
-        }
-        // While the disk refuses, changes stay marked in the picture.
-        if now.saturating_sub(self.snapshot_ms) >= SNAPSHOT_MS
-            && *self.store.health().borrow() == Health::Writing
-        {
-            self.snapshot_ms = now;
-            let (changed, position) = {
-                let mut fleet = fleet.write().unwrap_or_else(PoisonError::into_inner);
-                (fleet.take_changed(), fleet.position())
-            };
-            self.batch
-                .snapshots
-                .extend(changed.into_iter().filter_map(|picture| {
-                    let robot = picture.view.id.as_str().into();
-                    // It has string keys only, so it always serialises.
-                    let picture = serde_json::to_string(&picture).ok()?;
-                    Some(Snapshot {
-                        robot,
-                        position,
-                        taken_ms: now,
-                        picture,
-                    })
-                }));
-        }
-        if now.saturating_sub(self.upkeep_ms) >= UPKEEP_MS {
-            let is_new_day = day_of(now) != day_of(self.upkeep_ms);
-            self.upkeep_ms = now;
-            if is_new_day {
-                self.store.keep_history(self.settings.retention, now);
-            } else {
-                self.store.pack_history(self.settings.retention, now);
-            }
-        }
-        let counts = fleet
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .counts();
-        self.metrics.robots_known.set(counts.known as i64);
-        self.metrics.robots_online.set(counts.connected as i64);
-    }
-
-    fn submit(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        let mut back = self.store.submit(std::mem::take(&mut self.batch));
-        // Robots send theirs again; nobody else has the relay's own.
-        let own = self.stream;
-        back.retain(|event| event.stream == own);
-        if back.len() > MAX_OWN_EVENTS {
-            self.metrics
-                .shed("events", (back.len() - MAX_OWN_EVENTS) as u64);
-            back.truncate(MAX_OWN_EVENTS);
-        }
-        self.batch.events = back;
     }
 }
 

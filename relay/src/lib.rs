@@ -19,5 +19,6 @@ pub mod maintenance;
 pub mod metrics;
 pub mod paths;
 pub mod people;
+pub mod protect;
 pub mod store;
 pub mod ui;

@@ -14,7 +14,7 @@ use lekiwi_relay_core::LivePayload;
 use lekiwi_relay_core::gateway::{count, earliest};
 use tokio::sync::mpsc;
 
-pub use self::content::{Content, Form, Message, Payload, form, frame, said};
+pub use self::content::{Content, Form, Message, Payload, form, frame, said, sse_id};
 pub use self::watchers::{Live, Todo, Watcher};
 use crate::metrics::Metrics;
 use crate::store::records::StoredEvent;
@@ -172,7 +172,7 @@ mod tests {
             id: "a".to_owned(),
             ..Subscribe::default()
         };
-        watcher.subscribe(&request, 0).unwrap();
+        watcher.subscribe(&request, || 0).unwrap();
         for n in 0..WAITING + 2 {
             say(&mut collector, n as u64);
         }
@@ -209,9 +209,9 @@ mod tests {
         let text = form(&message, Form::Sse);
         let text = std::str::from_utf8(&text).unwrap();
         assert!(
-            text.starts_with("id: 8\ndata: {\"type\":\"a\\nevent: b\","),
+            text.starts_with("data: {\"type\":\"a\\nevent: b\","),
             "{text}"
         );
-        assert_eq!(text.matches('\n').count(), 3);
+        assert_eq!(text.matches('\n').count(), 2);
     }
 }

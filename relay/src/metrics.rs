@@ -2,6 +2,7 @@
 //! new. Names follow Prometheus: base units, `_total` for counters (added by the encoder).
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -41,7 +42,8 @@ pub struct DeliveryLabels {
 /// What was shed under overload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
-    /// Where: `ingest`, `history`, `events`, `live`; `clock` are late samples of impossible times.
+    /// Where: `backlog`, `ingest`, `history`, `events` (those are not acknowledged, and come again) when the relay is
+    /// behind; `live` for listeners that are; `clock` are late samples of impossible times.
     pub place: &'static str,
 }
 
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub refused: Family<RefusalLabels, Counter>,
     /// Messages and samples that were dropped under overload.
     pub shed: Family<ShedLabels, Counter>,
+    /// Of these, what the relay itself was too slow for.
+    overloaded: AtomicU64,
     /// New events on disk.
     pub events_committed: Counter,
     /// Events that were in the log already.
@@ -94,6 +98,7 @@ impl Default for Metrics {
             messages: Family::default(),
             refused: Family::default(),
             shed: Family::default(),
+            overloaded: AtomicU64::default(),
             events_committed: Counter::default(),
             events_duplicate: Counter::default(),
             samples_committed: Counter::default(),
@@ -235,5 +240,14 @@ impl Metrics {
     /// Counts `n` things dropped under overload.
     pub fn shed(&self, place: &'static str, n: u64) {
         self.shed.get_or_create(&ShedLabels { place }).inc_by(n);
+        if !matches!(place, "live" | "clock") {
+            self.overloaded.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// How much was dropped in all because the relay was behind.
+    #[must_use]
+    pub fn overloaded(&self) -> u64 {
+        self.overloaded.load(Ordering::Relaxed)
     }
 }

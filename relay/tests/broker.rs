@@ -506,6 +506,7 @@ async fn a_taken_port_is_named() {
         &relay.store,
         &relay.metrics,
         &address,
+        relay.protect.clone(),
     )
     .await
     .unwrap_err();

@@ -31,7 +31,7 @@ async fn next(watcher: &Watcher) -> Vec<Todo> {
 async fn messages(watcher: &Watcher) -> u64 {
     let told = next(watcher).await;
     told.iter()
-        .filter(|todo| matches!(todo, Todo::Tell(_)))
+        .filter(|todo| matches!(todo, Todo::Tell(..)))
         .count() as u64
 }
 
@@ -52,7 +52,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
     let mut watchers = Vec::new();
     for _ in 0..MANY {
         let watcher = relay.handle.live().watch("ana", [0; 32]);
-        watcher.subscribe(&topics("robot.kiwi-01.*"), 0).unwrap();
+        watcher.subscribe(&topics("robot.kiwi-01.*"), || 0).unwrap();
         next(&watcher).await;
         watchers.push(watcher);
     }
@@ -63,7 +63,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
         "expected an idle watcher to take less than 4,096 bytes, got {each}"
     );
     let all = relay.handle.live().watch("ben", [1; 32]);
-    all.subscribe(&topics("heartbeat"), 0).unwrap();
+    all.subscribe(&topics("heartbeat"), || 0).unwrap();
     next(&all).await;
     let heartbeat = serde_json::json!({ "session": uuid::Uuid::nil(), "uptime_s": 7 });
     client
@@ -78,7 +78,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
         let told = next(watcher).await;
         // Of a machine that is busy, it may be told that it reads slowly.
         let mut told = told.iter().filter_map(|todo| match todo {
-            Todo::Tell(message) => Some(message),
+            Todo::Tell(message, _) => Some(message),
             _ => None,
         });
         let message = told.next().expect("the heartbeat");
@@ -89,7 +89,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
     }
     assert_eq!(messages(&all).await, 1);
     // Robots that register one after the other, and one who watches them all.
-    all.subscribe(&topics("robot.registered"), 0).unwrap();
+    all.subscribe(&topics("robot.registered"), || 0).unwrap();
     relay.store.submit(Batch {
         events: (0..MANY).map(registered).collect(),
         ..Batch::default()

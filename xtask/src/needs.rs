@@ -340,6 +340,12 @@ pub(crate) fn robot_python(yes: bool) -> Result<PathBuf> {
     Ok(python_tools("teleop", &packages, yes)?.join("python"))
 }
 
+/// Makes up requests from the relay's own document of its interface.
+pub(crate) fn schemathesis(yes: bool) -> Result<PathBuf> {
+    let bin = python_tools("schemathesis", &["schemathesis==4.32.5"], yes)?;
+    Ok(bin.join("schemathesis"))
+}
+
 /// Adds targets and components to this checkout's toolchain, where rustup rules it.
 pub(crate) fn rust(targets: &[&str], components: &[&str]) -> Result<()> {
     if find_program("rustup").is_none() {

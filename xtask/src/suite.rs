@@ -293,10 +293,12 @@ fn end_to_end(options: &Options) -> Result<()> {
     }
     let aarch64 = dist::agent(Target::Aarch64Musl, dist::Way::Fallback, options.yes)?;
     let python = needs::robot_python(options.yes)?;
+    let schemathesis = needs::schemathesis(options.yes)?;
     let suites = |arguments: &[&str]| {
         let mut tests = over(&["test"], &["lekiwi-tests"], arguments);
         tests.env("LEKIWI_AARCH64_AGENT", &aarch64);
         tests.env("LEKIWI_TELEOP_PYTHON", &python);
+        tests.env("LEKIWI_SCHEMATHESIS", &schemathesis);
         if slow {
             tests.env("LEKIWI_SLOW", "1");
         }

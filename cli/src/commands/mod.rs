@@ -1,6 +1,7 @@
 //! What each command does: ask the relay, show the answer.
 
 mod alerts;
+mod bans;
 mod command;
 mod config;
 mod consumer;
@@ -91,6 +92,7 @@ pub(crate) async fn run(
             telemetry::run(&Relay::of(environment)?, &arguments, ui).await
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
+        Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,
         Command::Token(Token::Create(arguments)) => {

@@ -79,6 +79,7 @@ pub struct SilenceRequest {
     /// Which alerts.
     pub matchers: Matchers,
     /// For how many seconds from now.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 604800))]
     pub duration_s: u64,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]

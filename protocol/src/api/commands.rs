@@ -23,6 +23,7 @@ pub struct CommandRequest {
     /// Seconds within which the robot must have accepted it; [`crate::limits::COMMAND_LIFETIME`] when
     /// absent, at most [`crate::limits::MAX_COMMAND_LIFETIME`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 604800))]
     pub expires_in_s: Option<u64>,
 }
 

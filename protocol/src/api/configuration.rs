@@ -78,6 +78,7 @@ pub struct ConfigurationRequest {
     /// Seconds that the robot tries it for; [`crate::limits::CONFIRM_WITHIN`] when absent, at most
     /// [`crate::limits::MAX_CONFIRM_WITHIN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 3600))]
     pub confirm_within_s: Option<u64>,
     /// Refuse where the newest version is another one, 0 for none: somebody else was faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -107,6 +107,12 @@ pub enum RelayMessage {
         /// The last position that was looked at.
         position: u64,
     },
+    /// After events over a WebSocket: everything up to here that the client wants was told, and here it goes on if it
+    /// is cut off. Less than the position of an urgent event that overtook others.
+    Bookmark {
+        /// The event log's position.
+        position: u64,
+    },
     /// Not any more.
     Unsubscribed {
         /// The subscription's name.

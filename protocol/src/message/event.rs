@@ -172,6 +172,10 @@ pub mod kind {
     /// All that a stop began has ended: `id`, `listeners` that were told, how many of them `confirmed` within a
     /// second, and `reason` where it may not have stopped the robot. By the robot.
     pub const ESTOP_DONE: &str = "estop.done";
+    /// The relay has more to do than it can, and gives up what is least urgent. By the relay, of itself.
+    pub const OVERLOADED: &str = "relay.overloaded";
+    /// It gives up nothing any more: `shed` messages and samples it did, in `lasted_s` seconds. By the relay, of itself.
+    pub const RELIEVED: &str = "relay.relieved";
     /// Events were given up: see [`super::Dropped`]. By the robot.
     pub const DROPPED: &str = "events.dropped";
     /// Late telemetry was thinned out or grew too old: see [`super::Thinned`]. By the robot.

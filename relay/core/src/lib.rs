@@ -7,6 +7,7 @@
 //! * [`history`] is telemetry over time: how it is packed, rolled up and read.
 //! * [`alerts::Alerts`] judges rules over what robots say.
 //! * [`Past`] is the picture of an earlier position of the log.
+//! * [`protect::Guard`] is whom the relay lets in, and how much it takes of them.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
 pub mod alerts;
@@ -16,6 +17,7 @@ mod freshness;
 pub mod gateway;
 pub mod history;
 mod past;
+pub mod protect;
 mod recorded;
 mod robot;
 pub mod twins;

@@ -149,9 +149,10 @@ fn what_comes_together_is_told_together_and_repeated_while_it_lasts() {
         ["ops:hot:3:0 firing [kiwi-03] resolved []"]
     );
     assert_eq!(relay.sent(42, Outcome::Delivered), ["alert.notified"]);
-    assert_eq!(relay.follow(1_041), NOTHING);
+    // Counted from the first that it was told of.
+    assert_eq!(relay.follow(1_030), NOTHING);
     assert_eq!(
-        relay.follow(1_042),
+        relay.follow(1_031),
         ["ops:hot:3:1 firing [kiwi-01,kiwi-02,kiwi-03] resolved []"]
     );
     assert_eq!(relay.sent(1_043, Outcome::Delivered), ["alert.notified"]);
@@ -165,6 +166,64 @@ fn what_comes_together_is_told_together_and_repeated_while_it_lasts() {
             "ops:hot:5:0 firing [] resolved [kiwi-01,kiwi-02]",
         ]
     );
+}
+
+#[test]
+fn news_of_others_does_not_put_off_a_reminder() {
+    let mut relay = Relay::new(vec![receiver()]);
+    relay.temperature(0, "kiwi-01", 60.0);
+    let (mut reminders, mut ids) = (Vec::new(), BTreeSet::new());
+    for second in 0..4_000 {
+        match second % 100 {
+            20 => relay.temperature(second, "kiwi-02", 60.0),
+            60 => relay.temperature(second, "kiwi-02", 40.0),
+            _ => {}
+        }
+        for said in relay.follow(second) {
+            if said.contains("kiwi-01") {
+                reminders.push(second);
+            }
+        }
+        while let Some(id) = relay.flying.last().cloned() {
+            assert!(ids.insert(id), "no two messages have the same id");
+            relay.sent(second, Outcome::Delivered);
+        }
+    }
+    // The news, and then what still lasts.
+    assert_eq!(reminders, [10, 1_010, 2_010, 3_010]);
+}
+
+#[test]
+fn a_clock_that_is_set_neither_fires_nor_stops() {
+    const YEAR: u64 = 365 * 24 * 3_600;
+    for wall in [100 * YEAR, 0] {
+        let mut relay = Relay::new(vec![receiver()]);
+        let rule = json!({ "id": "hot", "summary": "hot", "for_s": 60,
+            "when": { "threshold": { "metric": "temperature_c", "above": 50 } } });
+        let rule: Rule = serde_json::from_value(rule).unwrap();
+        relay.alerts = Alerts::new(Vec::new(), vec![rule]);
+        let kiwi = RobotId::new("kiwi-01").unwrap();
+        relay.alerts.robot(at(50 * YEAR), &kiwi, "lekiwi");
+        relay.alerts.lead(at(50 * YEAR), true);
+        relay.temperature(50 * YEAR, "kiwi-01", 60.0);
+        relay.alerts.set_clock(at(50 * YEAR + 10), at(wall + 10));
+        relay.alerts.handle_timeout(at(50 * YEAR + 59));
+        assert!(relay.alerts.poll_output().is_none(), "not yet");
+        relay.alerts.handle_timeout(at(50 * YEAR + 60));
+        let output = relay.alerts.poll_output().expect("then");
+        assert_eq!(output.data["since"], json!(at(wall)), "as people have it");
+        relay.write(
+            50 * YEAR + 60,
+            output.kind,
+            &output.aggregate_id,
+            output.data,
+        );
+        relay.follow(50 * YEAR + 60);
+        assert_eq!(relay.follow(50 * YEAR + 70).len(), 1, "it is told");
+        relay.sent(50 * YEAR + 70, Outcome::Delivered);
+        assert_eq!(relay.follow(50 * YEAR + 1_069), NOTHING);
+        assert_eq!(relay.follow(50 * YEAR + 1_070).len(), 1, "and again");
+    }
 }
 
 #[test]

@@ -90,7 +90,10 @@ const isOlder = (a: string, b: string | undefined): boolean => b !== undefined &
 export class Fleet {
   private readonly robots = new Map<string, Robot>();
   private readonly series = new Map<string, Point[]>();
+  /** What the snapshot has. */
   private position = 0;
+  /** By robot and what changed: the newest event that was applied since. */
+  private readonly applied = new Map<string, number>();
   private versions = 0;
 
   get(id: string): Robot | undefined {
@@ -116,6 +119,7 @@ export class Fleet {
     this.robots.clear();
     for (const view of list.robots) this.put(view);
     this.position = Math.max(this.position, list.position);
+    this.applied.clear();
   }
 
   /** Takes one robot's whole view. */
@@ -174,8 +178,12 @@ export class Fleet {
 
   private event(view: RobotView, live: Live, payload: Record<string, unknown>): RobotView {
     const event = payload as unknown as EventRecord;
-    if (live.sequence <= this.position) return view;
-    this.position = live.sequence;
+    // An urgent event overtakes others: only a newer one that changes the same makes one old.
+    const changes = subject(event.type ?? live.type);
+    if (changes === undefined) return view;
+    const about = `${live.robot_id} ${changes}`;
+    if (live.sequence <= Math.max(this.position, this.applied.get(about) ?? 0)) return view;
+    this.applied.set(about, live.sequence);
     switch (event.type ?? live.type) {
       case "robot.connected":
         // Events come after their commit: what the robot has said since counts more.
@@ -199,6 +207,24 @@ export class Fleet {
       default:
         return view;
     }
+  }
+}
+
+/** What an event of this type changes; a later one that changes the same replaces it. */
+function subject(type: string): string | undefined {
+  switch (type) {
+    case "robot.connected":
+    case "robot.disconnected":
+    case "robot.stale":
+      return "presence";
+    case "robot.quarantined":
+    case "robot.approved":
+    case "robot.rejected":
+      return "standing";
+    case "robot.registered":
+      return type;
+    default:
+      return type.startsWith("configuration.") ? "configuration" : undefined;
   }
 }
 

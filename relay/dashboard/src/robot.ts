@@ -38,7 +38,7 @@ export class RobotPage implements View {
   private readonly ranges: HTMLButtonElement[];
   private range = RANGES[0]?.[1] ?? 900_000;
   private abort = new AbortController();
-  private log: readonly api.EventRecord[] = [];
+  private log: api.EventRecord[] = [];
   private readonly reason = h("p", { class: "reason" });
   private readonly profile = h("input", { type: "text", name: "profile", "aria-label": "Profile to take it as", autocomplete: "off", spellcheck: "false" });
   private readonly approve = h("button", { type: "submit", class: "quiet", "data-action": "approve" }, "Approve");
@@ -181,11 +181,17 @@ export class RobotPage implements View {
     this.trouble.hidden = true;
   }
 
+  /** Mostly the newest; one that an urgent event overtook goes to its place. */
   private take(event: api.EventRecord): void {
-    if (event.position <= (this.log.at(-1)?.position ?? 0)) return;
-    this.log = [...this.log, event].slice(-MOST_EVENTS);
-    this.events.prepend(eventItem(event));
-    while (this.events.childElementCount > MOST_EVENTS) this.events.lastElementChild?.remove();
+    const after = this.log.findLastIndex((known) => known.position <= event.position);
+    if (this.log[after]?.position === event.position) return;
+    this.log.splice(after + 1, 0, event);
+    const newer = this.log.length - 2 - after;
+    this.events.insertBefore(eventItem(event), this.events.children[newer] ?? null);
+    while (this.log.length > MOST_EVENTS) {
+      this.log.shift();
+      this.events.lastElementChild?.remove();
+    }
   }
 
   /** A page of the log joins what has come live meanwhile. */

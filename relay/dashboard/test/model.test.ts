@@ -140,6 +140,14 @@ describe("live messages", () => {
     expect(status(f)).toBe("offline");
   });
 
+  it("an event that an urgent one overtook counts, and one that a newer of its kind overtook does not", () => {
+    const f = fleet(view("kiwi-01"));
+    f.apply(live("teleoperation.started", 9, { type: "teleoperation.started" }, { sequence: 8 }));
+    f.apply(live("robot.rejected", 9, { type: "robot.rejected", data: { by: "ana" } }, { sequence: 7 }));
+    f.apply(live("robot.approved", 8, { type: "robot.approved", data: { by: "ben" } }, { sequence: 6 }));
+    expect(f.get("kiwi-01")?.view.registration?.status).toBe("rejected");
+  });
+
   it("state and factsheet fill the view; odd payloads change nothing", () => {
     const f = fleet(view("kiwi-01"));
     f.apply(live("state", 1, { activity: "deploying", resources: { disk_percent: 3, bad: "x" }, network: { hostname: "k" } }));

@@ -180,7 +180,7 @@ impl Dispatcher {
             let Some(notifier) = &mut notifier else {
                 continue;
             };
-            let now = Timestamp::from_ms(clock::now_ms());
+            let now = Timestamp::from_ms(clock::steady_ms());
             {
                 let alerts = self.handle.alerts();
                 let alerts = alerts.read().unwrap_or_else(PoisonError::into_inner);
@@ -210,6 +210,7 @@ impl Dispatcher {
     /// What receivers were told, by the log.
     async fn restore(&self) -> Result<Notifier, StoreError> {
         let mut notifier = Notifier::new(self.receivers.clone());
+        let (steady_ms, now_ms) = (clock::steady_ms(), clock::now_ms());
         let mut position = 0;
         loop {
             let kinds = [kind::ALERT_NOTIFIED, kind::ALERT_UNDELIVERED];
@@ -226,7 +227,9 @@ impl Dispatcher {
             for stored in page {
                 let event = stored.event;
                 if event.aggregate_type == ALERT_RECEIVER && event.source.starts_with(OWN_SOURCE) {
-                    let at = Timestamp::from_ms(event.ts_ms);
+                    // So long ago; what happened has the wall clock's time.
+                    let ago_ms = now_ms.saturating_sub(event.ts_ms);
+                    let at = Timestamp::from_ms(steady_ms.saturating_sub(ago_ms));
                     notifier.logged(at, &event.aggregate_id, &event.data);
                 }
             }
@@ -251,7 +254,7 @@ impl Dispatcher {
         };
         let labels = DeliveryLabels { result };
         self.metrics.alert_deliveries.get_or_create(&labels).inc();
-        notifier.sent(Timestamp::from_ms(clock::now_ms()), id, outcome);
+        notifier.sent(Timestamp::from_ms(clock::steady_ms()), id, outcome);
     }
 }
 

@@ -14,6 +14,7 @@ use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
 use lekiwi_protocol::message::Factsheet;
 use lekiwi_protocol::{ConsumerName, Envelope, FromRobot, MessageType, RobotId, Root};
 use lekiwi_relay_core::Link;
+use lekiwi_relay_core::protect::Refusal as Limited;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType};
 use rmqtt::types::{
@@ -25,6 +26,7 @@ use super::gate::Gate;
 use super::{Clients, Input, Tap};
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::protect::Protect;
 use crate::store::records::Refused;
 
 /// Bytes of a refused payload that are kept for inspection.
@@ -39,6 +41,7 @@ pub(super) struct Hooks {
     pub(super) tap: Tap,
     pub(super) clients: Arc<Clients>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) protect: Arc<Protect>,
 }
 
 /// Who a session is. The client id was proved to be the certificate's before the session began.
@@ -99,6 +102,17 @@ impl Hooks {
             payload: payload[..payload.len().min(KEPT_PAYLOAD)].to_vec(),
             payload_bytes: payload.len() as u64,
         });
+    }
+
+    /// What to answer to a message that is one too many. Each of a flood is counted, and only the one that ends it is said.
+    fn surplus(&self, id: &Id) -> Option<PublishAclResult> {
+        let limited = self.protect.message(&id.client_id, id.remote_addr?).err()?;
+        let is_over = matches!(limited, Limited::Banned { .. });
+        if is_over {
+            tracing::warn!(client = %id.client_id, "banned: it sends too many messages");
+        }
+        let reason = limited.to_string();
+        Some(PublishAclResult::rejected(is_over, Some(reason.into())))
     }
 
     fn authenticate(&self, info: &ConnectInfo) -> Result<(), (&'static str, String)> {
@@ -184,6 +198,9 @@ impl Handler for Hooks {
         match parameter {
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client = &*session.id.client_id;
+                if let Some(refused) = self.surplus(&session.id) {
+                    return (false, Some(HookResult::PublishAclResult(refused)));
+                }
                 let result = match self.publish(client, &publish.topic, &publish.payload).await {
                     Ok(()) => PublishAclResult::allow(),
                     Err((kind, reason)) => {

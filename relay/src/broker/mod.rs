@@ -7,10 +7,12 @@
 //! hook refused is counted and reported; consumers get messages of admitted robots only; a subscriber that does not read is disconnected; publishing
 //! never waits for ingest, but for births, deaths and states, which must not be lost.
 
+mod admission;
 mod authority;
 mod gate;
 mod hooks;
 mod retained;
+mod tap;
 
 use std::collections::HashMap;
 use std::io;
@@ -38,19 +40,20 @@ use tokio::task::JoinHandle;
 
 pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
 
+use self::admission::Admission;
 use self::gate::{Change, Gate, GatedRouter};
 use self::retained::Retained;
+use self::tap::Tap;
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::protect::Protect;
 use crate::store::records::Refused;
 
-/// Messages that may wait for ingest. Beyond it telemetry, heartbeats and events are dropped (events
-/// stay unacknowledged); births, deaths and states wait. Late samples, which robots keep, have half of it.
-const BULK: usize = 65_536;
-const URGENT: usize = 16_384;
 /// A subscriber that has not emptied its queue for so long is disconnected.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Time for clients to be sent away when the relay stops.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Where and with which files to listen.
 #[derive(Debug, Clone)]
@@ -138,70 +141,6 @@ pub struct Inputs {
     pub refused: mpsc::Receiver<Refused>,
 }
 
-/// The sending ends.
-#[derive(Debug, Clone)]
-struct Tap {
-    urgent: mpsc::Sender<Input>,
-    bulk: mpsc::Sender<Input>,
-    refused: mpsc::Sender<Refused>,
-    metrics: Arc<Metrics>,
-}
-
-impl Tap {
-    fn new(metrics: Arc<Metrics>) -> (Self, Inputs) {
-        let (urgent, urgent_inputs) = mpsc::channel(URGENT);
-        let (bulk, bulk_inputs) = mpsc::channel(BULK);
-        let (refused, refused_inputs) = mpsc::channel(1_024);
-        let inputs = Inputs {
-            urgent: urgent_inputs,
-            bulk: bulk_inputs,
-            refused: refused_inputs,
-        };
-        (
-            Self {
-                urgent,
-                bulk,
-                refused,
-                metrics,
-            },
-            inputs,
-        )
-    }
-
-    async fn message(&self, input: Input) {
-        if let Input::Message {
-            from:
-                FromRobot::Telemetry
-                | FromRobot::Heartbeat
-                | FromRobot::Events
-                | FromRobot::Backlog
-                | FromRobot::ControlAck,
-            ..
-        } = &input
-        {
-            let is_late = matches!(
-                input,
-                Input::Message {
-                    from: FromRobot::Backlog,
-                    ..
-                }
-            );
-            if is_late && self.bulk.capacity() < BULK / 2 || self.bulk.try_send(input).is_err() {
-                self.metrics.shed("ingest", 1);
-            }
-        } else {
-            // Waits only when ingest is far behind, and then only this one client does. An error means
-            // that ingest has ended, with the process.
-            let _ = self.urgent.send(input).await;
-        }
-    }
-
-    fn refused(&self, refused: Refused) {
-        // Counted already; a flood of refusals keeps only its first part.
-        let _ = self.refused.try_send(refused);
-    }
-}
-
 /// Connected clients, so that one can be disconnected by name.
 #[derive(Debug, Default)]
 struct Clients(Mutex<HashMap<ClientId, Id>>);
@@ -283,6 +222,7 @@ impl Broker {
         config: Config,
         authority: Arc<dyn Authority>,
         metrics: Arc<Metrics>,
+        protect: Arc<Protect>,
     ) -> Result<(Self, Inputs), BrokerError> {
         let (tap, inputs) = Tap::new(metrics.clone());
         let listener = listener(&config)?;
@@ -300,6 +240,7 @@ impl Broker {
             inner: router.clone(),
             gate: gate.clone(),
         });
+        *context.extends.fitter_mgr_mut().await = Box::new(Admission(protect.clone()));
         let clients = Arc::new(Clients::default());
         let hooks = hooks::Hooks {
             root: config.root.clone(),
@@ -308,6 +249,7 @@ impl Broker {
             tap,
             clients: clients.clone(),
             metrics: metrics.clone(),
+            protect,
         };
         let register = context.extends.hook_mgr().register();
         for hook in [
@@ -476,16 +418,31 @@ impl Broker {
         }
     }
 
-    /// Stops listening and disconnects everybody. While ingest still runs, this puts each robot's
-    /// death on record.
+    /// Stops listening and lets go of everybody, upon which agents come back after a random time. Waits for them to be
+    /// gone, [`FAREWELL`] at most. While ingest still runs, this puts each robot's death on record.
     pub async fn stop(&self) {
         self.stop_listening();
         let everybody: Vec<Id> = self
             .clients
             .with(|clients| clients.values().cloned().collect());
         for id in everybody {
-            // It may have gone by itself meanwhile.
-            let _ = kick(&self.context, &id).await;
+            let entry = self.context.extends.shared().await.entry(id);
+            if let Some(tx) = entry.tx() {
+                // It may have gone by itself meanwhile. MQTT's "server shutting down" is spelled so; rmqtt closes the
+                // connection before it would say it, as it does with all reasons.
+                let _ = tx.unbounded_send(Message::Closed(Reason::ConnectRemoteClose));
+            }
+        }
+        let gone = async {
+            while self.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL, gone).await.is_err() {
+            tracing::warn!(
+                clients = self.connections(),
+                "cut MQTT clients that did not go in time"
+            );
         }
     }
 }

@@ -202,3 +202,39 @@ fn an_unknown_variable_warns() {
         ]
     );
 }
+
+#[test]
+fn limits_are_a_tier_and_what_is_said_over_it() {
+    let parsed = parse(
+        Path::new("relay.yml"),
+        "limits: { tier: production, messages_per_s: 20, ban_s: 0, trusted: [10.0.0.0/8] }\n",
+    )
+    .unwrap();
+    let (variables, _) = environment([("LEKIWI_RELAY_LIMITS_TIER".into(), "development".into())]);
+    let limits = variables.over(parsed).check().unwrap().limits;
+    assert_eq!((limits.mqtt_connections, limits.messages_per_s), (100, 20));
+    assert!(limits.ban.is_zero());
+    assert!(
+        limits.trusts("10.1.2.3".parse().unwrap()) && !limits.trusts("127.0.0.1".parse().unwrap())
+    );
+    for (text, expected) in [
+        (
+            "{ tier: huge }",
+            "cannot use limits: expected the tier development, production or high-performance, got \"huge\"",
+        ),
+        (
+            "{ messages_per_s: 0 }",
+            "cannot use limits: expected messages_per_s to be 1 to 1000000, got 0",
+        ),
+        (
+            "{ ban_s: 86401 }",
+            "cannot use limits: expected ban_s to be 0 to 86400, got 86401",
+        ),
+        (
+            "{ trusted: [home] }",
+            "cannot use limits: cannot use trusted",
+        ),
+    ] {
+        assert_eq!(refusal(&format!("limits: {text}\n")).0, expected);
+    }
+}

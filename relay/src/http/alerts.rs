@@ -47,11 +47,11 @@ fn known<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 #[utoipa::path(
     get, path = "/api/v1/alerts", tag = "alerts",
     params(
-        ("state" = Option<String>, Query, description = "firing (when absent), resolved, or pending"),
-        ("robot" = Option<String>, Query, description = "Only of this robot"),
-        ("rule" = Option<String>, Query, description = "Only of this rule"),
-        ("severity" = Option<String>, Query, description = "Only of this severity and above: info, warning, critical"),
-        ("limit" = Option<u64>, Query, description = "1 to 1000; 100 when absent"),
+        ("state" = Option<AlertState>, Query, description = "firing (when absent), resolved, or pending"),
+        ("robot" = Option<String>, Query, pattern = "^[a-z0-9][a-z0-9-]{0,62}$", description = "Only of this robot"),
+        ("rule" = Option<String>, Query, pattern = "^[a-z0-9][a-z0-9-]{0,39}$", description = "Only of this rule"),
+        ("severity" = Option<Severity>, Query, description = "Only of this severity and above: info, warning, critical"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 100 when absent"),
     ),
     responses(
         (status = 200, body = AlertList),

@@ -29,7 +29,7 @@ const USUAL: u64 = 50;
     get, path = "/api/v1/robots/{id}/commands", tag = "commands",
     params(
         ("id" = String, Path, description = "The robot"),
-        ("limit" = Option<u64>, Query, description = "1 to 500; 50 when absent"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500, description = "1 to 500; 50 when absent"),
     ),
     responses(
         (status = 200, body = CommandList),

@@ -18,7 +18,7 @@ const USUAL: u64 = 100;
     params(
         ("id" = String, Path, description = "The robot"),
         ("after" = Option<u64>, Query, description = "Only events beyond this position of the log; 0 for all from the start"),
-        ("limit" = Option<u64>, Query, description = "1 to 1000; 100 when absent"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 100 when absent"),
     ),
     responses(
         (status = 200, body = EventPage),

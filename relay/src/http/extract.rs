@@ -76,7 +76,7 @@ fn is_length_limit(error: &axum::Error) -> bool {
     false
 }
 
-/// A JSON body.
+/// A JSON body, which is an object.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
@@ -85,6 +85,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         expect_type(request.headers(), "application/json")?;
         let Body(bytes) = Body::from_request(request, state).await?;
+        // serde takes a struct's fields without their names too.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            let detail = "expected an object, got an array";
+            return Err(Failure::new(Kind::InvalidBody, detail));
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| match error.classify() {

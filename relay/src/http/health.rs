@@ -8,6 +8,8 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{Health, HealthStatus};
 
 use super::App;
+use super::extract::Query;
+use super::problem::Failure;
 use crate::clock;
 use crate::identity::server::RENEW_BEFORE;
 use crate::store;
@@ -31,6 +33,12 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     if app.stopping.is_cancelled() {
         degraded = true;
         problems.push("the relay is stopping".to_owned());
+    }
+    if let Some(shed) = app.fleet.shedding() {
+        // It does its work as far as that can be done: no reason to send anybody elsewhere.
+        problems.push(format!(
+            "overloaded: {shed} messages and samples were given up, the least urgent first"
+        ));
     }
     let now = Timestamp::from_ms(clock::now_ms());
     let ends = Timestamp::from_ms(app.certificate_ends_ms);
@@ -63,8 +71,12 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)),
     security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(app): State<App>,
+    query: Query,
+) -> Result<impl IntoResponse, Failure> {
+    query.finish()?;
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], app.metrics.encode())
+    Ok(([(header::CONTENT_TYPE, kind)], app.metrics.encode()))
 }

@@ -24,7 +24,7 @@ use super::auth::Who;
 use super::extract::{Query, Robot};
 use super::problem::{Failure, Kind};
 use super::websocket::Upgrade;
-use crate::live::{Form, Todo, Watcher, form, said};
+use crate::live::{Form, Message, Todo, Watcher, form, said, sse_id};
 
 /// Comment after so much silence, so that proxies and clients know that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -32,6 +32,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const MAX_BURST: usize = 64;
 /// Stored events that are read at once.
 const PAGE: usize = 100;
+/// When browsers come back that a relay sent away.
+const BACK_AFTER_MS: std::ops::RangeInclusive<u64> = 1_000..=10_000;
 /// The subscription that a URL asks for.
 const BY_URL: &str = "url";
 
@@ -127,6 +129,7 @@ fn checked(text: &str, check: impl Fn(&str) -> bool) -> Option<Vec<String>> {
 pub(super) struct Listener {
     pub(super) watcher: Watcher,
     app: App,
+    has_left: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -142,22 +145,32 @@ impl Listener {
         Ok(Self {
             watcher: app.fleet.live().watch(&session.user, session.hash),
             app,
+            has_left: false,
             _place: place,
         })
     }
 
-    /// Takes a subscription, or says why not.
+    /// Takes a subscription, or says why not. Answers the position from which on everything is told.
     pub(super) async fn subscribe(&self, request: &Subscribe) -> Result<u64, String> {
-        let end = match request.from {
+        let stored = match request.from {
             // What is committed counts, be it told already or not.
-            Some(_) => self.app.store.last_position().await,
-            None => Ok(self.app.fleet.position()),
+            Some(_) => Some(self.app.store.last_position().await),
+            None => None,
         };
-        let end = end.map_err(|error| error.to_string())?;
+        let stored = stored.transpose().map_err(|error| error.to_string())?;
+        let mut begin = request.from.unwrap_or_default();
+        let end = || match stored {
+            Some(end) => end,
+            // What was handed out before is in the picture by now.
+            None => {
+                begin = self.app.fleet.position();
+                begin
+            }
+        };
         self.watcher
             .subscribe(request, end)
             .map_err(|error: RequestError| error.to_string())?;
-        Ok(end)
+        Ok(begin)
     }
 
     /// What is to be done next; `None` at the end.
@@ -168,37 +181,59 @@ impl Listener {
         }
     }
 
-    /// The bytes for the client; `None` when the log cannot be read.
+    /// Tells a client of Server-Sent Events when to come back, once, where the relay stops; each another time, so that
+    /// they do not all come at once.
+    fn farewell(&mut self) -> Option<Bytes> {
+        if !self.app.stopping.is_cancelled() || std::mem::replace(&mut self.has_left, true) {
+            return None;
+        }
+        // Without chance they come at the same time, which is all that is lost.
+        let chance = getrandom::u32().unwrap_or_default();
+        let wait_ms = BACK_AFTER_MS.start()
+            + u64::from(chance) % (BACK_AFTER_MS.end() - BACK_AFTER_MS.start());
+        Some(Bytes::from(format!(
+            ": the relay is stopping\nretry: {wait_ms}\n\n"
+        )))
+    }
+
+    /// The bytes for the client; `None` when the log cannot be read. Where a client goes on is an id before each event
+    /// of a stream, and said after those that were told together over a WebSocket.
     pub(super) async fn carry_out(&self, todo: Vec<Todo>, shape: Form) -> Option<Vec<Bytes>> {
         let mut bytes = Vec::with_capacity(todo.len());
+        let mut has_events = false;
+        let mut tell = |bytes: &mut Vec<Bytes>, message: &Arc<Message>, position| {
+            if message.position.is_some() {
+                has_events = true;
+                if shape == Form::Sse {
+                    bytes.push(sse_id(position));
+                }
+            }
+            bytes.push(form(message, shape));
+        };
         for todo in todo {
             match todo {
                 Todo::Say(message) => bytes.push(said(&message, shape)),
-                Todo::Tell(message) => bytes.push(form(&message, shape)),
+                Todo::Tell(message, position) => tell(&mut bytes, &message, position),
                 Todo::Read(read) => {
-                    let page = self.read(&read).await?;
-                    bytes.extend(page.iter().map(|message| form(message, shape)));
+                    for message in self.read(&read).await? {
+                        // Nothing waits while stored events are told: they are in order.
+                        let position = message.position.unwrap_or_default();
+                        tell(&mut bytes, &message, position);
+                    }
                 }
             }
+        }
+        if has_events && shape != Form::Sse {
+            let position = self.watcher.position();
+            bytes.push(said(&api::RelayMessage::Bookmark { position }, shape));
         }
         Some(bytes)
     }
 
-    async fn read(&self, read: &Read) -> Option<Vec<Arc<crate::live::Message>>> {
-        let store = &self.app.store;
-        let events = match &read.robot {
-            Some(robot) => {
-                store
-                    .events_of_robot(robot.as_str(), read.after, PAGE)
-                    .await
-            }
-            None => store.events(read.after, PAGE).await,
-        };
-        match events {
-            Ok(events) => {
-                let whole = events.len() < PAGE;
-                Some(self.watcher.page(read, events, whole))
-            }
+    async fn read(&self, read: &Read) -> Option<Vec<Arc<Message>>> {
+        let robot = read.robot.as_ref().map(RobotId::as_str);
+        match self.app.store.page(robot, read.after, PAGE).await {
+            Ok(page) => Some(self.watcher.page(read, page)),
             Err(error) => {
                 tracing::warn!(%error, "cannot read stored events for a live stream");
                 None
@@ -207,16 +242,16 @@ impl Listener {
     }
 }
 
-/// Live messages as Server-Sent Events: event name is the type, data the envelope; events of the log have their
-/// position as id. A client that comes back with `Last-Event-ID` gets those that it missed first. `lagged`, `slowed`,
-/// `resumed` and `replayed` are the relay's own.
+/// Live messages as Server-Sent Events: event name is the type, data the envelope. Events of the log have an id, the
+/// position up to which everything was told; a client that comes back with it as `Last-Event-ID` gets what it missed
+/// first. `lagged`, `slowed`, `resumed` and `replayed` are the relay's own.
 #[utoipa::path(
     get, path = "/api/v1/stream", tag = "live",
     params(
         ("topic" = Option<String>, Query, description = "Only these topics, separated by commas: `heartbeat`, `teleoperation.*`, `robot.kiwi-01.*`, `robot.*.heartbeat`, `presence`"),
         ("robot" = Option<String>, Query, description = "Of these only these robots, separated by commas"),
         ("type" = Option<String>, Query, description = "Of these only these types, separated by commas"),
-        ("rate" = Option<f64>, Query, description = "At most so many pictures a second of each robot and type, 0.01 to 100"),
+        ("rate" = Option<f64>, Query, minimum = 0.01, maximum = 100, description = "At most so many pictures a second of each robot and type, 0.01 to 100"),
         ("throttle" = Option<api::ThrottleMode>, Query, description = "What becomes of more; `latest` when absent"),
         ("from" = Option<String>, Query, description = "First the events beyond this position of the log; `now` for none, whatever Last-Event-ID says"),
         ("last-event-id" = Option<u64>, Header, description = "As `from`; what browsers send when they connect again"),
@@ -250,7 +285,6 @@ pub(super) async fn stream(
     let listener = Listener::new(app, who)?;
     let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
     let begin = listener.subscribe(&wish.request).await.map_err(refused)?;
-    let begin = wish.request.from.unwrap_or(begin);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -268,15 +302,19 @@ fn sse_events(
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     // The first bytes tell the client at once that it listens, and where it goes on if it is cut off.
     let hello = Bytes::from(format!(": listening\nid: {begin}\n\n"));
-    stream::unfold((listener, Some(hello)), async |(listener, hello)| {
+    stream::unfold((listener, Some(hello)), async |(mut listener, hello)| {
         if let Some(hello) = hello {
             return Some((Ok(hello), (listener, None)));
         }
         let bytes = match tokio::time::timeout(KEEP_ALIVE, listener.next()).await {
             Err(_) => Bytes::from_static(b": \n\n"),
             Ok(todo) => {
+                let Some(mut todo) = todo else {
+                    return listener
+                        .farewell()
+                        .map(|bytes| (Ok(bytes), (listener, None)));
+                };
                 // Where it begins was said.
-                let mut todo = todo?;
                 todo.retain(|todo| {
                     !matches!(todo, Todo::Say(api::RelayMessage::Subscribed { .. }))
                 });
@@ -296,7 +334,7 @@ fn sse_events(
         ("topic" = Option<String>, Query, description = "As of `/api/v1/stream`"),
         ("robot" = Option<String>, Query, description = "Only these robots, separated by commas"),
         ("type" = Option<String>, Query, description = "Only these types, separated by commas"),
-        ("rate" = Option<f64>, Query, description = "As of `/api/v1/stream`"),
+        ("rate" = Option<f64>, Query, minimum = 0.01, maximum = 100, description = "As of `/api/v1/stream`"),
         ("throttle" = Option<api::ThrottleMode>, Query, description = "As of `/api/v1/stream`"),
         ("from" = Option<String>, Query, description = "As of `/api/v1/stream`"),
         ("sec-websocket-protocol" = Option<String>, Header, description = "`lekiwi.v1.json` or `lekiwi.v1.cbor`"),
@@ -315,8 +353,8 @@ pub(super) async fn websocket(
     query: Query,
     upgrade: Result<Upgrade, Failure>,
 ) -> Result<Response, Failure> {
-    let upgrade = upgrade?;
     let wish = Wish::from_query(query)?;
+    let upgrade = upgrade?;
     let listener = Listener::new(app, who)?;
     if wish.named || !upgrade.is_quiet() {
         let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
@@ -338,7 +376,9 @@ pub(super) async fn websocket(
 pub(super) async fn watchers(
     State(app): State<App>,
     Robot(robot): Robot,
+    query: Query,
 ) -> Result<Answer<api::Watchers>, Failure> {
+    query.finish()?;
     super::robots::known(&app, &robot)?;
     Ok(Answer(app.fleet.live().watchers(&robot)))
 }

@@ -8,6 +8,7 @@
 
 mod alerts;
 pub mod auth;
+mod bans;
 mod commands;
 mod configuration;
 mod consumers;
@@ -51,6 +52,7 @@ use crate::ingest::Handle;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::people::sessions::Sessions;
+use crate::protect::Protect;
 use crate::store::Store;
 use problem::{Failure, Kind};
 
@@ -80,6 +82,8 @@ pub struct Parts {
     pub sessions: Sessions,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Who is let in.
+    pub protect: Arc<Protect>,
     /// The topics' start.
     pub root: Root,
     /// The relay's own name in the log.

@@ -6,8 +6,15 @@ use std::sync::LazyLock;
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use lekiwi_protocol::api;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
+
+use super::extract::Query;
+use super::problem::{Failure, Kind};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -58,10 +65,12 @@ use utoipa::{Modify, OpenApi};
         super::consumers::create,
         super::refused::list,
         super::discovered::list,
+        super::bans::list,
+        super::bans::lift,
         document,
     ),
-    components(schemas(api::Live, api::ClientMessage, api::RelayMessage)),
-    modifiers(&Security)
+    components(schemas(api::Aggregate, api::ThrottleMode, api::Live, api::ClientMessage, api::RelayMessage)),
+    modifiers(&Security, &Common)
 )]
 struct Document;
 
@@ -103,6 +112,85 @@ impl Modify for Security {
     }
 }
 
+/// What the layers around handlers and the extractors refuse, on every route that has them.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for item in openapi.paths.paths.values_mut() {
+            if let Some(operation) = &mut item.get
+                && is_for_people(operation)
+            {
+                // Of `Query`.
+                refuses(operation, &[Kind::InvalidQuery]);
+            }
+            for operation in [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.delete,
+                &mut item.patch,
+            ] {
+                let Some(operation) = operation else { continue };
+                if is_for_people(operation) {
+                    refuses(operation, GUARD);
+                }
+                if let Some(RefOr::T(body)) = &operation.request_body {
+                    let is_json = body.content.contains_key("application/json");
+                    refuses(operation, BODY);
+                    if is_json {
+                        refuses(operation, &[Kind::MalformedBody, Kind::InvalidBody]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Of `http::auth` before every handler, and of the store behind them.
+const GUARD: &[Kind] = &[
+    Kind::LoginRequired,
+    Kind::CrossOrigin,
+    Kind::StoreUnavailable,
+    Kind::Stopping,
+];
+
+/// Of `http::extract` for every body.
+const BODY: &[Kind] = &[Kind::TooSlow, Kind::TooLarge, Kind::UnsupportedMediaType];
+
+/// Whether a session is asked for.
+fn is_for_people(operation: &Operation) -> bool {
+    let session = SecurityRequirement::new("session", [""; 0]);
+    operation
+        .security
+        .as_ref()
+        .is_some_and(|security| security.contains(&session))
+}
+
+/// Adds answers that are not there yet.
+fn refuses(operation: &mut Operation, kinds: &[Kind]) {
+    let responses = &mut operation.responses.responses;
+    for kind in kinds {
+        let status = kind.status().as_str().to_owned();
+        match responses.get_mut(&status) {
+            None => {
+                let problem = ContentBuilder::new()
+                    .schema(Some(Ref::from_schema_name("Problem")))
+                    .build();
+                let response = ResponseBuilder::new()
+                    .description(kind.slug())
+                    .content("application/problem+json", problem)
+                    .build();
+                responses.insert(status, response.into());
+            }
+            Some(RefOr::T(response)) if !response.description.contains(kind.slug()) => {
+                response.description = format!("{}, {}", response.description, kind.slug());
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 static TEXT: LazyLock<String> = LazyLock::new(|| {
     // The document is built of strings and maps, which always become JSON.
     let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
@@ -119,15 +207,11 @@ pub fn text() -> &'static str {
 /// This document.
 #[utoipa::path(
     get, path = "/api/v1/openapi.json", tag = "relay",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = String)),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value)),
     security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn document() -> impl IntoResponse {
-    (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        text(),
-    )
+pub(super) async fn document(query: Query) -> Result<impl IntoResponse, Failure> {
+    query.finish()?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], text()))
 }

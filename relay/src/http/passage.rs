@@ -71,12 +71,19 @@ impl Greeted {
         tokio::io::join(Cursor::new(self.hello).chain(reader), writer)
     }
 
-    /// Carries everything between the client and the broker, until one of them ends.
+    /// Carries everything between the client and the broker, until one of them ends. `behind` is told the address that the
+    /// broker sees; what it gives is kept as long.
     ///
     /// # Errors
     /// When the broker is not there, or a connection breaks.
-    pub(super) async fn hand_to(mut self, broker: SocketAddr) -> io::Result<()> {
+    pub(super) async fn hand_to<T>(
+        mut self,
+        broker: SocketAddr,
+        behind: impl FnOnce(SocketAddr) -> T,
+    ) -> io::Result<()> {
         let mut broker = TcpStream::connect(reachable(broker)).await?;
+        // Said before the broker hears of it.
+        let _behind = behind(broker.local_addr()?);
         broker.set_nodelay(true)?;
         broker.write_all(&self.hello).await?;
         let (client_reader, client_writer) = self.stream.split();

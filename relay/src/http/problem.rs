@@ -114,6 +114,8 @@ kinds! {
     SilenceUnknown = "silence-unknown", NOT_FOUND, "Unknown silence";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
+    /// No such ban.
+    BanUnknown = "ban-unknown", NOT_FOUND, "Unknown ban";
     /// The route exists, the method does not.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The query is out of bounds.

@@ -15,7 +15,7 @@ const USUAL: u64 = 100;
 /// The newest refused messages and connections.
 #[utoipa::path(
     get, path = "/api/v1/refused", tag = "fleet",
-    params(("limit" = Option<u64>, Query, description = "1 to 1000; 100 when absent")),
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 100 when absent")),
     responses(
         (status = 200, body = api::RefusedList),
         (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),

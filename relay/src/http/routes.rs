@@ -6,8 +6,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::App;
 use super::{
-    alerts, commands, configuration, consumers, dashboard, discovered, est, events, health, live,
-    login, logs, openapi, packages, refused, robots, session, telemetry, tokens,
+    alerts, bans, commands, configuration, consumers, dashboard, discovered, est, events, health,
+    live, login, logs, openapi, packages, refused, robots, session, telemetry, tokens,
 };
 
 /// Who may use a route.
@@ -106,6 +106,8 @@ pub const ROUTES: &[Route] = &[
     route(Method::DELETE, "/api/v1/tokens/{id}",               Admin,  || delete(tokens::remove)),
     route(Method::POST,   "/api/v1/consumers",                 Admin,  || post(consumers::create)),
     route(Method::GET,    "/api/v1/refused",                   Admin,  || get(refused::list)),
+    route(Method::GET,    "/api/v1/bans",                      Admin,  || get(bans::list)),
+    route(Method::DELETE, "/api/v1/bans/{id}",                 Admin,  || delete(bans::lift)),
     route(Method::GET,    "/api/v1/discovered",                Admin,  || get(discovered::list)),
     route(Method::GET,    "/api/v1/openapi.json",              Read,   || get(openapi::document)),
 

@@ -2,23 +2,23 @@
 //! holds up another: the handshake runs in the connection's own task, with a time limit, and so do
 //! headers and bodies.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use lekiwi_relay_core::protect::Port;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -28,14 +28,12 @@ use super::extract::Peer;
 use super::passage::{Greeted, Rewound};
 use crate::broker::ClientCert;
 use crate::identity::server::ServerIdentity;
+use crate::protect::Protect;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time to the first request, and for the headers of each.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
-const MAX_CONNECTIONS: usize = 16_384;
-/// Connections that are the broker's; they take no place of a person's.
-const MAX_HANDED_ON: usize = 20_000;
 const MAX_STREAMS: u32 = 64;
 /// What the kernel keeps beyond what is on its way. More would wait there and grow old, where nothing overtakes it and
 /// nobody sees that the client is slow.
@@ -79,37 +77,43 @@ pub async fn serve(
     tls: ServerConfig,
     router: Router,
     mqtt: SocketAddr,
+    protect: Arc<Protect>,
     stopping: CancellationToken,
     drain: Duration,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let handed_on = Arc::new(Semaphore::new(MAX_HANDED_ON));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address, place)) => {
-                let (acceptor, router, stopping) =
-                    (acceptor.clone(), router.clone(), stopping.clone());
-                let handed_on = handed_on.clone();
+            Ok((stream, address)) => {
+                // Whoever is refused here has cost nothing yet, and sees that the connection ends.
+                let Ok(place) = protect.enter(Port::Https, address.ip()) else {
+                    continue;
+                };
+                let visit = Visit {
+                    address,
+                    protect: protect.clone(),
+                    stopping: stopping.clone(),
+                };
+                let (acceptor, router) = (acceptor.clone(), router.clone());
                 tasks.spawn(async move {
                     let greeted = tokio::select! {
-                        () = stopping.cancelled() => return,
-                        greeted = greet(stream, address) => greeted,
+                        () = visit.stopping.cancelled() => return,
+                        greeted = visit.greet(stream) => greeted,
                     };
                     match greeted {
                         None => {}
                         Some(greeted) if greeted.is_mqtt => {
                             drop(place);
-                            hand_on(greeted, address, mqtt, &handed_on, &stopping).await;
+                            visit.hand_on(greeted, mqtt).await;
                         }
                         Some(greeted) => {
                             let stream = greeted.rewound();
-                            connection(stream, address, &acceptor, router, stopping).await;
+                            visit.connection(stream, &acceptor, router).await;
                         }
                     }
                 });
@@ -130,52 +134,130 @@ pub async fn serve(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, address) = listener.accept().await?;
-    Ok((stream, address, place))
+/// One connection.
+struct Visit {
+    address: SocketAddr,
+    protect: Arc<Protect>,
+    stopping: CancellationToken,
 }
 
-/// What the client says first, if it does so in time.
-async fn greet(stream: TcpStream, address: SocketAddr) -> Option<Greeted> {
-    // Only a matter of latency; a socket that refuses it still works.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_NOT_SENT);
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, Greeted::read(stream)).await {
-        Ok(Ok(greeted)) => Some(greeted),
-        Ok(Err(error)) => {
-            tracing::debug!(%address, %error, "no TLS began");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(%address, "TLS began too late");
-            None
+impl Visit {
+    fn offence(&self, reason: &'static str) {
+        self.protect.offence(self.address.ip(), reason);
+    }
+
+    /// What the client says first, if it does so in time.
+    async fn greet(&self, stream: TcpStream) -> Option<Greeted> {
+        let address = self.address;
+        // Only a matter of latency; a socket that refuses it still works.
+        let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_NOT_SENT);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, Greeted::read(stream)).await {
+            Ok(Ok(greeted)) => Some(greeted),
+            Ok(Err(error)) => {
+                self.offence("handshake");
+                tracing::debug!(%address, %error, "no TLS began");
+                None
+            }
+            Err(_) => {
+                self.offence("silence");
+                tracing::debug!(%address, "TLS began too late");
+                None
+            }
         }
     }
-}
 
-async fn hand_on(
-    greeted: Greeted,
-    address: SocketAddr,
-    mqtt: SocketAddr,
-    places: &Semaphore,
-    stopping: &CancellationToken,
-) {
-    let Ok(_place) = places.try_acquire() else {
-        return tracing::warn!(%address, "too many clients want MQTT by the port of HTTPS");
-    };
-    let outcome = tokio::select! {
-        () = stopping.cancelled() => return,
-        outcome = greeted.hand_to(mqtt) => outcome,
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%address, %error, "the connection to the broker ended");
+    async fn hand_on(&self, greeted: Greeted, mqtt: SocketAddr) {
+        let address = self.address;
+        let Ok(_place) = self.protect.enter(Port::Passage, address.ip()) else {
+            return tracing::warn!(%address, "too many clients want MQTT by the port of HTTPS");
+        };
+        let behind = |local| self.protect.passage(local, address.ip());
+        let outcome = tokio::select! {
+            () = self.stopping.cancelled() => return,
+            outcome = greeted.hand_to(mqtt, behind) => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%address, %error, "the connection to the broker ended");
+        }
+    }
+
+    async fn connection(&self, stream: Rewound, acceptor: &TlsAcceptor, router: Router) {
+        let (address, stopping) = (self.address, &self.stopping);
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let stream = tokio::select! {
+            () = stopping.cancelled() => return,
+            outcome = handshake => match outcome {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    self.offence("handshake");
+                    return tracing::debug!(%address, %error, "TLS handshake failed");
+                }
+                Err(_) => {
+                    self.offence("silence");
+                    return tracing::debug!(%address, "TLS handshake took too long");
+                }
+            }
+        };
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADER_BYTES as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_concurrent_streams(MAX_STREAMS);
+        // Neither version of HTTP limits the time to the first request by itself.
+        let begun = CancellationToken::new();
+        let begins = begun.clone();
+        let (protect, ip) = (self.protect.clone(), address.ip());
+        let begin = axum::middleware::from_fn(move |request: Request, next: Next| {
+            begins.cancel();
+            let protect = protect.clone();
+            async move {
+                // A dashboard whose session ended asks on; whoever tries a credential posts it.
+                let tries = request.method() == Method::POST;
+                let response = next.run(request).await;
+                let denied = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
+                if tries && denied.contains(&response.status()) {
+                    protect.offence(ip, "login");
+                }
+                response
+            }
+        });
+        let peer = Peer(ip.to_canonical());
+        let mut router = router.layer(Extension(peer));
+        if let Some(shown) = shown(&stream) {
+            router = router.layer(Extension(Arc::new(shown)));
+        }
+        let service = TowerToHyperService::new(router.layer(begin));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let silent = async {
+            let waited = tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await;
+            if waited.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = silent => {
+                self.offence("silence");
+                return tracing::debug!(%address, "no request came");
+            }
+            () = stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%address, %error, "connection ended");
+        }
     }
 }
 
@@ -183,67 +265,4 @@ async fn hand_on(
 fn shown(stream: &TlsStream<Rewound>) -> Option<ClientCert> {
     let (_, session) = stream.get_ref();
     ClientCert::read(session.peer_certificates()?.first()?)
-}
-
-async fn connection(
-    stream: Rewound,
-    address: SocketAddr,
-    acceptor: &TlsAcceptor,
-    router: Router,
-    stopping: CancellationToken,
-) {
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-    let stream = tokio::select! {
-        () = stopping.cancelled() => return,
-        outcome = handshake => match outcome {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
-        }
-    };
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .max_header_list_size(MAX_HEADER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS);
-    // Neither version of HTTP limits the time to the first request by itself.
-    let begun = CancellationToken::new();
-    let begins = begun.clone();
-    let begin = axum::middleware::from_fn(move |request: Request, next: Next| {
-        begins.cancel();
-        next.run(request)
-    });
-    let peer = Peer(address.ip().to_canonical());
-    let mut router = router.layer(Extension(peer));
-    if let Some(shown) = shown(&stream) {
-        router = router.layer(Extension(Arc::new(shown)));
-    }
-    let service = TowerToHyperService::new(router.layer(begin));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let silent = async {
-        let waited = tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await;
-        if waited.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = silent => return tracing::debug!(%address, "no request came"),
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%address, %error, "connection ended");
-    }
 }

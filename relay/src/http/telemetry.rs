@@ -34,9 +34,9 @@ const MOST_TOGETHER: u64 = 20_000;
         ("metric" = String, Query, description = "Which metric, such as `cpu_percent`, or up to 16 with commas between them"),
         ("from" = Option<String>, Query, description = "Start, ISO 8601 or milliseconds since 1970; one hour before `to` when absent"),
         ("to" = Option<String>, Query, description = "End, exclusive; now when absent"),
-        ("points" = Option<u64>, Query, description = "At most so many points of each metric, 10 to 10000 and 20000 of all together; 1000 when absent"),
+        ("points" = Option<u64>, Query, minimum = 10, maximum = 10000, description = "At most so many points of each metric, 10 to 10000 and 20000 of all together; 1000 when absent"),
         ("aggregate" = Option<Aggregate>, Query, description = "One value for each step of time, and which"),
-        ("limit" = Option<u64>, Query, description = "The newest so many samples of each metric as they came, 1 to 10000 and 20000 of all together, instead of `points`"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The newest so many samples of each metric as they came, 1 to 10000 and 20000 of all together, instead of `points`"),
     ),
     responses(
         (status = 200, body = TelemetryHistory),

@@ -82,7 +82,9 @@ impl Desk {
         fleet: &Fleet,
     ) -> Result<(mpsc::Sender<Request>, Self), StoreError> {
         let mut alerts = Alerts::new(settings.defaults.clone(), settings.rules.clone());
-        let now = Timestamp::from_ms(clock::now_ms());
+        let now = Timestamp::from_ms(clock::steady_ms());
+        let wall = Timestamp::from_ms(clock::now_ms());
+        alerts.set_clock(now, wall);
         let mut position = 0;
         loop {
             let query = EventQuery {
@@ -102,7 +104,7 @@ impl Desk {
         // A robot that enrolled and never spoke is missed by nobody. After a crash the picture may not have
         // that a robot spoke; an alert shows it.
         let spoke: BTreeSet<RobotId> = alerts
-            .firing(now)
+            .firing(wall)
             .map(|(alert, _)| alert.robot_id)
             .collect();
         for view in fleet.views() {
@@ -148,7 +150,7 @@ fn take(alerts: &mut Alerts, now: Timestamp, stored: &StoredEvent) {
     }
 }
 
-/// Tells the rules what a robot said. Only robots that take part are watched.
+/// Tells the rules what a robot said, by the time of rules. Only robots that take part are watched.
 pub(super) fn heed(
     alerts: &mut Alerts,
     fleet: &Fleet,
@@ -246,11 +248,14 @@ impl Ingest {
     /// Whether this relay leads may have changed.
     pub(super) async fn lead(&mut self, broker: &Broker) {
         let leads = *self.alert_desk.leads.borrow_and_update();
-        let now = Timestamp::from_ms(clock::now_ms());
+        let now = Timestamp::from_ms(clock::steady_ms());
         let firing: Vec<Alert> = {
             let mut alerts = self.alert_desk.write();
             alerts.lead(now, leads);
-            alerts.firing(now).map(|(alert, _)| alert).collect()
+            alerts
+                .firing(alerts.wall(now))
+                .map(|(alert, _)| alert)
+                .collect()
         };
         if leads {
             for alert in &firing {
@@ -264,7 +269,9 @@ impl Ingest {
         let mut wanted = Vec::new();
         {
             let mut alerts = self.alert_desk.write();
-            alerts.handle_timeout(now);
+            let steady = Timestamp::from_ms(clock::steady_ms());
+            alerts.set_clock(steady, now);
+            alerts.handle_timeout(steady);
             while let Some(event) = alerts.poll_output() {
                 wanted.push(event);
             }
@@ -277,7 +284,7 @@ impl Ingest {
 
     /// Events are in the log: the rules look at those of robots, and follow those of alerts.
     pub(super) async fn committed_alerts(&mut self, broker: &Broker, events: &[StoredEvent]) {
-        let now = Timestamp::from_ms(clock::now_ms());
+        let now = Timestamp::from_ms(clock::steady_ms());
         let mut changed = Vec::new();
         let mut is_rule = false;
         {
@@ -292,7 +299,7 @@ impl Ingest {
                     take(&mut alerts, now, stored);
                     is_rule |= event.aggregate_type == ALERT_RULE;
                     if event.aggregate_type == ALERT {
-                        changed.extend(alerts.one(now, &event.aggregate_id));
+                        changed.extend(alerts.one(alerts.wall(now), &event.aggregate_id));
                     }
                 }
             }

@@ -1,11 +1,12 @@
 //! What the rest of the relay sees of ingest.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::Fleet;
 use lekiwi_relay_core::alerts::Alerts;
+use lekiwi_relay_core::protect::Overload;
 use tokio::sync::mpsc;
 
 use super::alerts;
@@ -21,6 +22,7 @@ pub struct Handle {
     pub(super) decisions: mpsc::Sender<Request>,
     pub(super) alerts: Arc<RwLock<Alerts>>,
     pub(super) alert_requests: mpsc::Sender<alerts::Request>,
+    pub(super) overload: Arc<Mutex<Overload>>,
 }
 
 impl Handle {
@@ -45,6 +47,13 @@ impl Handle {
         let now = Timestamp::from_ms(clock::now_ms());
         let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
         fleet.fresh_view(id, now)
+    }
+
+    /// How much was given up since the relay has more to do than it can; nothing when it has not.
+    #[must_use]
+    pub fn shedding(&self) -> Option<u64> {
+        let overload = self.overload.lock();
+        overload.unwrap_or_else(PoisonError::into_inner).shedding()
     }
 
     /// The live stream.

@@ -248,6 +248,7 @@ pub fn said(message: &RelayMessage, form: Form) -> Bytes {
     let name = match message {
         RelayMessage::Subscribed { .. } => "subscribed",
         RelayMessage::Replayed { .. } => "replayed",
+        RelayMessage::Bookmark { .. } => "bookmark",
         RelayMessage::Unsubscribed { .. } => "unsubscribed",
         RelayMessage::Pong { .. } => "pong",
         RelayMessage::Error { .. } => "error",
@@ -255,7 +256,7 @@ pub fn said(message: &RelayMessage, form: Form) -> Bytes {
         RelayMessage::Slowed { .. } => "slowed",
         RelayMessage::Resumed { .. } => "resumed",
     };
-    dress(json, form, name, None)
+    dress(json, form, name)
 }
 
 fn make(message: &Message, form: Form) -> Bytes {
@@ -298,7 +299,7 @@ fn make(message: &Message, form: Form) -> Bytes {
         Payload::Response(status) => wire(message, status),
         Payload::Presence(watchers) => wire(message, watchers),
     };
-    dress(json, form, &message.kind, message.position)
+    dress(json, form, &message.kind)
 }
 
 fn wire<P: Serialize>(message: &Message, payload: &P) -> Vec<u8> {
@@ -316,9 +317,9 @@ fn serialize(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn dress(json: Vec<u8>, form: Form, name: &str, position: Option<u64>) -> Bytes {
+fn dress(json: Vec<u8>, form: Form, name: &str) -> Bytes {
     match form {
-        Form::Sse => sse(&json, name, position),
+        Form::Sse => sse(&json, name),
         Form::Json { deflate } => frame(OpCode::Data(Data::Text), &json, deflate),
         Form::Cbor { deflate } => frame(OpCode::Data(Data::Binary), &cbor(&json), deflate),
     }
@@ -333,17 +334,20 @@ fn cbor(json: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Only events have an id: it is where a client goes on that lost its connection.
-fn sse(json: &[u8], name: &str, position: Option<u64>) -> Bytes {
-    let mut text = Vec::with_capacity(json.len() + name.len() + 48);
+/// Where a client goes on that lost its connection, before an event of the log. It is the client's own: what was told
+/// to it so far decides.
+#[must_use]
+pub fn sse_id(position: u64) -> Bytes {
+    format!("id: {position}\n").into()
+}
+
+fn sse(json: &[u8], name: &str) -> Bytes {
+    let mut text = Vec::with_capacity(json.len() + name.len() + 24);
     // A robot may name its event as it likes; a line's end would forge another one.
     if !name.contains(char::is_control) {
         text.extend_from_slice(b"event: ");
         text.extend_from_slice(name.as_bytes());
         text.push(b'\n');
-    }
-    if let Some(position) = position {
-        text.extend_from_slice(format!("id: {position}\n").as_bytes());
     }
     text.extend_from_slice(b"data: ");
     // JSON has no line ends of its own.

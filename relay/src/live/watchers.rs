@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{Batch, Content, Message, content};
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::store::Page;
 use crate::store::records::StoredEvent;
 
 /// How often it is told who watches, at most.
@@ -93,8 +94,8 @@ pub struct Watcher {
 pub enum Todo {
     /// Tell it something that only it is told.
     Say(RelayMessage),
-    /// Tell it a message.
-    Tell(Arc<Message>),
+    /// Tell it a message; after it, the client goes on from this position if it is cut off.
+    Tell(Arc<Message>, u64),
     /// Read stored events for it; the last of what is to be done.
     Read(Read),
 }
@@ -297,12 +298,17 @@ impl Mailbox {
 }
 
 impl Watcher {
-    /// Takes a subscription; `end` is the log's last position.
+    /// Takes a subscription; `end` says the log's last position. It is asked while nothing is handed out, so that
+    /// what is beyond its answer comes after this.
     ///
     /// # Errors
     /// When it is refused.
-    pub fn subscribe(&self, request: &Subscribe, end: u64) -> Result<(), RequestError> {
-        self.change(|client| client.subscribe(request, end))
+    pub fn subscribe(
+        &self,
+        request: &Subscribe,
+        end: impl FnOnce() -> u64,
+    ) -> Result<(), RequestError> {
+        self.change(|client| client.subscribe(request, end()))
     }
 
     /// Ends a subscription.
@@ -351,19 +357,25 @@ impl Watcher {
         }
     }
 
+    /// Where the client goes on if it is cut off after what was to be done so far.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        lock(&self.mailbox.client).client.position()
+    }
+
     /// What of the stored events that were [read](Todo::Read) the client wants.
     #[must_use]
-    pub fn page(&self, read: &Read, events: Vec<StoredEvent>, whole: bool) -> Vec<Arc<Message>> {
-        let last = events.last().map(|event| event.position);
+    pub fn page(&self, read: &Read, page: Page) -> Vec<Arc<Message>> {
         let message = |stored: StoredEvent| {
             let robot = (stored.event.aggregate_type == "robot")
                 .then(|| RobotId::new(&stored.event.aggregate_id).ok())
                 .flatten()?;
             Some(Arc::new(content::event(robot, stored)))
         };
-        let events = events.into_iter().filter_map(message).collect();
+        let events = page.events.into_iter().filter_map(message).collect();
         let mut state = lock(&self.mailbox.client);
-        state.client.page(read.subscription, last, whole, events)
+        let client = &mut state.client;
+        client.page(read.subscription, page.position, page.whole, events)
     }
 
     fn todo(&self, client: &mut Client<Content>, now: Duration, most: usize) -> Vec<Todo> {
@@ -386,7 +398,7 @@ impl Watcher {
                         );
                     }
                     bytes += message.content.weight();
-                    todo.push(Todo::Tell(message));
+                    todo.push(Todo::Tell(message, client.position()));
                 }
                 Some(Output::Read(read)) => {
                     todo.push(Todo::Read(read));

@@ -21,7 +21,7 @@ use super::sqlite::Sqlite;
 use super::{Location, StoreError};
 use crate::{clock, files};
 pub use tables::Table;
-use tables::{TABLES, contents, copy, is_empty};
+use tables::{TABLES, Texts, contents, copy, is_empty};
 
 /// Pages of one step of SQLite's own backup: 4 MiB.
 const PAGES: i32 = 1_024;
@@ -178,7 +178,7 @@ pub fn backup(location: &Location, file: &Path, progress: &mut Progress<'_>) -> 
     drop(connection);
     let mut file_of_it = Sqlite::open_plain(&partial.0)?;
     let database: &mut dyn Database = &mut file_of_it;
-    let found = contents(database, "checksums", progress)?;
+    let found = contents(database, Texts::AsTheyAre, "checksums", progress)?;
     database.begin()?;
     let mut note = |name: &str, value: &str| {
         let parameters = [name.to_value(), value.to_value()];
@@ -210,7 +210,7 @@ pub fn verify_file(file: &Path, progress: &mut Progress<'_>) -> Result<Contents>
     check_pages(&database, &place, progress)?;
     let database: &mut dyn Database = &mut database;
     let expected = noted(database, file)?;
-    let actual = contents(database, "checksums", progress)?;
+    let actual = contents(database, Texts::AsTheyAre, "checksums", progress)?;
     compare(&place, &expected, &actual)?;
     Ok(actual)
 }
@@ -230,7 +230,7 @@ pub fn verify_store(location: &Location, progress: &mut Progress<'_>) -> Result<
         Location::Postgres(_) => location.reader()?,
     };
     database.begin_reading()?;
-    let found = contents(&mut *database, "checksums", progress)?;
+    let found = contents(&mut *database, Texts::AsTheyAre, "checksums", progress)?;
     database.rollback();
     Ok(found)
 }
@@ -255,7 +255,7 @@ pub fn restore(file: &Path, location: &Location, progress: &mut Progress<'_>) ->
         }
         Location::Postgres(_) => {
             let mut from: Box<dyn Database> = Box::new(open_backup(file)?);
-            fill(&mut *from, location, &expected, progress)?;
+            return fill(&mut *from, location, progress);
         }
     }
     Ok(expected)
@@ -276,19 +276,18 @@ pub fn move_store(from: &Location, to: &Location, progress: &mut Progress<'_>) -
     drop(Sqlite::open_writer(path)?);
     let mut database: Box<dyn Database> = Box::new(Sqlite::open_reader(path)?);
     database.begin_reading()?;
-    let expected = contents(&mut *database, "checksums", progress)?;
-    fill(&mut *database, to, &expected, progress)?;
+    let moved = fill(&mut *database, to, progress)?;
     database.rollback();
-    Ok(expected)
+    Ok(moved)
 }
 
 /// Fills an empty database, and looks at what it holds before that counts.
 fn fill(
     from: &mut dyn Database,
     location: &Location,
-    expected: &Contents,
     progress: &mut Progress<'_>,
-) -> Result<()> {
+) -> Result<Contents> {
+    let expected = contents(from, Texts::AsTheyAreKept, "checksums", progress)?;
     let mut to = location.writer()?;
     to.begin()?;
     let mut filled = || {
@@ -298,11 +297,19 @@ fn fill(
             });
         }
         copy(from, &mut *to, progress)?;
-        let actual = contents(&mut *to, "checksums of the copy", progress)?;
-        compare(&location.to_string(), expected, &actual)
+        let actual = contents(
+            &mut *to,
+            Texts::AsTheyAre,
+            "checksums of the copy",
+            progress,
+        )?;
+        compare(&location.to_string(), &expected, &actual)
     };
     match filled() {
-        Ok(()) => Ok(to.commit()?),
+        Ok(()) => {
+            to.commit()?;
+            Ok(expected)
+        }
         Err(error) => {
             to.rollback();
             Err(error)

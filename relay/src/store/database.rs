@@ -5,6 +5,7 @@
 //! Values are checked on their way back: a column that does not hold what the program expects is an error,
 //! never a guess.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
@@ -54,6 +55,16 @@ macro_rules! values {
     ($($value:expr),* $(,)?) => { &[$($crate::store::database::ToValue::to_value(&$value)),*] };
 }
 pub(super) use values;
+
+/// The text as a store keeps it: without the one character that PostgreSQL has no room for. What strangers say may
+/// have it, and must not keep everything else from being written; in SQLite it would keep a file from being moved.
+pub(super) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{FFFD}").into()
+    } else {
+        text.into()
+    }
+}
 
 /// What can be a parameter.
 pub(super) trait ToValue {
@@ -320,6 +331,12 @@ pub(super) trait Database: Send {
 
     /// Makes the transaction durable. [`DatabaseError::Lost`] leaves open whether it is.
     fn commit(&mut self) -> Result<()>;
+
+    /// Of the writing transaction: by this it is found again where its commit was not answered.
+    fn transaction_id(&mut self) -> Result<i64>;
+
+    /// Whether this transaction, which has ended, was committed.
+    fn is_committed(&mut self, transaction: i64) -> Result<bool>;
 
     /// Undoes the transaction, if there is (still) one.
     fn rollback(&mut self);

@@ -7,7 +7,7 @@ use lekiwi_relay_core::alerts::{ALERT, ALERT_RECEIVER, ALERT_RULE, ALERT_SILENCE
 
 use super::database::{Database, Result, Row, ToValue, Value, values};
 use super::past::RECORDED;
-use super::records::{NewEvent, StoredEvent};
+use super::records::{NewEvent, RELAY, StoredEvent};
 use super::writer::Op;
 use super::{Store, StoreError, past, transaction};
 
@@ -122,6 +122,17 @@ impl EventQuery {
     }
 }
 
+/// Events that follow a position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The events, oldest first.
+    pub events: Vec<StoredEvent>,
+    /// Everything up to this position is among them, or was before.
+    pub position: u64,
+    /// Whether there is nothing more.
+    pub whole: bool,
+}
+
 /// A statement with its values, which are bound and never written into it.
 struct Statement<'a> {
     sql: String,
@@ -138,7 +149,14 @@ impl<'a> Statement<'a> {
 
 /// The log's aggregates are a closed set.
 fn aggregate(kind: &str) -> &'static str {
-    let known = ["robot", ALERT, ALERT_RULE, ALERT_SILENCE, ALERT_RECEIVER];
+    let known = [
+        "robot",
+        RELAY,
+        ALERT,
+        ALERT_RULE,
+        ALERT_SILENCE,
+        ALERT_RECEIVER,
+    ];
     let found = known.into_iter().find(|known| *known == kind);
     found.unwrap_or("other")
 }
@@ -283,6 +301,39 @@ impl Store {
             ..EventQuery::default()
         };
         self.find_events(query, limit).await
+    }
+
+    /// At most `limit` events beyond `after`, of one robot or of everything, and how far that reaches into the log:
+    /// of a robot that has nothing new it is the log's end.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn page(
+        &self,
+        robot: Option<&str>,
+        after: u64,
+        limit: usize,
+    ) -> std::result::Result<Page, StoreError> {
+        let query = EventQuery {
+            robot: robot.map(str::to_owned),
+            after,
+            ..EventQuery::default()
+        };
+        self.inner
+            .readers
+            .read(move |database| {
+                // First the end: what is appended between the two reads may be among the events, and need not be.
+                let end = last_position(database)?;
+                let events = query.read(database, limit)?;
+                let whole = events.len() < limit;
+                let last = events.last().map_or(after, |last| last.position);
+                Ok(Page {
+                    position: if whole { last.max(end) } else { last },
+                    events,
+                    whole,
+                })
+            })
+            .await
     }
 
     /// Events of all aggregates with a position beyond `after`, oldest first, at most `limit`.

@@ -43,11 +43,11 @@ use database::Database;
 pub use database::DatabaseError;
 pub use follow::Follower;
 use identity::Index;
-pub use log::{Appended, EventQuery, EventRetention, Expected, MAX_KINDS, NEVER_FORGOTTEN};
+pub use log::{Appended, EventQuery, EventRetention, Expected, MAX_KINDS, NEVER_FORGOTTEN, Page};
 pub use past::{LookedBack, Moment};
 pub use postgres::{Options as PostgresOptions, OptionsError as PostgresError};
 use reader::Readers;
-use records::{Commit, NewEvent};
+use records::Commit;
 use sqlite::Sqlite;
 pub use writer::Batch;
 use writer::{Backlog, Job, Op, Writer};
@@ -280,11 +280,11 @@ impl Store {
         self.inner.health.clone()
     }
 
-    /// Hands a batch to the writing thread, never waiting. Samples beyond the bound are dropped and
-    /// counted; late ones were not acknowledged, so their robots send them again. Events beyond it are
-    /// handed back; the same holds for theirs.
-    pub fn submit(&self, mut batch: Batch) -> Vec<NewEvent> {
-        let mut back = Vec::new();
+    /// Hands a batch to the writing thread, never waiting; what of it did not fit. Events and pictures are handed
+    /// back. Samples beyond the bound are dropped and counted; late ones were not acknowledged, so their robots
+    /// send them again, as they do with events.
+    pub fn submit(&self, mut batch: Batch) -> Batch {
+        let mut back = Batch::default();
         let inner = &*self.inner;
         if inner.backlog.samples.load(Ordering::Relaxed) + batch.samples() > MAX_SAMPLES {
             inner.metrics.shed("history", batch.shed_samples() as u64);
@@ -292,7 +292,7 @@ impl Store {
         let mut bytes = batch.event_bytes();
         if inner.backlog.event_bytes.load(Ordering::Relaxed) + bytes > MAX_EVENT_BYTES {
             inner.metrics.shed("events", batch.events.len() as u64);
-            back = std::mem::take(&mut batch.events);
+            back.events = std::mem::take(&mut batch.events);
             bytes = 0;
         }
         if batch.is_empty() {
@@ -320,7 +320,8 @@ impl Store {
                 .fetch_sub(batch.samples(), Ordering::Relaxed);
             inner.metrics.shed("events", batch.events.len() as u64);
             inner.metrics.shed("history", batch.samples() as u64);
-            back.extend(batch.events);
+            back.events.extend(batch.events);
+            back.snapshots = batch.snapshots;
         }
         back
     }

@@ -22,7 +22,9 @@ use ::postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::database::{Cell, Database, DatabaseError, News, Result, Row, SampleRow, Value, values};
+use super::database::{
+    Cell, Database, DatabaseError, News, Result, Row, SampleRow, Value, storable, values,
+};
 use super::records::NewEvent;
 use crate::clock;
 pub(super) use listen::listen;
@@ -155,16 +157,6 @@ pub(super) fn in_words(error: &Error) -> String {
     }
 }
 
-/// The text without the one character that PostgreSQL has no room for. What strangers say may have it, and must not
-/// keep everything else from being written.
-fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') {
-        text.replace('\0', "\u{FFFD}").into()
-    } else {
-        text.into()
-    }
-}
-
 impl ToSql for Value<'_> {
     fn to_sql(
         &self,
@@ -294,6 +286,20 @@ impl Database for Postgres {
         let committed = self.batch("COMMIT");
         self.is_in_transaction = false;
         committed
+    }
+
+    fn transaction_id(&mut self) -> Result<i64> {
+        let id = (self as &mut dyn Database).value("SELECT txid_current()", &[])?;
+        Ok(id.unwrap_or_default())
+    }
+
+    fn is_committed(&mut self, transaction: i64) -> Result<bool> {
+        let status = "SELECT COALESCE(txid_status(?1), '') = 'committed'";
+        match (self as &mut dyn Database).value(status, values![transaction]) {
+            Err(error @ DatabaseError::Lost(_)) => Err(error),
+            // A server that does not know it has lost it; what is written again and is there is a duplicate.
+            answer => Ok(answer.ok().flatten().unwrap_or_default()),
+        }
     }
 
     fn rollback(&mut self) {

@@ -8,6 +8,8 @@ use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::SeqRange;
 use uuid::Uuid;
 
+/// What events of a relay about itself are about.
+pub const RELAY: &str = "relay";
 /// Start of the source of events that a relay makes. No robot's id has a colon.
 pub const OWN_SOURCE: &str = "relay:";
 

@@ -1,13 +1,14 @@
 //! SQLite: one file beside the relay. In WAL mode readers never wait for the writer, and the log is synced at
 //! every commit, which is what an acknowledgement promises.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
 
 use super::StoreError;
-use super::database::{Database, News, Result, Row, SampleRow, Value};
+use super::database::{Database, News, Result, Row, SampleRow, Value, storable};
 use super::records::NewEvent;
 use crate::clock;
 
@@ -157,7 +158,10 @@ impl rusqlite::ToSql for Value<'_> {
             Self::Null => ValueRef::Null,
             Self::Int(integer) => ValueRef::Integer(integer),
             Self::Real(real) => ValueRef::Real(real),
-            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Text(text) => match storable(text) {
+                Cow::Borrowed(text) => ValueRef::Text(text.as_bytes()),
+                Cow::Owned(text) => return Ok(ToSqlOutput::Owned(text.into())),
+            },
             Self::Blob(bytes) => ValueRef::Blob(bytes),
         }))
     }
@@ -203,6 +207,15 @@ impl Database for Sqlite {
         self.batch("COMMIT")
     }
 
+    fn transaction_id(&mut self) -> Result<i64> {
+        // Every commit is answered: there is nothing on the way to the file that could be lost.
+        Ok(0)
+    }
+
+    fn is_committed(&mut self, _transaction: i64) -> Result<bool> {
+        Ok(false)
+    }
+
     fn rollback(&mut self) {
         if self.is_in_transaction() {
             // What cannot be undone is not committed either: the next `begin` says what is wrong.
@@ -227,16 +240,16 @@ impl Database for Sqlite {
         let mut positions = Vec::with_capacity(events.len());
         for event in events {
             let new = insert.execute(params![
-                event.aggregate_type,
-                event.aggregate_id,
-                event.source,
+                storable(event.aggregate_type),
+                storable(&event.aggregate_id),
+                storable(&event.source),
                 event.stream.as_bytes(),
                 event.seq as i64,
-                event.kind,
+                storable(&event.kind),
                 event.ts_ms as i64,
                 event.received_ms as i64,
-                event.data,
-                event.metadata,
+                storable(&event.data),
+                storable(&event.metadata),
             ])?;
             positions.push((new == 1).then(|| self.connection.last_insert_rowid() as u64));
         }

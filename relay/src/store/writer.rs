@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::database::{Database, DatabaseError, Result, values};
+use super::database::{Database, DatabaseError, Result};
 use super::history::Upkeep;
 use super::identity::Index;
 use super::log::{self, EventRetention};
@@ -132,6 +132,7 @@ impl Chores {
 
 /// Batches whose commit was not answered: the connection ended first.
 struct Doubt {
+    transaction: i64,
     commit: Commit,
     batches: Vec<Batch>,
 }
@@ -139,15 +140,13 @@ struct Doubt {
 /// Why nothing was written, and what may have been all the same.
 struct Failure {
     error: DatabaseError,
-    commit: Option<Commit>,
+    /// The transaction and what it wrote.
+    doubt: Option<(i64, Commit)>,
 }
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        Self {
-            error,
-            commit: None,
-        }
+        Self { error, doubt: None }
     }
 }
 
@@ -164,7 +163,7 @@ impl Writer {
         while !stopping {
             stopping = self.collect(backoff, &mut pending, &mut jobs, &mut chores);
             if let Some(doubtful) = doubt.take() {
-                match self.has_happened(&doubtful.commit) {
+                match self.has_happened(doubtful.transaction) {
                     Ok(true) => {
                         let mut batches = doubtful.batches;
                         self.committed(&mut batches, &mut Vec::new(), doubtful.commit);
@@ -196,7 +195,7 @@ impl Writer {
                     self.recovered();
                     self.committed(&mut pending, &mut jobs, commit);
                 }
-                Err(Failure { error, commit }) => {
+                Err(Failure { error, doubt: open }) => {
                     // The cached ids may be of rows that were rolled back.
                     ids = Ids::default();
                     backoff = Some(next(backoff));
@@ -204,12 +203,15 @@ impl Writer {
                         job.done(Err(StoreError::Unavailable(error.to_string())));
                     }
                     self.failed(&error);
-                    match commit {
-                        Some(commit) if !commit.events.is_empty() => {
-                            let batches = std::mem::take(&mut pending);
-                            doubt = Some(Doubt { commit, batches });
+                    match open {
+                        Some((transaction, commit)) => {
+                            doubt = Some(Doubt {
+                                transaction,
+                                commit,
+                                batches: std::mem::take(&mut pending),
+                            });
                         }
-                        _ => self.shed(&mut pending),
+                        None => self.shed(&mut pending),
                     }
                 }
             }
@@ -379,22 +381,12 @@ impl Writer {
         }
     }
 
-    /// Whether a commit that was not answered is on disk: then its first event is in the place that it was given.
-    fn has_happened(&mut self, commit: &Commit) -> Result<bool> {
-        let Some(first) = commit.events.first() else {
-            return Ok(false);
-        };
+    /// Whether a commit that was not answered is on disk. What is in the log does not tell: another relay may have been
+    /// told the same events meanwhile.
+    fn has_happened(&mut self, transaction: i64) -> Result<bool> {
         // Within the writing transaction: as long as the one in doubt is neither done nor undone, this one waits.
         self.database.begin()?;
-        let happened = self.database.exists(
-            "SELECT 1 FROM events WHERE position = ?1 AND source = ?2 AND stream = ?3 AND seq = ?4",
-            values![
-                first.position,
-                first.event.source,
-                first.event.stream,
-                first.event.seq
-            ],
-        );
+        let happened = self.database.is_committed(transaction);
         self.database.rollback();
         happened
     }
@@ -414,9 +406,9 @@ impl Writer {
             if is_after_failure {
                 self.index.reload(database)?;
             }
-            Ok(filled)
+            Ok((database.transaction_id()?, filled))
         });
-        let (commit, failed) = match filled {
+        let (transaction, (commit, failed)) = match filled {
             Ok(filled) => filled,
             Err(error) => {
                 database.rollback();
@@ -428,7 +420,7 @@ impl Writer {
             let is_unknown = matches!(error, DatabaseError::Lost(_));
             return Err(Failure {
                 error,
-                commit: is_unknown.then_some(commit),
+                doubt: is_unknown.then_some((transaction, commit)),
             });
         }
         for (index, error) in failed.into_iter().rev() {

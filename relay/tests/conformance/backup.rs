@@ -254,7 +254,7 @@ async fn a_restored_backup_is_the_store_at_its_position() {
             let store = store.clone();
             tokio::spawn(async move {
                 for seq in 3_001..=3_400 {
-                    assert_eq!(store.submit(batch([event("kiwi-01", seq)])), []);
+                    assert!(store.submit(batch([event("kiwi-01", seq)])).is_empty());
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })
@@ -341,4 +341,38 @@ async fn a_restored_backup_is_the_store_at_its_position() {
 /// What a backup says of itself, checked.
 fn taken_of(file: &Path) -> backup::Contents {
     backup::verify_file(file, &mut |_, _, _| ()).unwrap()
+}
+
+/// Earlier versions kept in a file what PostgreSQL has no room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_characters_that_postgresql_cannot_keep_moves_all_the_same() {
+    let (from, to) = (Place::sqlite(), Place::postgres());
+    let (store, mut commits) = from.open().await;
+    store.submit(batch([event("kiwi-01", 1), event("kiwi-01", 2)]));
+    committed(&mut commits).await;
+    store.close();
+    let path = from.dir.path().join("relay.db");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.execute("UPDATE events SET type = ?1 WHERE seq = 2", ["custom.\0"])
+        .unwrap();
+    drop(file);
+    let (source, target) = (from.location.clone(), to.location.clone());
+    let backup_file = from.dir.path().join("backup");
+    let kept = tokio::task::spawn_blocking(move || {
+        let progress = &mut |_: &'static str, _: u64, _: u64| ();
+        // As it is, in a backup as well.
+        let expected = backup::backup(&source, &backup_file, progress).unwrap();
+        let verified = backup::verify_file(&backup_file, progress).unwrap();
+        assert_eq!(verified, expected);
+        let moved = backup::move_store(&source, &target, progress).unwrap();
+        assert_ne!(moved, expected, "a text became another one");
+        (moved, backup::verify_store(&target, progress).unwrap())
+    });
+    let (moved, found) = kept.await.unwrap();
+    assert_eq!(found, moved);
+    let (store, _commits) = to.open().await;
+    let kinds: Vec<_> = store.events(0, 10).await.unwrap();
+    let kinds: Vec<&str> = kinds.iter().map(|stored| &*stored.event.kind).collect();
+    assert_eq!(kinds, ["agent.started", "custom.\u{FFFD}"]);
+    store.close();
 }

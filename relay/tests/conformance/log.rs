@@ -152,10 +152,7 @@ async fn what_strangers_say_comes_back_as_it_was() {
         store.submit(batch([poison, event("kiwi-03", 1)]));
         assert_eq!(committed(&mut commits).await.events.len(), 2);
         let kept = &store.events(1, 1).await.unwrap()[0].event.kind;
-        assert!(
-            ["custom.\0", "custom.\u{FFFD}"].contains(&&**kept),
-            "{kept:?}"
-        );
+        assert_eq!(&**kept, "custom.\u{FFFD}");
         store.close();
     }
 }
@@ -266,7 +263,7 @@ async fn who_follows_two_writers_sees_all_events_in_order() {
         let write = |store: Store, source: &'static str| async move {
             for seq in 0..EACH {
                 // What does not fit is handed back, and nothing is that much here.
-                assert_eq!(store.submit(batch([event(source, seq)])), []);
+                assert!(store.submit(batch([event(source, seq)])).is_empty());
                 if seq % 7 == 0 {
                     tokio::task::yield_now().await;
                 }

@@ -27,6 +27,9 @@ const PASS: u8 = 0;
 const BEFORE: u8 = 1;
 /// When the server has committed it, before its answer comes.
 const AFTER: u8 = 2;
+/// As before; and nobody gets through any more.
+const BEFORE_AND_HOLD: u8 = 3;
+const HOLD: u8 = 4;
 
 impl Proxy {
     fn start(server: u16) -> Self {
@@ -36,6 +39,9 @@ impl Proxy {
         let told = cut.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                while told.load(Ordering::SeqCst) == HOLD {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 let (server, told) = (TcpStream::connect(("127.0.0.1", server)), told.clone());
                 let Ok(server) = server else { continue };
                 let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
@@ -58,6 +64,10 @@ fn pass(mut client: TcpStream, mut server: TcpStream, cut: &AtomicU8) {
         if said.windows(7).any(|part| part == b"COMMIT\0") {
             match cut.swap(PASS, Ordering::SeqCst) {
                 BEFORE => break,
+                BEFORE_AND_HOLD => {
+                    cut.store(HOLD, Ordering::SeqCst);
+                    break;
+                }
                 AFTER => {
                     // The client hears nothing any more; the server does its work.
                     let _ = client.shutdown(Shutdown::Both);
@@ -121,6 +131,34 @@ async fn a_commit_whose_answer_is_lost_is_reported_once() {
     );
     until("known", async || store.certificate_status("aa").is_some()).await;
     store.close();
+}
+
+/// A robot comes to another relay with a part of what the first one could not write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_did_not_happen_is_not_taken_for_another_relays() {
+    let server = Server::shared();
+    let proxy = Proxy::start(server.port());
+    let url = server.url(&server.database());
+    let through = url.replace(&server.port().to_string(), &proxy.port.to_string());
+    let (one, mut commits) = open(&at(&server, &through)).await.unwrap();
+    let (two, mut others) = open(&at(&server, &url)).await.unwrap();
+    proxy.cut.store(BEFORE_AND_HOLD, Ordering::SeqCst);
+    one.submit(batch([event("kiwi-01", 1), event("kiwi-01", 2)]));
+    until("it was cut", async || {
+        proxy.cut.load(Ordering::SeqCst) == HOLD
+    })
+    .await;
+    two.submit(batch([event("kiwi-01", 1)]));
+    assert_eq!(committed(&mut others).await.events[0].position, 1);
+    proxy.cut.store(PASS, Ordering::SeqCst);
+    let commit = committed(&mut commits).await;
+    let new: Vec<u64> = commit.events.iter().map(|s| s.event.seq).collect();
+    assert_eq!(new, [2], "the first is the other's");
+    assert_eq!(commit.acks[0].ranges, [[1, 2]]);
+    let kept = two.events(0, 10).await.unwrap();
+    assert_eq!(kept.iter().map(|s| s.event.seq).collect::<Vec<_>>(), [1, 2]);
+    one.close();
+    two.close();
 }
 
 fn certificate(serial: &str) -> Certificate {

@@ -219,3 +219,44 @@ fn who_wants_mqtt_on_the_port_of_https_gets_the_broker() {
     }
     assert_eq!(relay.curl("/health", &[]).status, 200);
 }
+
+#[test]
+fn a_relay_that_stops_tells_browsers_when_to_come_back() {
+    let relay = Relay::start();
+    let bearer = format!("authorization: Bearer {}", relay.log_in());
+    let url = format!("https://{}/api/v1/stream", relay.https);
+    let mut listeners: Vec<_> = (0..4)
+        .map(|_| {
+            let options = ["-N", "-H", &bearer, "--max-time", "60"];
+            let mut listener = crate::common::curl_command(&relay.ca(), &url, &options)
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("curl runs");
+            let heard = read_all(listener.stdout.take().expect("a pipe"));
+            (listener, heard)
+        })
+        .collect();
+    for (_, heard) in &listeners {
+        wait_for("the stream", || {
+            heard
+                .lock()
+                .expect("no panic")
+                .contains(": listening")
+                .then_some(())
+        });
+    }
+    let (status, _data) = relay.stop();
+    assert!(status.success());
+    let mut waits = std::collections::BTreeSet::new();
+    for (listener, heard) in &mut listeners {
+        wait_for("the stream's end", || listener.try_wait().expect("a child"));
+        let wait_ms = wait_for("the word", || {
+            let text = heard.lock().expect("no panic").clone();
+            let retry = text.lines().find_map(|line| line.strip_prefix("retry: "))?;
+            retry.parse::<u64>().ok()
+        });
+        assert!((1_000..=10_000).contains(&wait_ms), "{wait_ms}");
+        waits.insert(wait_ms);
+    }
+    assert!(waits.len() > 1, "not all at once: {waits:?}");
+}

@@ -186,7 +186,7 @@ fn errors_are_problems_with_a_detail() {
             &[],
             400,
             "invalid-query",
-            "expected no query, got \"x\"",
+            "expected only at, position in the query, got \"x\"",
         ),
         (
             "/api/v1/robots/kiwi-09/events?limit=0",

@@ -7,6 +7,8 @@ mod connections;
 mod enrolment;
 mod gateway;
 mod http;
+mod limits;
 mod openapi;
+mod past;
 mod program;
 mod standing;

@@ -11,10 +11,12 @@ use lekiwi_relay::broker::{Broker, BrokerError, Config, StoreAuthority};
 use lekiwi_relay::clock;
 use lekiwi_relay::ingest::{Handle, Ingest, Settings, own_source};
 use lekiwi_relay::metrics::Metrics;
+use lekiwi_relay::protect::Protect;
 use lekiwi_relay::store::records::{Certificate, CertificateKind, NewEvent};
 use lekiwi_relay::store::{Batch, Store};
 use lekiwi_relay_core::Policy;
 use lekiwi_relay_core::history::Retention;
+use lekiwi_relay_core::protect::Limits;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SerialNumber,
@@ -108,6 +110,7 @@ pub(crate) struct Relay {
     pub(crate) handle: Handle,
     pub(crate) broker: Arc<Broker>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) protect: Arc<Protect>,
     stop: CancellationToken,
     task: JoinHandle<()>,
     next_serial: std::sync::atomic::AtomicU64,
@@ -119,6 +122,7 @@ pub(crate) async fn start_broker(
     store: &Store,
     metrics: &Arc<Metrics>,
     listen: &str,
+    protect: Arc<Protect>,
 ) -> Result<(Broker, lekiwi_relay::broker::Inputs), BrokerError> {
     let server = ca.issue("localhost", "default", "server", 1);
     std::fs::write(dir.join("ca.pem"), &ca.pem).unwrap();
@@ -132,7 +136,7 @@ pub(crate) async fn start_broker(
         root: Root::default(),
     };
     let authority = Arc::new(StoreAuthority::new(store.clone(), Org::default()));
-    Broker::start(config, authority, metrics.clone()).await
+    Broker::start(config, authority, metrics.clone(), protect).await
 }
 
 impl Relay {
@@ -152,6 +156,27 @@ impl Relay {
         ca: Ca,
         database: &Path,
     ) -> Self {
+        Self::start_all(registration, Limits::default(), dir, ca, database).await
+    }
+
+    /// One that does not trust this machine.
+    pub(crate) async fn start_limited(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("relay.db");
+        let limits = Limits {
+            trusted: Vec::new(),
+            ..limits
+        };
+        Self::start_all(Policy::Open, limits, dir, Ca::new(), &database).await
+    }
+
+    async fn start_all(
+        registration: Policy,
+        limits: Limits,
+        dir: TempDir,
+        ca: Ca,
+        database: &Path,
+    ) -> Self {
         let metrics = Arc::new(Metrics::default());
         let (store, commits) = Store::open(database, metrics.clone()).unwrap();
         let settings = Settings {
@@ -164,9 +189,12 @@ impl Relay {
         let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
             .await
             .unwrap();
-        let (broker, inputs) = start_broker(dir.path(), &ca, &store, &metrics, "127.0.0.1:0")
-            .await
-            .unwrap();
+        let protect = Protect::new(limits, metrics.clone());
+        let listen = "127.0.0.1:0";
+        let (broker, inputs) =
+            start_broker(dir.path(), &ca, &store, &metrics, listen, protect.clone())
+                .await
+                .unwrap();
         let broker = Arc::new(broker);
         let stop = CancellationToken::new();
         let task = tokio::spawn(ingest.run(broker.clone(), inputs, stop.clone()));
@@ -179,6 +207,7 @@ impl Relay {
             handle,
             broker,
             metrics,
+            protect,
             stop,
             task,
             next_serial,

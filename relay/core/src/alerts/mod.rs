@@ -7,6 +7,9 @@
 //! event is asked for, once, and only its commit changes what is shown and told. So a restart finds every
 //! alert as it was, and what nothing is known of yet stays as the log has it.
 //!
+//! There are two times: that of rules and timers goes on steadily, whatever the wall clock is set to; the wall
+//! clock's is what the log and people have, and what silences end by. [`Alerts::set_clock`] joins them.
+//!
 //! Invariants: `alert.resolved` follows an `alert.firing`, and the two alternate for each rule and robot; a
 //! message costs only the rules that look at what it brings; memory is bounded by robots times rules.
 
@@ -106,6 +109,8 @@ pub struct Alerts {
     outputs: VecDeque<Output>,
     /// Whether this relay is the one that writes.
     leads: bool,
+    /// By how much the wall clock is ahead of the time of rules.
+    ahead_ms: i64,
 }
 
 impl Alerts {
@@ -119,7 +124,19 @@ impl Alerts {
             timers: BinaryHeap::new(),
             outputs: VecDeque::new(),
             leads: false,
+            ahead_ms: 0,
         }
+    }
+
+    /// The wall clock shows `wall` at `now`. Without it both are the same.
+    pub fn set_clock(&mut self, now: Timestamp, wall: Timestamp) {
+        self.ahead_ms = wall.as_ms().cast_signed() - now.as_ms().cast_signed();
+    }
+
+    /// What the wall clock shows at `now`.
+    #[must_use]
+    pub fn wall(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_ms(now.as_ms().saturating_add_signed(self.ahead_ms))
     }
 
     /// Takes an event of the relay's own that is in the log. What it cannot read is of another version.
@@ -273,6 +290,7 @@ impl Alerts {
 
     /// Carries out what follows from what a watch knows, and sets its timer.
     fn settle(&mut self, now: Timestamp, id: &RobotId, slot: usize) {
+        let ahead_ms = self.ahead_ms;
         let Some(rule) = self.rules.at(slot) else {
             return;
         };
@@ -302,6 +320,7 @@ impl Alerts {
         let Holding::Since(since) = watch.holding else {
             return;
         };
+        let since = Timestamp::from_ms(since.as_ms().saturating_add_signed(ahead_ms));
         let alert = alert(rule, id, since, watch, AlertState::Firing);
         self.outputs.push_back(Output {
             aggregate_type: ALERT,
@@ -313,7 +332,7 @@ impl Alerts {
 
     /// Looks at what changes by the clock alone.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        self.book.expire(now);
+        self.book.expire(self.wall(now));
         while let Some(Reverse((due, _, _))) = self.timers.peek() {
             if *due > now {
                 return;
@@ -348,7 +367,7 @@ impl Alerts {
         self.outputs.pop_front()
     }
 
-    /// Alerts as they are at `now`, the newest first, at most `filter.limit`.
+    /// Alerts as they are at `now` by the wall clock, the newest first, at most `filter.limit`.
     #[must_use]
     pub fn list(&self, now: Timestamp, filter: &Filter) -> Vec<Alert> {
         match filter.state {
@@ -371,7 +390,7 @@ impl Alerts {
                 if watch.active || found.len() >= filter.limit {
                     continue;
                 }
-                let alert = alert(rule, id, since, watch, AlertState::Pending);
+                let alert = alert(rule, id, self.wall(since), watch, AlertState::Pending);
                 if filter.takes(&alert) {
                     found.push(alert);
                 }

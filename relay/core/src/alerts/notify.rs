@@ -109,11 +109,11 @@ struct Flight {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// Alerts that the receiver knows to fire.
-    told: BTreeSet<String>,
+    /// Alerts that the receiver knows to fire, and when it was told that last.
+    told: BTreeMap<String, Timestamp>,
     /// Alerts that the run before may have told it of, without the log knowing that.
     maybe: BTreeSet<String>,
-    last: Option<Timestamp>,
+    /// How often it was reminded.
     repeats: u32,
     wait_until: Option<Timestamp>,
     flight: Option<Flight>,
@@ -165,20 +165,26 @@ impl Notifier {
         }
     }
 
-    /// Compares what receivers were told with what is so at `now`.
+    /// Compares what receivers were told with what is so at `now`, by the time of rules.
     pub fn review(&mut self, now: Timestamp, alerts: &Alerts) {
         let is_old = self.seen == Some(alerts.version()) && self.due.is_none_or(|due| due > now);
         if is_old {
             return;
         }
         self.seen = Some(alerts.version());
-        self.due = alerts.next_silence_end(now);
+        let wall = alerts.wall(now);
+        let until = |end: Timestamp| {
+            now.plus(Duration::from_millis(
+                end.as_ms().saturating_sub(wall.as_ms()),
+            ))
+        };
+        self.due = alerts.next_silence_end(wall).map(until);
         let mut firing: BTreeMap<(ReceiverName, RuleName), Vec<(Alert, u64)>> = BTreeMap::new();
-        for (alert, position) in alerts.firing(now) {
+        for (alert, position) in alerts.firing(wall) {
             for receiver in self.receivers.iter().filter(|r| r.takes(&alert)) {
                 let key = (receiver.name.clone(), alert.rule.clone());
                 let group = self.groups.entry(key.clone()).or_default();
-                if self.is_new && !group.told.contains(&alert.id) {
+                if self.is_new && !group.told.contains_key(&alert.id) {
                     group.maybe.insert(alert.id.clone());
                 }
                 firing
@@ -280,14 +286,14 @@ impl Group {
     ) {
         for id in firing {
             self.maybe.remove(&id);
-            self.told.insert(id);
+            self.told.insert(id, at);
         }
         for id in resolved {
             self.maybe.remove(id);
             self.told.remove(id);
         }
-        self.last = Some(at);
-        self.repeats = repeats;
+        // News do not begin the count anew: no two messages would have to be told apart.
+        self.repeats = self.repeats.max(repeats);
         self.wait_until = None;
     }
 
@@ -309,17 +315,18 @@ impl Group {
         }
         let mut gone: BTreeSet<String> = self
             .told
-            .union(&self.maybe)
+            .keys()
+            .chain(&self.maybe)
             .filter(|id| !alerts.is_firing(id))
             .cloned()
             .collect();
         if !receiver.resolved {
-            self.told.retain(|id| !gone.contains(id));
+            self.told.retain(|id, _| !gone.contains(id));
             self.maybe.retain(|id| !gone.contains(id));
             gone.clear();
         }
         let is_loud = |alert: &Alert| alert.acknowledged.is_none() && alert.silenced_by.is_none();
-        let is_news = |alert: &Alert| is_loud(alert) && !self.told.contains(&alert.id);
+        let is_news = |alert: &Alert| is_loud(alert) && !self.told.contains_key(&alert.id);
         let is_repeated = self
             .repeats_at(receiver, firing)
             .is_some_and(|at| at <= now);
@@ -388,16 +395,13 @@ impl Group {
         Some(notification)
     }
 
-    /// When the group is told again what it knows.
+    /// When the group is told again what it knows: counted from the alert that it was told of the longest ago,
+    /// however much news came since.
     fn repeats_at(&self, receiver: &Receiver, firing: &[(Alert, u64)]) -> Option<Timestamp> {
-        let is_open = |alert: &Alert| {
-            alert.acknowledged.is_none()
-                && alert.silenced_by.is_none()
-                && self.told.contains(&alert.id)
-        };
-        let last = self.last?;
-        let has_open = firing.iter().any(|(alert, _)| is_open(alert));
-        has_open.then(|| last.plus(receiver.repeat))
+        let is_open = |alert: &Alert| alert.acknowledged.is_none() && alert.silenced_by.is_none();
+        let open = firing.iter().filter(|(alert, _)| is_open(alert));
+        let told = open.filter_map(|(alert, _)| self.told.get(&alert.id));
+        told.min().map(|told| told.plus(receiver.repeat))
     }
 
     /// When there is something to do, were nothing to happen.

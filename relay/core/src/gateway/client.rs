@@ -58,6 +58,8 @@ pub struct Client<C> {
     says: Vec<RelayMessage>,
     queue: Queue<C>,
     numbers: u64,
+    /// The last position that came or was read.
+    seen: u64,
 }
 
 impl<C: Content> Default for Client<C> {
@@ -75,6 +77,7 @@ impl<C: Content> Client<C> {
             says: Vec::new(),
             queue: Queue::new(bound),
             numbers: 0,
+            seen: 0,
         }
     }
 
@@ -93,6 +96,7 @@ impl<C: Content> Client<C> {
         }
         self.subscriptions.retain(|old| old.id != request.id);
         self.numbers += 1;
+        self.seen = self.seen.max(request.from.unwrap_or(end));
         self.subscriptions.push(Subscription {
             id: request.id.clone(),
             number: self.numbers,
@@ -157,6 +161,7 @@ impl<C: Content> Client<C> {
     /// Takes a message that it may want. Answers whether something is to be done now, or at a new time.
     pub fn offer(&mut self, now: Duration, message: &Arc<Message<C>>) -> bool {
         let (mut told, mut throttled) = (false, None);
+        self.seen = self.seen.max(message.position.unwrap_or_default());
         for (at, subscription) in self.subscriptions.iter_mut().enumerate() {
             if !subscription.wanted.matches(&message.robot, &message.kind)
                 || message
@@ -214,6 +219,19 @@ impl<C: Content> Client<C> {
         Some(output)
     }
 
+    /// Where the client goes on if it is cut off after what it was told so far: up to this position of the log it was
+    /// told every event that it wants, or that there was no room for it. Beyond it are those that an urgent one
+    /// overtook, and that one.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        let waiting = self
+            .queue
+            .first_position()
+            .map(|first| first.saturating_sub(1));
+        let unread = self.subscriptions.iter().filter_map(|s| s.seam.wants());
+        unread.chain(waiting).fold(self.seen, u64::min)
+    }
+
     /// When `poll_output` may have something, if nothing is offered before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -224,12 +242,12 @@ impl<C: Content> Client<C> {
         throttles.filter_map(Throttle::timeout).min()
     }
 
-    /// Stored events that were read for `subscription`, in the order of the log: the last position among them,
+    /// Stored events that were read for `subscription`, in the order of the log: how far into the log that was,
     /// whether there are no more, and what they say. Answers those that are wanted.
     pub fn page(
         &mut self,
         subscription: u64,
-        last: Option<u64>,
+        position: u64,
         whole: bool,
         events: Vec<Arc<Message<C>>>,
     ) -> Vec<Arc<Message<C>>> {
@@ -241,7 +259,8 @@ impl<C: Content> Client<C> {
         let Some(subscription) = found else {
             return Vec::new();
         };
-        if subscription.seam.page(last, whole) {
+        self.seen = self.seen.max(position);
+        if subscription.seam.page(position, whole) {
             self.says.push(RelayMessage::Replayed {
                 id: subscription.id.clone(),
                 position: subscription.seam.position(),

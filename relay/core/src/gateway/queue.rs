@@ -5,7 +5,7 @@
 //! things. Only when that is not enough messages are dropped: the least urgent first, of these the oldest. Both
 //! are said to the client.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ struct Slow<C> {
 #[derive(Debug)]
 pub(super) struct Queue<C> {
     lanes: [VecDeque<Entry<C>>; 4],
+    /// The positions of events that wait: urgent ones overtake.
+    positions: BTreeSet<u64>,
     weight: usize,
     bound: usize,
     slow: Option<Box<Slow<C>>>,
@@ -66,6 +68,7 @@ impl<C: Content> Queue<C> {
     pub(super) fn new(bound: usize) -> Self {
         Self {
             lanes: Default::default(),
+            positions: BTreeSet::new(),
             weight: 0,
             bound,
             slow: None,
@@ -77,6 +80,11 @@ impl<C: Content> Queue<C> {
     pub(super) fn len(&self) -> usize {
         let pictures = self.slow.as_ref().map_or(0, |slow| slow.order.len());
         pictures + self.lanes.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// The least position of an event that waits.
+    pub(super) fn first_position(&self) -> Option<u64> {
+        self.positions.first().copied()
     }
 
     /// Puts a message behind those of its priority.
@@ -133,6 +141,7 @@ impl<C: Content> Queue<C> {
     fn put(&mut self, now: Duration, message: Arc<Message<C>>) {
         let Some(slow) = self.slow.as_mut().filter(|_| message.picture) else {
             self.weight += message.weight();
+            self.positions.extend(message.position);
             let lane = &mut self.lanes[message.priority as usize];
             return lane.push_back(Entry {
                 since: now,
@@ -156,6 +165,9 @@ impl<C: Content> Queue<C> {
     fn take(&mut self, priority: Priority) -> Option<Entry<C>> {
         let entry = self.lanes[priority as usize].pop_front()?;
         self.weight -= entry.message.weight();
+        if let Some(position) = &entry.message.position {
+            self.positions.remove(position);
+        }
         Some(entry)
     }
 

@@ -44,10 +44,10 @@ impl Seam {
         self.replaying.map(|_| self.after)
     }
 
-    /// A page was read up to `last` (absent when it was empty); `whole` when nothing more was stored. Answers
-    /// whether what follows is live.
-    pub(super) fn page(&mut self, last: Option<u64>, whole: bool) -> bool {
-        self.after = last.unwrap_or(self.after);
+    /// A page was read: everything up to `position` was in it or before it; `whole` when nothing more was stored.
+    /// Answers whether what follows is live.
+    pub(super) fn page(&mut self, position: u64, whole: bool) -> bool {
+        self.after = position.max(self.after);
         let joined = whole && self.replaying.is_some_and(|noted| noted <= self.after);
         if joined {
             self.replaying = None;
@@ -78,7 +78,7 @@ mod tests {
 
     fn take(seam: &mut Seam, (after, last, whole): Page, told: &mut Vec<u64>) {
         told.extend(after + 1..=last);
-        seam.page((last > after).then_some(last), whole);
+        seam.page(last, whole);
     }
 
     proptest! {

@@ -365,7 +365,7 @@ fn stored_events_come_before_live_ones_and_each_once() {
         panic!("expected a page to be wanted");
     };
     let stored = [4, 5, 6].map(|position| event("a", "robot.connected", position));
-    let page = client.page(read.subscription, Some(6), true, stored.to_vec());
+    let page = client.page(read.subscription, 6, true, stored.to_vec());
     let positions: Vec<_> = page.iter().filter_map(|message| message.position).collect();
     assert_eq!(positions, [4, 5, 6]);
     client.offer(ms(0), &event("a", "robot.connected", 6));
@@ -378,7 +378,56 @@ fn stored_events_come_before_live_ones_and_each_once() {
         ]
     );
     // Of a subscription that has ended nothing is told.
-    assert!(client.page(99, Some(9), true, stored.to_vec()).is_empty());
+    assert!(client.page(99, 9, true, stored.to_vec()).is_empty());
+}
+
+#[test]
+fn who_is_cut_off_goes_on_before_what_was_overtaken() {
+    let mut client = client(&topics(&["*"]));
+    for (position, kind) in [
+        (101, "setup.progress"),
+        (103, "robot.connected"),
+        (104, "robot.connected"),
+        (107, "estop.requested"),
+    ] {
+        client.offer(ms(0), &event("a", kind, position));
+    }
+    assert_eq!(client.position(), 100);
+    let mut told = Vec::new();
+    while let Some(Output::Tell { message, .. }) = client.poll_output(ms(0)) {
+        told.push((message.position.unwrap(), client.position()));
+    }
+    // The last in the log is told first, and the first last.
+    assert_eq!(told, [(107, 100), (103, 100), (104, 100), (101, 107)]);
+    // What another subscription has yet to read counts as well.
+    let mut other = topics(&["estop.*"]);
+    other.id = "b".to_owned();
+    other.from = Some(20);
+    client.subscribe(&other, 107).unwrap();
+    assert_eq!(client.position(), 20);
+}
+
+#[test]
+fn an_event_that_no_page_can_have_does_not_keep_a_replay_from_ending() {
+    let mut client = Client::default();
+    let mut subscribe = topics(&["robot.a.*"]);
+    subscribe.from = Some(3);
+    client.subscribe(&subscribe, 5).unwrap();
+    told(&mut client, 0);
+    let Some(Output::Read(read)) = client.poll_output(ms(0)) else {
+        panic!("expected a page to be wanted");
+    };
+    // Of an alert that names the robot: it is in the log, but not among the robot's own events.
+    client.offer(ms(0), &event("a", "alert.firing", 6));
+    assert!(
+        client
+            .page(read.subscription, 5, true, Vec::new())
+            .is_empty()
+    );
+    assert_eq!(told(&mut client, 0), ["read Some(a) after 5"]);
+    client.page(read.subscription, 6, true, Vec::new());
+    let replayed = r#"{"type":"replayed","id":"a","position":6}"#;
+    assert_eq!(told(&mut client, 0), [replayed]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What holds of the gateway's rules in any order of things.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lekiwi_protocol::api::{
     ClientMessage, Filter, RelayMessage, Subscribe, Throttle, ThrottleMode,
@@ -203,5 +203,30 @@ proptest! {
         take(&mut client, now, usize::MAX);
         prop_assert_eq!(accounted, offered + 2);
         prop_assert!(lost_telemetry || seen == truth, "{:?} instead of {:?}", seen, truth);
+    }
+
+    /// Whenever it is cut off, it goes on from the position that it was told, and has every event then.
+    #[test]
+    fn who_is_cut_off_misses_nothing(
+        steps in prop::collection::vec((0_u8..4, 0_usize..4), 1..80),
+    ) {
+        let mut client: Client<Said> = Client::default();
+        client.subscribe(&topics(&["*"]), 0).unwrap();
+        let (mut offered, mut told) = (0, BTreeSet::new());
+        for (kind, reads) in steps {
+            offered += 1;
+            let kind = ["setup.progress", "robot.connected", "teleoperation.started", "estop.requested"][usize::from(kind)];
+            client.offer(ms(0), &event("a", kind, offered));
+            for _ in 0..reads {
+                if let Some(Output::Tell { message, .. }) = client.poll_output(ms(0)) {
+                    told.extend(message.position);
+                }
+            }
+            let again = client.position() + 1..=offered;
+            let all: BTreeSet<u64> = told.iter().copied().chain(again).collect();
+            prop_assert_eq!(all, (1..=offered).collect());
+        }
+        while client.poll_output(ms(0)).is_some() {}
+        prop_assert_eq!(client.position(), offered, "nothing is told again for ever");
     }
 }

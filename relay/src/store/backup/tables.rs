@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::super::database::{Cell, Database, Result, Row, SampleRow, ToValue, Value};
+use super::super::database::{Cell, Database, Result, Row, SampleRow, ToValue, Value, storable};
 use super::super::log::last_position;
 use super::{Contents, Progress};
 
@@ -200,9 +200,19 @@ impl fmt::Display for Table {
     }
 }
 
+/// Which texts a checksum is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// Those that there are.
+    AsTheyAre,
+    /// What becomes of them in a copy: earlier versions kept characters in SQLite that PostgreSQL has no room for.
+    AsTheyAreKept,
+}
+
 /// Every table's rows and checksum, and how far the log goes.
 pub(super) fn contents(
     database: &mut dyn Database,
+    texts: Texts,
     what: &'static str,
     progress: &mut Progress<'_>,
 ) -> Result<Contents> {
@@ -212,7 +222,7 @@ pub(super) fn contents(
     for layout in TABLES {
         let (mut rows, mut sum) = (0, Sha256::new());
         database.query(&layout.select(), &[], &mut |row| {
-            add(&mut sum, row)?;
+            add(&mut sum, texts, row)?;
             rows += 1;
             done += 1;
             if done % REPORT_ROWS == 0 {
@@ -234,7 +244,7 @@ pub(super) fn contents(
 }
 
 /// Each value with its kind and length: no two different rows make the same bytes.
-fn add(sum: &mut Sha256, row: &Row<'_>) -> Result<()> {
+fn add(sum: &mut Sha256, texts: Texts, row: &Row<'_>) -> Result<()> {
     for column in 0..row.len() {
         match row.cell(column)? {
             Cell::Null => sum.update([0]),
@@ -247,9 +257,13 @@ fn add(sum: &mut Sha256, row: &Row<'_>) -> Result<()> {
                 sum.update(real.to_bits().to_be_bytes());
             }
             Cell::Text(text) => {
+                let text = match texts {
+                    Texts::AsTheyAre => text.into(),
+                    Texts::AsTheyAreKept => storable(text),
+                };
                 sum.update([3]);
                 sum.update((text.len() as u64).to_be_bytes());
-                sum.update(text);
+                sum.update(&*text);
             }
             Cell::Blob(bytes) => {
                 sum.update([4]);

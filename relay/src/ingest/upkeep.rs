@@ -1,0 +1,250 @@
+//! What ingest does by the clock: samples for history, pictures for the next start, and what is kept no longer. Spans
+//! are measured by time that goes on whatever the wall clock is set to.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use lekiwi_relay_core::history::day_of;
+
+use super::Ingest;
+use crate::broker::Broker;
+use crate::clock::{self, Gait};
+use crate::store::Health;
+use crate::store::records::{NewSample, Snapshot};
+
+/// Resolution of history: each metric's newest value in every such span.
+const HISTORY: Duration = Duration::from_secs(5);
+const SNAPSHOT: Duration = Duration::from_secs(30);
+const UPKEEP: Duration = Duration::from_secs(3_600);
+/// The relay's own events that wait while the store takes none.
+const MAX_OWN_EVENTS: usize = 20_000;
+
+/// When it was done last; at once where that is absent.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    history: Option<Instant>,
+    snapshot: Option<Instant>,
+    upkeep: Option<Instant>,
+    gait: Gait,
+    /// The day for which old history was deleted last.
+    day: u64,
+}
+
+impl Upkeep {
+    /// The last samples and pictures are due.
+    pub(super) fn hurry(&mut self) {
+        self.history = None;
+        self.snapshot = None;
+    }
+}
+
+/// Whether it is time; then the next span begins.
+fn is_due(last: &mut Option<Instant>, now: Instant, span: Duration) -> bool {
+    let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= span);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
+}
+
+impl Ingest {
+    /// What is due by the clock: staleness, history, snapshots, old history.
+    pub(super) async fn tick(&mut self, broker: &Broker) {
+        self.apply(broker, Vec::new()).await;
+        self.look_after_overload();
+        let (now, now_ms) = (clock::monotonic(), clock::now_ms());
+        if is_due(&mut self.upkeep.history, now, HISTORY) {
+            self.take_samples();
+        }
+        if is_due(&mut self.upkeep.snapshot, now, SNAPSHOT) {
+            self.take_snapshots(now_ms);
+        }
+        if is_due(&mut self.upkeep.upkeep, now, UPKEEP) {
+            self.look_after_history(now, now_ms);
+        }
+        let counts = self
+            .fleet
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .counts();
+        self.metrics.robots_known.set(counts.known as i64);
+        self.metrics.robots_online.set(counts.connected as i64);
+    }
+
+    fn take_samples(&mut self) {
+        let samples = &mut self.batch.samples;
+        self.fleet
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_samples(|robot, metric, at, value| {
+                samples.push(NewSample {
+                    robot: robot.as_str().into(),
+                    metric: metric.as_str().into(),
+                    ts_ms: at.as_ms(),
+                    value,
+                });
+            });
+    }
+
+    /// Pictures of all robots that changed since the last ones. A restart folds only what is beyond the newest of all
+    /// positions, so those of one position are written together: while the disk refuses, or earlier ones wait, changes
+    /// stay marked in the picture.
+    fn take_snapshots(&mut self, now_ms: u64) {
+        if *self.store.health().borrow() != Health::Writing || !self.batch.snapshots.is_empty() {
+            return;
+        }
+        let (changed, position) = {
+            let mut fleet = self.fleet.write().unwrap_or_else(PoisonError::into_inner);
+            (fleet.take_changed(), fleet.position())
+        };
+        let snapshots = changed.into_iter().filter_map(|picture| {
+            let robot = picture.view.id.as_str().into();
+            // It has string keys only, so it always serialises.
+            let picture = serde_json::to_string(&picture).ok()?;
+            Some(Snapshot {
+                robot,
+                position,
+                taken_ms: now_ms,
+                picture,
+            })
+        });
+        self.batch.snapshots.extend(snapshots);
+    }
+
+    /// Packs the days that are over and, on a new day, deletes what is kept no longer: never by a clock that was set
+    /// within the last hour, which may be wrong by years.
+    fn look_after_history(&mut self, now: Instant, now_ms: u64) {
+        let is_steady = self.upkeep.gait.is_steady(now, now_ms);
+        let today = day_of(now_ms);
+        if is_steady && today != self.upkeep.day {
+            self.upkeep.day = today;
+            self.store.keep_history(self.settings.retention, now_ms);
+        } else {
+            self.store.pack_history(self.settings.retention, now_ms);
+        }
+    }
+
+    pub(super) fn submit(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let mut back = self.store.submit(std::mem::take(&mut self.batch));
+        // Robots send theirs again; nobody else has the relay's own.
+        let own = self.stream;
+        back.events.retain(|event| event.stream == own);
+        if back.events.len() > MAX_OWN_EVENTS {
+            self.metrics
+                .shed("events", (back.events.len() - MAX_OWN_EVENTS) as u64);
+            back.events.truncate(MAX_OWN_EVENTS);
+        }
+        self.batch = back;
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use lekiwi_protocol::{RelayId, Root, Timestamp};
+    use lekiwi_relay_core::history::Retention;
+    use lekiwi_relay_core::{Fleet, Policy};
+    use uuid::Uuid;
+
+    use super::super::folded::folded;
+    use super::super::{Settings, alerts};
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::store::records::{Commit, NewEvent};
+    use crate::store::{Batch, Store};
+
+    fn event(seq: u64, robot: &str, kind: &str) -> NewEvent {
+        NewEvent {
+            aggregate_type: "robot",
+            aggregate_id: robot.into(),
+            source: "relay:r1".into(),
+            stream: Uuid::nil(),
+            seq,
+            kind: kind.into(),
+            ts_ms: seq,
+            received_ms: seq,
+            data: "{}".into(),
+            metadata: "{}".into(),
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            root: Root::default(),
+            relay_id: RelayId::new("r1").unwrap(),
+            retention: Retention::default(),
+            registration: Policy::Open,
+            alerts: alerts::Settings::default(),
+        }
+    }
+
+    fn fold(fleet: &mut Fleet, commit: &Commit) {
+        for stored in &commit.events {
+            let at = Timestamp::from_ms(stored.event.received_ms);
+            fleet.handle(at, folded(stored));
+        }
+    }
+
+    /// The store takes no more just when pictures are due, and the next ones are of another robot.
+    #[tokio::test]
+    async fn a_restart_knows_what_the_log_has_though_the_queue_was_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.db");
+        let metrics = Arc::new(Metrics::default());
+        let (store, commits) = Store::open(&path, metrics.clone()).unwrap();
+        let (handle, mut ingest) =
+            Ingest::restore(settings(), store.clone(), commits, metrics.clone())
+                .await
+                .unwrap();
+        let one = |seq, robot: &str, kind: &str| Batch {
+            events: vec![event(seq, robot, kind)],
+            ..Batch::default()
+        };
+        let say = async |ingest: &mut Ingest, seq, robot, kind| {
+            while !store.submit(one(seq, robot, kind)).is_empty() {
+                tokio::task::yield_now().await;
+            }
+            // Doubles are acknowledged as well, and are nothing new.
+            while let Some(commit) = ingest.commits.recv().await {
+                fold(&mut ingest.fleet.write().unwrap(), &commit);
+                if commit.events.iter().any(|stored| stored.event.seq == seq) {
+                    return;
+                }
+            }
+        };
+        say(&mut ingest, 1, "kiwi-01", "robot.registered").await;
+        ingest.take_snapshots(1);
+        ingest.submit();
+        say(&mut ingest, 2, "kiwi-01", "robot.rejected").await;
+        // Somebody else has the file, as a backup may for a moment; then nothing fits any more.
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        while store
+            .submit(one(1, "kiwi-01", "robot.registered"))
+            .is_empty()
+        {}
+        ingest.take_snapshots(2);
+        ingest.submit();
+        assert!(!ingest.batch.is_empty(), "the queue was full");
+        other.execute_batch("COMMIT").unwrap();
+        say(&mut ingest, 3, "kiwi-02", "robot.registered").await;
+        for now in [3, 4] {
+            ingest.take_snapshots(now);
+            ingest.submit();
+        }
+        let before = handle.robots();
+        tokio::task::spawn_blocking(move || store.close())
+            .await
+            .unwrap();
+        let (store, commits) = Store::open(&path, metrics.clone()).unwrap();
+        let (restored, _ingest) = Ingest::restore(settings(), store, commits, metrics)
+            .await
+            .unwrap();
+        assert_eq!(restored.robots(), before);
+    }
+}
