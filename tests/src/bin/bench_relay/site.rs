@@ -9,12 +9,15 @@ use anyhow::{Context, Result};
 use lekiwi_tests::fleet::{
     self, Admin, Endpoint, Identity, Kept, Pace, Plan, Pulses, Scenario, Simulation,
 };
-use lekiwi_tests::harness::Relay;
+use lekiwi_tests::harness::{Relay, RelayOptions};
 
 /// Longest time for all robots to be online.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// As long as the measurement takes.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
+
+/// What a client may say is limited to what a robot has to say; here a few stand for many robots.
+const CONFIG: &str = "version: 1\nlimits: { messages_per_s: 1000000 }\n";
 
 /// The relay and its robots.
 pub(crate) struct Site {
@@ -26,8 +29,13 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start(robots: usize) -> Result<Self> {
-        let relay = Relay::start()?;
         let folder = tempfile::tempdir()?;
+        let config = folder.path().join("relay.yml");
+        std::fs::write(&config, CONFIG)?;
+        let relay = Relay::start_with(RelayOptions {
+            arguments: vec!["--config".to_owned(), config.display().to_string()],
+            ..RelayOptions::default()
+        })?;
         let endpoint = relay.mqtt().parse()?;
         let admin = login(&relay).await?;
         crate::say(&format!("enrolling {robots} robots"));
