@@ -5,67 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use lekiwi_protocol::message::{Ack, Event, EventBatch};
+use lekiwi_protocol::{Clock, Envelope, FromRobot, MessageType, RobotId, Root, Timestamp};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Connect, Filter, Packet, Publish, Subscribe};
-use rustls::pki_types::ServerName;
+use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, Subscribe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use uuid::Uuid;
 
-use crate::fleet::{Endpoint, Identity};
+use crate::fleet::{Endpoint, Identity, Wire};
 
-/// A connection past CONNACK.
-async fn connect(
-    identity: &Identity,
-    client_id: &str,
-    endpoint: &Endpoint,
-) -> Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-    tcp.set_nodelay(true)?;
-    let name = ServerName::try_from(endpoint.host.clone())?;
-    let mut stream = TlsConnector::from(Arc::new(identity.client_config()?))
-        .connect(name, tcp)
-        .await?;
-    let connect = Packet::Connect(
-        Connect {
-            keep_alive: 600,
-            client_id: client_id.to_owned(),
-            clean_start: true,
-            properties: None,
-        },
-        None,
-        None,
-    );
-    stream.write_all(&encode(&connect)?).await?;
-    let mut answer = bytes::BytesMut::new();
-    loop {
-        ensure!(
-            stream.read_buf(&mut answer).await? > 0,
-            "the broker closed the connection of {client_id}"
-        );
-        match Packet::read(&mut answer, None) {
-            Ok(Packet::ConnAck(ack)) => {
-                ensure!(
-                    ack.code == rumqttc::v5::mqttbytes::v5::ConnectReturnCode::Success,
-                    "expected {client_id} to be accepted, got {:?}",
-                    ack.code
-                );
-                return Ok(stream);
-            }
-            Ok(other) => bail!("expected CONNACK, got {other:?}"),
-            Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => {}
-            Err(error) => return Err(error).context("expected CONNACK"),
-        }
-    }
-}
+/// Longest silence that the broker takes, in seconds: a benchmark's clients do not ping.
+const KEEP_ALIVE_S: u16 = 600;
 
-fn encode(packet: &Packet) -> Result<bytes::BytesMut> {
-    let mut buffer = bytes::BytesMut::new();
-    packet.write(&mut buffer, None)?;
-    Ok(buffer)
+async fn connect(identity: &Identity, endpoint: Endpoint) -> Result<Wire> {
+    let client = identity.id.to_string();
+    let tls = Arc::new(identity.client_config()?);
+    Wire::connect(tls, endpoint, client, KEEP_ALIVE_S, None).await
 }
 
 /// Publishes `messages` over and over at QoS 0 until `stop`, as fast as the broker takes them; adds to `sent`.
@@ -79,7 +36,7 @@ pub async fn publish(
     sent: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut stream = connect(&identity, identity.id.as_str(), &endpoint).await?;
+    let mut stream = connect(&identity, endpoint).await?.into_stream();
     let mut block = bytes::BytesMut::new();
     for (topic, payload) in &messages {
         let publish = Publish::new(topic.as_str(), QoS::AtMostOnce, payload.clone(), None);
@@ -93,6 +50,108 @@ pub async fn publish(
     Ok(())
 }
 
+/// What makes an event safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The broker's PUBACK.
+    Broker,
+    /// The relay's acknowledgement: it is in the log.
+    Log,
+}
+
+/// Messages under way of one client.
+const WINDOW: u64 = 64;
+/// Longest wait for a confirmation.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Publishes events at QoS 1, `per_message` in each, with a window of messages under way, until `stop`; adds
+/// what is confirmed to `confirmed`.
+///
+/// # Errors
+/// When the broker closes the connection, or confirms nothing any more.
+pub async fn events(
+    identity: Arc<Identity>,
+    endpoint: Endpoint,
+    by: Confirmation,
+    per_message: u64,
+    confirmed: Arc<AtomicU64>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let root = Root::default();
+    let topic = root.from_robot(&identity.id, FromRobot::Events).to_string();
+    let mut wire = connect(&identity, endpoint).await?;
+    let mut subscribe = Subscribe::new(
+        Filter::new(root.robot_inbox(&identity.id), QoS::AtMostOnce),
+        None,
+    );
+    subscribe.pkid = wire.next_id();
+    wire.put(&Packet::Subscribe(subscribe))?;
+    let stream = Uuid::new_v4();
+    let (mut seq, mut under_way) = (0, 0);
+    while !*stop.borrow() {
+        // In halves, so that packets share their records and system calls.
+        if under_way <= WINDOW / 2 * per_message {
+            while under_way < WINDOW * per_message {
+                let body = batch(&identity.id, stream, seq + 1..=seq + per_message);
+                wire.publish(topic.clone(), QoS::AtLeastOnce, false, body)?;
+                seq += per_message;
+                under_way += per_message;
+            }
+            wire.flush().await?;
+        }
+        let packet = tokio::select! {
+            packet = tokio::time::timeout(PATIENCE, wire.receive()) => packet,
+            _ = stop.changed() => break,
+        };
+        let count = match packet.context("expected confirmations of events")?? {
+            Packet::PubAck(_) if by == Confirmation::Broker => per_message,
+            Packet::Publish(publish) if by == Confirmation::Log => {
+                acknowledged(&identity.id, stream, &publish)
+            }
+            _ => 0,
+        };
+        under_way = under_way.saturating_sub(count);
+        confirmed.fetch_add(count, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn batch(robot: &RobotId, stream: Uuid, seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+    let timestamp = Timestamp::from(std::time::SystemTime::now());
+    let event = |seq| Event {
+        seq,
+        kind: "soak.tick".to_owned(),
+        timestamp,
+        data: serde_json::json!({ "n": seq }),
+    };
+    Envelope {
+        message_type: MessageType::Events,
+        robot_id: robot.clone(),
+        timestamp,
+        sequence: *seqs.start(),
+        clock: Clock::Synced,
+        payload: EventBatch {
+            stream,
+            ordinal: 1,
+            events: seqs.map(event).collect(),
+        },
+    }
+    .to_json()
+}
+
+/// How many events of the stream an acknowledgement names; none, where it is something else.
+fn acknowledged(robot: &RobotId, stream: Uuid, publish: &Publish) -> u64 {
+    if !publish.topic.ends_with(b"/to/ack") {
+        return 0;
+    }
+    let ack = Envelope::<Ack>::parse(MessageType::Ack, robot, &publish.payload);
+    let ranges = ack
+        .ok()
+        .and_then(|mut ack| ack.payload.acks.remove(&stream));
+    let ranges = ranges.unwrap_or_default();
+    ranges.iter().map(|[from, to]| to - from + 1).sum()
+}
+
 /// Subscribes to `filter` at QoS 0 and counts the messages that arrive, until `stop`.
 ///
 /// # Errors
@@ -104,12 +163,12 @@ pub async fn count(
     received: Arc<AtomicU64>,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut stream = connect(&identity, identity.id.as_str(), &endpoint).await?;
+    let mut wire = connect(&identity, endpoint).await?;
     let mut subscribe = Subscribe::new(Filter::new(filter, QoS::AtMostOnce), None);
-    subscribe.pkid = 1;
-    stream
-        .write_all(&encode(&Packet::Subscribe(subscribe))?)
-        .await?;
+    subscribe.pkid = wire.next_id();
+    wire.put(&Packet::Subscribe(subscribe))?;
+    wire.flush().await?;
+    let mut stream = wire.into_stream();
     let mut buffer = vec![0; 256 * 1024];
     let mut packets = Packets::default();
     while !*stop.borrow() {

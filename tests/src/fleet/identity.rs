@@ -114,10 +114,13 @@ impl Identity {
             .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?)
+            .with_client_auth_cert(chain, key)?;
+        // A robot talks with one relay: the usual cache of 256 sessions takes more memory than its connection.
+        config.resumption = rustls::client::Resumption::in_memory_sessions(1);
+        Ok(config)
     }
 }
 

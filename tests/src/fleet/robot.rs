@@ -1,60 +1,40 @@
-//! One simulated robot.
+//! One simulated robot: carries out its schedule over one connection, in one task.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use lekiwi_agent::outbox::{Limit, Outbox};
 use lekiwi_protocol::message::{
-    Ack, Connection, ConnectionState, Deployment, Factsheet, Hardware, Heartbeat, Network, State,
-    Telemetry, Teleoperation,
+    Ack, Backlog, Connection, ConnectionState, Heartbeat, LateSample, Telemetry, kind,
 };
-use lekiwi_protocol::{
-    Clock, Envelope, FromRobot, MessageType, MetricName, RobotId, Root, Timestamp, limits,
-};
+use lekiwi_protocol::{Clock, Envelope, FromRobot, MessageType, RobotId, Root, Timestamp, limits};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
+use rumqttc::v5::mqttbytes::v5::{
+    Disconnect, DisconnectReasonCode, Filter, LastWill, Packet, PingReq, Publish, Subscribe,
+};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::identity::Identity;
+use super::kept::{Kept, Numbered};
+use super::picture::Picture;
+use super::scenario::{Schedule, Step};
+use super::wire::{Endpoint, Wire};
 
-/// Where the broker is.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// Host name or address, as in the broker's certificate.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-/// What a robot does while it is connected.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Time between heartbeats.
-    pub heartbeat: Duration,
-    /// Time between telemetry messages; none when absent.
-    pub telemetry: Option<Duration>,
-    /// Numbered events; none when absent.
-    pub emission: Option<Emission>,
-}
-
-/// Numbered events from a durable outbox.
-#[derive(Debug, Clone)]
-pub struct Emission {
-    /// Time between two events; when absent, what waits is sent and nothing is added.
-    pub every: Option<Duration>,
-    /// The folder of the outbox and of the counter that the check compares with.
-    pub folder: PathBuf,
-}
+/// Longest time for a connection to be made, and for a message to be written.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time after which what was not acknowledged is sent again.
+const RESEND: Duration = Duration::from_secs(5);
+/// The first cap of the backoff, and the shortest wait: the agent's.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+/// Most samples that a robot keeps while it is away.
+const MAX_LATE: u64 = 1_000;
 
 /// What all robots of a simulation did.
 #[derive(Debug, Default)]
@@ -63,12 +43,16 @@ pub struct Counters {
     pub online: AtomicU64,
     /// Connections made.
     pub connections: AtomicU64,
+    /// Connections that were lost, or not made, unasked.
+    pub failures: AtomicU64,
     /// Messages handed to the connection.
     pub messages: AtomicU64,
-    /// Events appended to outboxes.
+    /// Events numbered.
     pub emitted: AtomicU64,
-    /// Acknowledgements received.
-    pub acknowledgements: AtomicU64,
+    /// Robots that have nothing to do any more, are online, and have everything acknowledged.
+    pub settled: AtomicU64,
+    /// When the last connection was made, ms after the start.
+    pub last_up_ms: AtomicU64,
 }
 
 /// A heartbeat by robot and sequence.
@@ -77,411 +61,466 @@ pub type Pulse = (RobotId, u64);
 /// When each heartbeat was sent, for whoever measures its way.
 pub type Pulses = Arc<Mutex<HashMap<Pulse, Instant>>>;
 
+/// What the robots of a simulation share.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The broker.
+    pub endpoint: Endpoint,
+    /// When schedules begin.
+    pub start: Instant,
+    /// What they did.
+    pub counters: Arc<Counters>,
+    /// Where heartbeats are noted.
+    pub pulses: Option<Pulses>,
+    /// Turns true when all are to say goodbye.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What a robot has numbered in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The robot.
+    pub robot: RobotId,
+    /// The stream that its events count in.
+    pub stream: Uuid,
+    /// The last of them; they begin with 1.
+    pub emitted: u64,
+}
+
+enum Link {
+    /// Not wanted.
+    Down,
+    /// Wanted, later.
+    Waiting(Instant),
+    /// In a box, so that its room is given back.
+    Dialing(Pin<Box<dyn Future<Output = Result<Wire>> + Send>>),
+    Up(Box<Wire>),
+    /// Open, and neither read nor written.
+    Silent {
+        _wire: Box<Wire>,
+    },
+}
+
+enum Heard {
+    Up(Box<Wire>),
+    Packet(Packet),
+    Lost,
+}
+
+impl Link {
+    /// What comes next; never, where nothing can.
+    async fn next(&mut self) -> Heard {
+        match self {
+            Self::Dialing(dial) => match dial.await {
+                Ok(wire) => Heard::Up(Box::new(wire)),
+                Err(_) => Heard::Lost,
+            },
+            Self::Up(wire) => wire.receive().await.map_or(Heard::Lost, Heard::Packet),
+            Self::Down | Self::Waiting(_) | Self::Silent { .. } => std::future::pending().await,
+        }
+    }
+}
+
 /// Drives one robot until `stop` turns true, then says goodbye.
 ///
 /// # Errors
-/// When its identity or outbox is unusable; a lost connection is retried for ever.
+/// When its identity is unusable; a lost connection is retried for ever.
 pub async fn run(
     identity: Arc<Identity>,
-    endpoint: Endpoint,
-    options: Options,
-    counters: Arc<Counters>,
-    pulses: Option<Pulses>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<()> {
-    let tls = Arc::new(identity.client_config()?);
+    schedule: Schedule,
+    kept: Kept,
+    mut site: Site,
+) -> Result<Told> {
     let mut robot = Robot {
+        tls: Arc::new(identity.client_config()?),
         root: Root::default(),
+        picture: Picture::new(identity.id.clone()),
         id: identity.id.clone(),
-        session: Uuid::new_v4(),
-        boot_id: Uuid::new_v4(),
-        started: Instant::now(),
+        session: Uuid::nil(),
         sequence: 0,
-        outbox: options.emission.as_ref().map(Emitter::open).transpose()?,
-        counters,
-        pulses,
+        kept,
+        late: Numbered::new(),
+        link: Link::Down,
+        attempts: 0,
+        ping_at: site.start,
+        is_pinged: false,
+        resend_at: site.start,
+        is_settled: false,
+        site: site.clone(),
     };
-    while !*stop.borrow() && !robot.is_drained(&options) {
-        robot.session = Uuid::new_v4();
-        robot.sequence = 0;
-        robot
-            .connection(&endpoint, Arc::clone(&tls), &options, &mut stop)
-            .await;
-        let jitter = Duration::from_millis(u64::from(Uuid::new_v4().as_fields().0) % 3_000);
+    drop(identity);
+    let mut schedule = schedule.peekable();
+    while !*site.stop.borrow() {
+        let step_at = schedule.peek().map(|(at, _)| site.start + *at);
+        let due = [step_at, robot.timer()].into_iter().flatten().min();
+        let wait = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(jitter) => {}
-            _ = stop.changed() => {}
+            heard = robot.link.next() => robot.heard(heard).await,
+            () = wait => {
+                let now = Instant::now();
+                while let Some((_, step)) = schedule.next_if(|(at, _)| site.start + *at <= now) {
+                    robot.step(step).await;
+                }
+                robot.look_after_link(now).await;
+            }
+            // An error means that nobody can stop it any more, which is as good.
+            _ = site.stop.changed() => break,
+        }
+        if schedule.peek().is_none() {
+            robot.settle();
         }
     }
-    Ok(())
+    robot.goodbye().await;
+    let (stream, emitted) = robot.kept.last();
+    Ok(Told {
+        robot: robot.id,
+        stream,
+        emitted,
+    })
 }
 
 struct Robot {
+    tls: Arc<rustls::ClientConfig>,
     root: Root,
     id: RobotId,
+    picture: Picture,
     session: Uuid,
-    boot_id: Uuid,
-    started: Instant,
     sequence: u64,
-    outbox: Option<Emitter>,
-    counters: Arc<Counters>,
-    pulses: Option<Pulses>,
-}
-
-/// The outbox, how far it has counted, and what was emitted by another witness than the outbox.
-struct Emitter {
-    outbox: Outbox,
-    journal: std::fs::File,
-    emitted: u64,
-}
-
-impl Emitter {
-    fn open(emission: &Emission) -> Result<Self> {
-        std::fs::create_dir_all(&emission.folder)?;
-        let outbox = Outbox::open(&emission.folder.join("agent.db"), now());
-        let journal = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(emission.folder.join("emitted"))?;
-        let emitted = outbox.last_seq();
-        Ok(Self {
-            outbox,
-            journal,
-            emitted,
-        })
-    }
+    kept: Kept,
+    late: Numbered<LateSample>,
+    link: Link,
+    /// Attempts to connect since the last that succeeded.
+    attempts: u32,
+    ping_at: Instant,
+    is_pinged: bool,
+    resend_at: Instant,
+    is_settled: bool,
+    site: Site,
 }
 
 impl Robot {
-    /// One connection, from CONNECT to its end.
-    async fn connection(
-        &mut self,
-        endpoint: &Endpoint,
-        tls: Arc<rustls::ClientConfig>,
-        options: &Options,
-        stop: &mut watch::Receiver<bool>,
-    ) {
-        let (client, eventloop) = AsyncClient::new(self.mqtt_options(endpoint, tls), 64);
-        let (packets, mut incoming) = mpsc::channel(64);
-        // The event loop polls in a task of its own: a timer that cancels `poll` would cancel a connect.
-        let poller = tokio::spawn(poll(eventloop, packets));
-        let start = tokio::time::Instant::now();
-        // Spread over the period, as a fleet's robots are.
-        let phase = f64::from(self.id_phase()) / 65_536.0;
-        let ticker = move |every: Duration| {
-            let mut ticker = interval_at(start + every.mul_f64(phase), every);
-            ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            ticker
-        };
-        let never = Duration::from_secs(365 * 24 * 3600);
-        let mut heartbeat = ticker(options.heartbeat);
-        let mut telemetry = ticker(options.telemetry.unwrap_or(never));
-        let every = options
-            .emission
-            .as_ref()
-            .and_then(|emission| emission.every);
-        let mut emission = ticker(every.unwrap_or(never));
-        let mut resend = ticker(Duration::from_secs(5));
-        let mut online = false;
-        loop {
-            tokio::select! {
-                packet = incoming.recv() => match packet {
-                    Some(Packet::ConnAck(_)) => {
-                        online = true;
-                        self.counters.online.fetch_add(1, Ordering::Relaxed);
-                        self.counters.connections.fetch_add(1, Ordering::Relaxed);
-                        self.birth(&client);
-                        self.send_events(&client);
-                    }
-                    Some(Packet::Publish(publish)) => self.receive(&publish.topic, &publish.payload),
-                    Some(_) => {}
-                    None => break,
-                },
-                _ = heartbeat.tick(), if online => self.heartbeat(&client),
-                _ = telemetry.tick(), if online && options.telemetry.is_some() => self.telemetry(&client),
-                _ = emission.tick(), if every.is_some() => {
-                    self.emit();
-                    if online {
-                        self.send_events(&client);
-                    }
-                }
-                _ = resend.tick(), if online => self.send_events(&client),
-                _ = stop.changed() => {
-                    self.goodbye(&client, &mut incoming).await;
-                    break;
+    fn timer(&self) -> Option<Instant> {
+        match &self.link {
+            Link::Waiting(until) => Some(*until),
+            Link::Up(_) => Some(self.ping_at.min(self.resend_at)),
+            Link::Down | Link::Dialing(_) | Link::Silent { .. } => None,
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Connect => {
+                if matches!(self.link, Link::Down | Link::Silent { .. }) {
+                    self.attempts = 0;
+                    self.dial();
                 }
             }
-            if online && self.is_drained(options) {
-                self.goodbye(&client, &mut incoming).await;
-                break;
+            Step::Leave => self.goodbye().await,
+            Step::Cut => self.set_link(Link::Down),
+            Step::Vanish => match std::mem::replace(&mut self.link, Link::Down) {
+                Link::Up(wire) => {
+                    self.site.counters.online.fetch_sub(1, Ordering::Relaxed);
+                    self.link = Link::Silent { _wire: wire };
+                }
+                _ => self.link = Link::Down,
+            },
+            Step::Heartbeat => self.heartbeat().await,
+            Step::Telemetry => self.telemetry().await,
+            Step::Event => {
+                let data = serde_json::json!({ "n": self.kept.last().1 + 1 });
+                self.emit("soak.tick", data).await;
+            }
+            Step::Drive => {
+                let data = self.picture.drive(now());
+                self.drive(kind::TELEOPERATION_STARTED, data).await;
+            }
+            Step::Park => {
+                let data = self.picture.park(now());
+                self.drive(kind::TELEOPERATION_STOPPED, data).await;
             }
         }
-        if online {
-            self.counters.online.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Up(wire) => {
+                let counters = &self.site.counters;
+                counters.online.fetch_add(1, Ordering::Relaxed);
+                counters.connections.fetch_add(1, Ordering::Relaxed);
+                let up_ms = u64::try_from(self.site.start.elapsed().as_millis()).unwrap_or(0);
+                counters.last_up_ms.fetch_max(up_ms, Ordering::Relaxed);
+                self.attempts = 0;
+                self.link = Link::Up(wire);
+                self.birth().await;
+                self.say_again().await;
+            }
+            Heard::Packet(Packet::Publish(publish)) => self.receive(&publish),
+            Heard::Packet(Packet::PingResp(_)) => self.is_pinged = false,
+            Heard::Packet(Packet::Disconnect(_)) | Heard::Lost => self.lost(),
+            Heard::Packet(_) => {}
         }
-        poller.abort();
     }
 
-    async fn goodbye(&mut self, client: &AsyncClient, incoming: &mut mpsc::Receiver<Packet>) {
-        let offline = Connection {
-            session: self.session,
-            state: ConnectionState::Offline,
-        };
-        self.publish(
-            client,
-            FromRobot::Connection,
-            MessageType::Connection,
-            &offline,
-        );
-        let _ = client.try_disconnect();
-        // The event loop ends by itself once DISCONNECT is out.
-        let ended = async { while incoming.recv().await.is_some() {} };
-        let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
+    /// What is due by itself: the next attempt, a ping, what was not acknowledged.
+    async fn look_after_link(&mut self, now: Instant) {
+        match &self.link {
+            Link::Waiting(until) if *until <= now => self.dial(),
+            Link::Up(_) => {
+                if self.ping_at <= now {
+                    if self.is_pinged {
+                        return self.lost();
+                    }
+                    self.is_pinged = true;
+                    self.put(|wire| wire.put(&Packet::PingReq(PingReq))).await;
+                }
+                if self.resend_at <= now {
+                    self.say_again().await;
+                }
+            }
+            _ => {}
+        }
     }
 
-    /// Whether this robot was to send what waits, and nothing waits any more.
-    fn is_drained(&self, options: &Options) -> bool {
-        let draining = options.emission.as_ref().is_some_and(|e| e.every.is_none());
-        draining && self.outbox.as_ref().is_some_and(|e| e.outbox.is_empty())
-    }
-
-    fn id_phase(&self) -> u16 {
-        self.boot_id.as_fields().1
-    }
-
-    fn mqtt_options(&self, endpoint: &Endpoint, tls: Arc<rustls::ClientConfig>) -> MqttOptions {
-        let mut options = MqttOptions::new(self.id.as_str(), &endpoint.host, endpoint.port);
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
-        options.set_keep_alive(limits::KEEP_ALIVE);
-        options.set_clean_start(true);
-        options.set_connection_timeout(20);
-        options.set_max_packet_size(Some(
-            u32::try_from(limits::MAX_PAYLOAD_BYTES).unwrap_or(u32::MAX) + 1024,
-        ));
-        options.set_outgoing_inflight_upper_limit(16);
+    fn dial(&mut self) {
+        self.session = Uuid::new_v4();
+        self.sequence = 0;
         let will = self.envelope(
             MessageType::Connection,
-            0,
             &Connection {
                 session: self.session,
                 state: ConnectionState::ConnectionBroken,
             },
         );
-        let topic = self
-            .root
-            .from_robot(&self.id, FromRobot::Connection)
-            .to_string();
-        options.set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true, None));
-        options
+        let topic = self.topic(FromRobot::Connection);
+        let will = LastWill::new(topic, will, QoS::AtLeastOnce, true, None);
+        let connect = Wire::connect(
+            Arc::clone(&self.tls),
+            self.site.endpoint.clone(),
+            self.id.to_string(),
+            u16::try_from(limits::KEEP_ALIVE.as_secs()).unwrap_or(u16::MAX),
+            Some(will),
+        );
+        self.set_link(Link::Dialing(Box::pin(async move {
+            timeout(PATIENCE, connect).await?
+        })));
     }
 
-    fn envelope<P: Serialize>(
-        &self,
-        message_type: MessageType,
-        sequence: u64,
-        payload: &P,
-    ) -> Vec<u8> {
+    /// A connection that is in the way is closed without a word.
+    fn set_link(&mut self, link: Link) {
+        if matches!(self.link, Link::Up(_)) {
+            self.site.counters.online.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.link = link;
+        self.is_pinged = false;
+    }
+
+    /// Waits as the agent does: full jitter below a cap that doubles.
+    fn lost(&mut self) {
+        self.site.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let cap = FIRST_BACKOFF
+            .saturating_mul(1 << self.attempts.min(8))
+            .min(limits::MAX_BACKOFF);
+        self.attempts += 1;
+        let share = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+        let wait = cap.mul_f64(share).max(MIN_BACKOFF);
+        self.set_link(Link::Waiting(Instant::now() + wait));
+    }
+
+    /// Puts packets and writes them, when there is a connection; a telemetry message that cannot be said is lost.
+    async fn put(&mut self, put: impl FnOnce(&mut Wire) -> Result<()>) {
+        let Link::Up(wire) = &mut self.link else {
+            return;
+        };
+        let written = async {
+            put(wire)?;
+            wire.flush().await
+        };
+        match timeout(PATIENCE, written).await {
+            Ok(Ok(())) => self.ping_at = Instant::now() + limits::KEEP_ALIVE * 4 / 5,
+            Ok(Err(_)) | Err(_) => self.lost(),
+        }
+    }
+
+    fn envelope<P: Serialize>(&self, message_type: MessageType, payload: &P) -> Vec<u8> {
         Envelope {
             message_type,
             robot_id: self.id.clone(),
             timestamp: now(),
-            sequence,
+            sequence: self.sequence,
             clock: Clock::Synced,
             payload,
         }
         .to_json()
     }
 
-    /// Publishes without waiting; a full queue loses telemetry as on a robot, events are sent again.
-    fn publish<P: Serialize>(
-        &mut self,
-        client: &AsyncClient,
-        from: FromRobot,
-        kind: MessageType,
-        payload: &P,
-    ) {
+    fn topic(&self, from: FromRobot) -> String {
+        self.root.from_robot(&self.id, from).to_string()
+    }
+
+    async fn publish<P: Serialize>(&mut self, from: FromRobot, kind: MessageType, payload: &P) {
+        if !matches!(self.link, Link::Up(_)) {
+            return;
+        }
         let retained = from.is_retained();
         let qos = match from {
             FromRobot::Heartbeat | FromRobot::Telemetry => QoS::AtMostOnce,
             _ => QoS::AtLeastOnce,
         };
-        let body = self.envelope(kind, self.sequence, payload);
+        let body = self.envelope(kind, payload);
         self.sequence += 1;
-        let topic = self.root.from_robot(&self.id, from).to_string();
-        if client.try_publish(topic, qos, retained, body).is_ok() {
-            self.counters.messages.fetch_add(1, Ordering::Relaxed);
-        }
+        let topic = self.topic(from);
+        self.site.counters.messages.fetch_add(1, Ordering::Relaxed);
+        self.put(|wire| wire.publish(topic, qos, retained, body))
+            .await;
     }
 
-    fn birth(&mut self, client: &AsyncClient) {
-        let _ = client.try_subscribe(self.root.robot_inbox(&self.id), QoS::AtMostOnce);
-        let session = self.session;
-        self.publish(
-            client,
-            FromRobot::Connection,
-            MessageType::Connection,
-            &Connection {
-                session,
-                state: ConnectionState::Online,
-            },
-        );
-        let factsheet = Factsheet {
-            uuid: self.boot_id,
-            profile: "generic".to_owned(),
-            identification: None,
-            hardware: Hardware {
-                serial: self.id.to_string(),
-                model: "simulated robot".to_owned(),
-                architecture: std::env::consts::ARCH.to_owned(),
-                cores: 4,
-                memory_bytes: 4 << 30,
-                ..Hardware::default()
-            },
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            agent_target: "simulated".to_owned(),
-            capabilities: Vec::new(),
-            boot_id: self.boot_id,
+    async fn birth(&mut self) {
+        let inbox = Filter::new(self.root.robot_inbox(&self.id), QoS::AtMostOnce);
+        let mut subscribe = Subscribe::new(inbox, None);
+        self.put(|wire| {
+            subscribe.pkid = wire.next_id();
+            wire.put(&Packet::Subscribe(subscribe))
+        })
+        .await;
+        let online = Connection {
+            session: self.session,
+            state: ConnectionState::Online,
         };
-        self.publish(
-            client,
-            FromRobot::Factsheet,
-            MessageType::Factsheet,
-            &factsheet,
-        );
-        let state = State {
-            session,
-            aliases: Vec::new(),
-            activity: lekiwi_protocol::message::Activity::Idle,
-            operating_mode: lekiwi_protocol::message::OperatingMode::Automatic,
-            teleoperation: Teleoperation::default(),
-            network: Network {
-                hostname: self.id.to_string(),
-                ip_addresses: vec!["127.0.0.1".to_owned()],
-                ..Network::default()
-            },
-            deployment: Deployment {
-                os_version: "simulated".to_owned(),
-                agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-                installed_packages: None,
-            },
-            resources: self.metrics(),
-            uptime_s: self.started.elapsed().as_secs(),
-            health: None,
-            services: Vec::new(),
-            battery: None,
-            throttling: None,
-            clock: None,
-        };
-        self.publish(client, FromRobot::State, MessageType::State, &state);
+        self.publish(FromRobot::Connection, MessageType::Connection, &online)
+            .await;
+        let factsheet = self.picture.factsheet();
+        self.publish(FromRobot::Factsheet, MessageType::Factsheet, &factsheet)
+            .await;
+        self.state().await;
     }
 
-    fn heartbeat(&mut self, client: &AsyncClient) {
-        let sequence = self.sequence;
-        if let Some(pulses) = &self.pulses
+    async fn state(&mut self) {
+        let state = self.picture.state(self.session, self.site.start.elapsed());
+        self.publish(FromRobot::State, MessageType::State, &state)
+            .await;
+    }
+
+    async fn heartbeat(&mut self) {
+        let Link::Up(_) = self.link else { return };
+        if let Some(pulses) = &self.site.pulses
             && let Ok(mut pulses) = pulses.lock()
         {
-            pulses.insert((self.id.clone(), sequence), Instant::now());
+            pulses.insert((self.id.clone(), self.sequence), Instant::now());
         }
         let heartbeat = Heartbeat {
             session: self.session,
-            uptime_s: self.started.elapsed().as_secs(),
+            uptime_s: self.site.start.elapsed().as_secs(),
         };
-        self.publish(
-            client,
-            FromRobot::Heartbeat,
-            MessageType::Heartbeat,
-            &heartbeat,
-        );
+        self.publish(FromRobot::Heartbeat, MessageType::Heartbeat, &heartbeat)
+            .await;
     }
 
-    fn telemetry(&mut self, client: &AsyncClient) {
-        let metrics = self.metrics();
-        self.publish(
-            client,
-            FromRobot::Telemetry,
-            MessageType::Telemetry,
-            &Telemetry { metrics },
-        );
-    }
-
-    /// Made-up values that move: each metric swings with its own period and phase.
-    fn metrics(&self) -> std::collections::BTreeMap<MetricName, f64> {
-        use lekiwi_protocol::message::metric::{
-            CPU_PERCENT, DISK_PERCENT, MEMORY_PERCENT, TEMPERATURE_C,
-        };
-        let t = self.started.elapsed().as_secs_f64() + f64::from(self.id_phase());
-        let swing = |period: f64, low: f64, high: f64| {
-            let value = low + (high - low) * (0.5 + 0.5 * (t / period).sin());
-            (value * 10.0).round() / 10.0
-        };
-        [
-            (CPU_PERCENT, swing(7.0, 2.0, 80.0)),
-            (MEMORY_PERCENT, swing(61.0, 30.0, 45.0)),
-            (DISK_PERCENT, swing(997.0, 40.0, 41.0)),
-            (TEMPERATURE_C, swing(31.0, 41.0, 63.0)),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((MetricName::new(name).ok()?, value)))
-        .collect()
-    }
-
-    /// Appends one numbered event.
-    fn emit(&mut self) {
-        let Some(emitter) = &mut self.outbox else {
-            return;
-        };
-        let data = serde_json::json!({ "n": emitter.emitted + 1 });
-        emitter.emitted =
-            tokio::task::block_in_place(|| emitter.outbox.append("soak.tick", now(), data));
-        // A line survives the death of this process, if not of the machine: that is enough for a soak.
-        let _ = writeln!(emitter.journal, "{}", emitter.emitted);
-        self.counters.emitted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn send_events(&mut self, client: &AsyncClient) {
-        let Some(emitter) = &mut self.outbox else {
-            return;
-        };
-        let batch = tokio::task::block_in_place(|| emitter.outbox.pending(Limit::default()));
-        if let Some(batch) = batch {
-            self.publish(client, FromRobot::Events, MessageType::Events, &batch);
+    async fn telemetry(&mut self) {
+        let metrics = self.picture.metrics(self.site.start.elapsed());
+        if let Link::Up(_) = self.link {
+            let telemetry = Telemetry { metrics };
+            self.publish(FromRobot::Telemetry, MessageType::Telemetry, &telemetry)
+                .await;
+        } else if self.late.last < MAX_LATE {
+            self.late.append(|seq| LateSample {
+                seq,
+                timestamp: now(),
+                metrics,
+            });
         }
     }
 
-    fn receive(&mut self, topic: &[u8], payload: &[u8]) {
-        let Ok(topic) = lekiwi_protocol::Topic::parse(&String::from_utf8_lossy(topic)) else {
-            return;
-        };
-        if !matches!(
-            topic.path,
-            lekiwi_protocol::topic::Path::To(_, lekiwi_protocol::ToRobot::Ack)
-        ) {
-            return;
-        }
-        if let (Some(emitter), Ok(envelope)) = (
-            &mut self.outbox,
-            Envelope::<Ack>::parse(MessageType::Ack, &self.id, payload),
-        ) {
-            self.counters
-                .acknowledgements
-                .fetch_add(1, Ordering::Relaxed);
-            tokio::task::block_in_place(|| emitter.outbox.acknowledge(&envelope.payload));
-        }
+    async fn emit(&mut self, kind: &str, data: serde_json::Value) {
+        self.kept.append(kind, now(), data);
+        self.site.counters.emitted.fetch_add(1, Ordering::Relaxed);
+        self.send_kept().await;
     }
-}
 
-/// Forwards packets until the connection ends; dropping the sender says so.
-async fn poll(mut eventloop: EventLoop, packets: mpsc::Sender<Packet>) {
-    while let Ok(event) = eventloop.poll().await {
-        if let Event::Incoming(packet) = event
-            && packets.send(packet).await.is_err()
+    async fn drive(&mut self, kind: &str, data: serde_json::Value) {
+        self.emit(kind, data).await;
+        self.state().await;
+    }
+
+    async fn say_again(&mut self) {
+        self.resend_at = Instant::now() + RESEND;
+        self.kept.resend();
+        self.late.resend();
+        self.send_kept().await;
+    }
+
+    async fn send_kept(&mut self) {
+        while let Link::Up(_) = self.link
+            && let Some(batch) = self.kept.unsent()
         {
+            self.publish(FromRobot::Events, MessageType::Events, &batch)
+                .await;
+            if !self.kept.is_counted() {
+                break;
+            }
+        }
+        while let Link::Up(_) = self.link {
+            let samples = self.late.unsent();
+            if samples.is_empty() {
+                break;
+            }
+            let backlog = Backlog {
+                stream: self.late.stream,
+                ordinal: 1,
+                samples,
+            };
+            self.publish(FromRobot::Backlog, MessageType::Backlog, &backlog)
+                .await;
+        }
+    }
+
+    fn receive(&mut self, publish: &Publish) {
+        // Acknowledgements only: a simulated robot takes no commands.
+        if !publish.topic.ends_with(b"/to/ack") {
             return;
         }
+        let ack = Envelope::<Ack>::parse(MessageType::Ack, &self.id, &publish.payload);
+        if let Ok(Envelope { payload, .. }) = ack {
+            self.kept.acknowledge(&payload);
+            self.late.acknowledge(&payload);
+        }
+    }
+
+    async fn goodbye(&mut self) {
+        let offline = Connection {
+            session: self.session,
+            state: ConnectionState::Offline,
+        };
+        self.publish(FromRobot::Connection, MessageType::Connection, &offline)
+            .await;
+        let leave = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
+        self.put(|wire| wire.put(&Packet::Disconnect(leave))).await;
+        if let Link::Up(wire) = &mut self.link {
+            // Until the broker closes: what was said last is through.
+            let ended = async { while wire.receive().await.is_ok() {} };
+            let _ = timeout(Duration::from_secs(2), ended).await;
+        }
+        self.set_link(Link::Down);
+    }
+
+    fn settle(&mut self) {
+        let is_online = matches!(self.link, Link::Up(_));
+        let is_settled = is_online && self.kept.is_empty() && self.late.is_empty();
+        let settled = &self.site.counters.settled;
+        match (self.is_settled, is_settled) {
+            (false, true) => settled.fetch_add(1, Ordering::Relaxed),
+            (true, false) => settled.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.is_settled = is_settled;
     }
 }
 
 /// The simulator's clock is this machine's.
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     SystemTime::now().into()
 }
