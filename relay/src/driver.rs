@@ -275,7 +275,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     };
     let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
     let (broker, inputs) =
-        Broker::start(broker_config, admission, metrics.clone(), protect).await?;
+        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
     let mqtt = *mqtt_address.get_or_init(|| broker.address());
     let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();

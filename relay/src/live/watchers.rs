@@ -455,7 +455,7 @@ impl Watcher {
                 }
             }
         }
-        let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(_)));
+        let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(..)));
         self.told(messages.count());
         todo
     }
