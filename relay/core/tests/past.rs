@@ -311,6 +311,37 @@ proptest! {
     }
 }
 
+#[test]
+fn pictures_of_relays_that_kept_the_view_only_are_read() {
+    let mut relay = Relay::new(Policy::Open);
+    relay.log(1, registered());
+    relay.log(1, approved(Some("xle")));
+    relay.log(1, What::Desired { version: 3 });
+    relay.hear(telemetry(1, 1.0));
+    let view = relay.fleet.view(&robot(1)).unwrap();
+    let picture = Picture::from_json(&serde_json::to_string(&view).unwrap()).unwrap();
+    let mut restored = Fleet::default();
+    restored.restore(picture.clone(), 3);
+    let away = |mut view: RobotView| {
+        view.status.connection = ConnectionState::Offline;
+        view
+    };
+    assert_eq!(restored.view(&robot(1)).map(away), Some(away(view.clone())));
+    let mut past = Past::new(3);
+    past.restore(picture, 3, at(3));
+    let then = past.view(&robot(1)).unwrap();
+    assert_eq!(
+        (then.registration, then.robot_type, then.resources),
+        (view.registration, view.robot_type, view.resources)
+    );
+    assert_eq!(then.configuration.unwrap().desired, 3);
+    let refusal = Picture::from_json(r#"{"id":"kiwi-1"}"#).unwrap_err();
+    assert!(
+        refusal.to_string().starts_with("missing field"),
+        "{refusal}"
+    );
+}
+
 /// How robots look at a position: presence, standing, wanted version, what they had said and of when that is.
 fn shown(past: &Past) -> String {
     let line = |view: RobotView| {
