@@ -39,6 +39,7 @@ async fn schemathesis_finds_nothing() -> Result<()> {
     command
         .env("LEKIWI_ENROLMENT", STANDARD.encode(enrolment))
         .env("PYTHONPATH", &configuration)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder.path())
         .arg("--config-file")
         .arg(configuration.join("schemathesis.toml"))
@@ -51,7 +52,7 @@ async fn schemathesis_finds_nothing() -> Result<()> {
         .args(["--request-timeout", PATIENCE])
         .args(["--no-color", "--continue-on-failure"]);
     if std::env::var_os("LEKIWI_SLOW").is_some_and(|value| value != "0") {
-        command.args(["--max-examples", "200"]);
+        command.args(["--max-examples", "100"]);
     } else {
         command.args([
             "--phases",

@@ -235,8 +235,8 @@ mod tests {
         assert!(!ingest.batch.is_empty(), "the queue was full");
         other.execute_batch("COMMIT").unwrap();
         say(&mut ingest, 3, "kiwi-02", "robot.registered").await;
-        for now in [3, 4] {
-            ingest.take_snapshots(now);
+        for at_ms in [3, 4] {
+            ingest.take_snapshots(at_ms);
             ingest.submit();
         }
         let before = handle.robots();
