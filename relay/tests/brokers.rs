@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 /// A broker, and who may come to it.
 enum Broker {
     Embedded(Box<Relay>),
-    Mosquitto(Mosquitto),
+    Mosquitto(Box<Mosquitto>),
 }
 
 struct Mosquitto {
@@ -90,7 +90,7 @@ impl Broker {
     async fn both() -> [Self; 2] {
         [
             Self::Embedded(Box::new(Relay::start().await)),
-            Self::Mosquitto(Mosquitto::start().await),
+            Self::Mosquitto(Box::new(Mosquitto::start().await)),
         ]
     }
 

@@ -67,7 +67,7 @@ pub struct Kept(Place);
 enum Place {
     Memory(Numbered<Event>),
     Disk {
-        outbox: Outbox,
+        outbox: Box<Outbox>,
         /// What was emitted, by another witness than the outbox.
         journal: std::fs::File,
     },
@@ -100,7 +100,7 @@ impl Kept {
             .append(true)
             .open(folder.join("emitted"))?;
         Ok(Self(Place::Disk {
-            outbox: Outbox::open(&folder.join("agent.db"), now),
+            outbox: Box::new(Outbox::open(&folder.join("agent.db"), now)),
             journal,
         }))
     }

@@ -101,6 +101,7 @@ enum Link {
     },
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 enum Heard {
     Up(Box<Wire>),
     Packet(Packet),

@@ -3,10 +3,10 @@
 //! Invariants: the limits hold exactly, however connections come; nobody whose address is trusted is refused for it; a
 //! ban ends by itself, and the next one is twice as long; memory is bounded by connections and [`MAX_AT_REST`].
 
+use core::net::{IpAddr, Ipv6Addr};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use core::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Rate};

@@ -1,7 +1,7 @@
 //! The numbers, and whom they are not for.
 
-use std::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
