@@ -6,6 +6,7 @@ mod build;
 mod clock;
 mod command;
 mod dist;
+mod fuzz;
 mod image;
 mod needs;
 mod suite;
@@ -54,6 +55,8 @@ enum Chore {
     Tidy,
     /// Measure: `agent`, or any other `bench_NAME` of the tests crate
     Bench(bench::Options),
+    /// Look for input that breaks what reads bytes of strangers
+    Fuzz(fuzz::Options),
     /// Run simulated robots against a relay
     Fleet(bench::Passed),
     /// Kill relay and agents at random while numbered events flow, then check the log
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Chore::Image(options) => image::run_chore(&options),
         Chore::Tidy => tidy::run(),
         Chore::Bench(options) => bench::measure(&options),
+        Chore::Fuzz(options) => fuzz::run_chore(&options, false),
         Chore::Fleet(passed) => bench::tool("fleet", &passed),
         Chore::Soak(passed) => bench::tool("soak", &passed),
     };

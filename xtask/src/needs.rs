@@ -46,6 +46,9 @@ pub(crate) const BUILD: &[Need] = &[
     ),
 ];
 
+/// To compile libFuzzer.
+pub(crate) const FUZZ: Need = need(&["c++"], &["g++"], "compiles the fuzzer");
+
 /// To make tools of Python's package index, see [`python_tools`].
 pub(crate) const PYTHON: Need = need(
     &["python3"],

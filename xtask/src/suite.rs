@@ -11,6 +11,7 @@ use crate::build::{self, Profile};
 use crate::clock;
 use crate::command::{self, cargo, command};
 use crate::dist::{self, Target};
+use crate::fuzz;
 use crate::image;
 use crate::needs;
 use crate::tidy;
@@ -92,6 +93,12 @@ const STEPS: &[Step] = &[
         name: "boot",
         what: "cards that become robots in an emulator, with power cuts (slow tier)",
         run: |options| image::every_card(options.yes),
+        slow: true,
+    },
+    Step {
+        name: "fuzz",
+        what: "what reads bytes of strangers, ten minutes each (slow tier)",
+        run: |options| fuzz::run_chore(&fuzz::SLOW, options.yes),
         slow: true,
     },
 ];
@@ -259,7 +266,8 @@ fn unit(options: &Options) -> Result<()> {
     }
     // The golden schemas: a feature that no program has.
     let schemas = ["--features", "schema", "--test", "schemas"];
-    command::run(&mut over(&["test"], &["lekiwi-protocol"], &schemas))
+    command::run(&mut over(&["test"], &["lekiwi-protocol"], &schemas))?;
+    fuzz::seeds()
 }
 
 /// The agent's binary must fit its budget on the processor that robots have.
