@@ -312,8 +312,9 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
         stopping: stopping.clone(),
     });
-    starting.done(Step::Broker);
+    // In this order: who reads that it is ready asks the whole interface next.
     starting.finish(http::router(app.clone()));
+    starting.done(Step::Broker);
     let streams = tokio::spawn(end_streams(app.clone()));
     let housekeeping = tokio::spawn(keep_house(app, config.event_days));
 

@@ -354,6 +354,11 @@ impl Metrics {
             "oversized",
             "malformed",
             "events",
+            "version",
+            "full",
+            "address-full",
+            "banned",
+            "rate",
         ] {
             self.refused
                 .get_or_create(&RefusalLabels { reason })

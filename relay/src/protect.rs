@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api;
@@ -17,8 +17,9 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub struct Protect {
     guard: Mutex<Guard>,
-    /// Who is behind connections that come to the broker by the port of HTTPS, by their address on this machine.
-    passages: Mutex<HashMap<SocketAddr, IpAddr>>,
+    /// Who is behind connections that come to the broker by the port of HTTPS, by their address on this machine. Asked
+    /// for each message.
+    passages: RwLock<HashMap<SocketAddr, IpAddr>>,
     metrics: Arc<Metrics>,
 }
 
@@ -46,7 +47,7 @@ pub struct Passage<'a> {
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        self.protect.passages().remove(&self.local);
+        self.protect.with_passages(|all| all.remove(&self.local));
     }
 }
 
@@ -56,7 +57,7 @@ impl Protect {
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             guard: Mutex::new(Guard::new(limits)),
-            passages: Mutex::default(),
+            passages: RwLock::default(),
             metrics,
         })
     }
@@ -65,8 +66,9 @@ impl Protect {
         work(&mut self.guard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn passages(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, IpAddr>> {
-        self.passages.lock().unwrap_or_else(PoisonError::into_inner)
+    fn with_passages<T>(&self, work: impl FnOnce(&mut HashMap<SocketAddr, IpAddr>) -> T) -> T {
+        let passages = self.passages.write();
+        work(&mut passages.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn counted<T>(&self, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
@@ -101,17 +103,16 @@ impl Protect {
         remote: SocketAddr,
     ) -> Result<Place, Refusal> {
         let now = clock::monotonic();
-        let behind = self.behind(remote);
-        let address = behind.unwrap_or_else(|| remote.ip());
-        self.counted(self.with(|guard| guard.welcome(now, client, address)))?;
+        self.counted(self.with(|guard| guard.welcome(now, client)))?;
         // Whoever came by the port of HTTPS was counted there.
-        self.take(Port::Mqtt, behind.is_none().then_some(address))
+        let behind = self.behind(remote);
+        self.take(Port::Mqtt, behind.is_none().then(|| remote.ip()))
     }
 
     /// From now on the connection from `local` is one from `address`.
     #[must_use]
     pub fn passage(&self, local: SocketAddr, address: IpAddr) -> Passage<'_> {
-        self.passages().insert(local, address);
+        self.with_passages(|all| all.insert(local, address));
         Passage {
             protect: self,
             local,
@@ -119,11 +120,12 @@ impl Protect {
     }
 
     fn behind(&self, remote: SocketAddr) -> Option<IpAddr> {
-        // Only this machine is between.
-        if !remote.ip().to_canonical().is_loopback() {
-            return None;
-        }
-        self.passages().get(&remote).copied()
+        // The local end of a connection that stands: nobody elsewhere can come from there.
+        self.passages
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&remote)
+            .copied()
     }
 
     /// A message of a client that has proved its id.

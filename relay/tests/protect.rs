@@ -265,7 +265,7 @@ async fn what_is_given_up_is_said_once_in_the_log() {
     relay.stop().await;
 }
 
-/// Fifty robots with the largest picture there may be: whoever subscribes gets it all, however slowly it reads at first.
+/// Fifty robots with the largest picture there may be: whoever subscribes gets it all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_giant_retained_set_reaches_who_subscribes_and_holds_up_nobody() {
     const ROBOTS: usize = 50;

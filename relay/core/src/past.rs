@@ -41,13 +41,14 @@ impl Past {
         }
     }
 
-    /// Begins with a picture of a robot that includes its events up to `position`.
-    pub fn restore(&mut self, picture: Picture, position: u64, taken_at: Timestamp) {
+    /// Begins with a picture of a robot that includes its events up to `position`. Without `taken_at` only what the log
+    /// said is taken of it: it is of a later time.
+    pub fn restore(&mut self, picture: Picture, position: u64, taken_at: Option<Timestamp>) {
         let Picture { view, recorded, .. } = picture;
         let then = Then {
             recorded,
             position,
-            picture: Some((taken_at, view.clone())),
+            picture: taken_at.map(|taken_at| (taken_at, view.clone())),
         };
         self.robots.insert(view.id, then);
     }

@@ -492,8 +492,10 @@ impl Robot {
         let sheet = self.factsheet.as_ref();
         let is_other_boot = |sheet: &Factsheet| recorded.boot.is_some_and(|it| it != sheet.boot_id);
         let is_other_board = |sheet: &Factsheet| {
+            // A board that tells no serial is not another one.
+            let said = &sheet.hardware.serial;
             let serial = recorded.serial.as_ref();
-            serial.is_some_and(|serial| *serial != sheet.hardware.serial)
+            recorded::counts(said) && serial.is_some_and(|serial| serial != said)
         };
         let session = self.session().or(recorded.session());
         Known {

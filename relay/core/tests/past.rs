@@ -150,7 +150,7 @@ impl Relay {
         let mut past = Past::new(position);
         for picture in kept.values() {
             let read = Picture::from_json(&picture.json).unwrap();
-            past.restore(read, picture.position, at(picture.position));
+            past.restore(read, picture.position, Some(at(picture.position)));
         }
         for fact in self.log.iter().filter(|fact| fact.position <= position) {
             past.fold(fact);
@@ -328,7 +328,7 @@ fn pictures_of_relays_that_kept_the_view_only_are_read() {
     };
     assert_eq!(restored.view(&robot(1)).map(away), Some(away(view.clone())));
     let mut past = Past::new(3);
-    past.restore(picture, 3, at(3));
+    past.restore(picture, 3, Some(at(3)));
     let then = past.view(&robot(1)).unwrap();
     assert_eq!(
         (then.registration, then.robot_type, then.resources),

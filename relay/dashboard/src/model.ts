@@ -118,7 +118,8 @@ export class Fleet {
   snapshot(list: RobotList): void {
     this.robots.clear();
     for (const view of list.robots) this.put(view);
-    this.position = Math.max(this.position, list.position);
+    // Also backwards: the relay may have been restored from a backup.
+    this.position = list.position;
     this.applied.clear();
   }
 

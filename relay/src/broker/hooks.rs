@@ -113,8 +113,12 @@ impl Hooks {
     }
 
     /// What to answer to a message that is one too many. Each of a flood is counted, and only the one that ends it is said.
-    fn surplus(&self, id: &Id) -> Option<PublishAclResult> {
+    fn surplus(&self, id: &Id, is_retained: bool) -> Option<PublishAclResult> {
         let limited = self.protect.message(&id.client_id, id.remote_addr?).err()?;
+        // Births, states and factsheets are said once: nobody would repeat what was refused.
+        if is_retained && matches!(limited, Limited::Rate) {
+            return None;
+        }
         let is_over = matches!(limited, Limited::Banned { .. });
         if is_over {
             tracing::warn!(client = %id.client_id, "banned: it sends too many messages");
@@ -207,7 +211,7 @@ impl Handler for Hooks {
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 self.clients.heard(&session.id);
                 let client = &*session.id.client_id;
-                if let Some(refused) = self.surplus(&session.id) {
+                if let Some(refused) = self.surplus(&session.id, publish.retain) {
                     return (false, Some(HookResult::PublishAclResult(refused)));
                 }
                 let result = match self.publish(client, &publish.topic, &publish.payload).await {

@@ -371,7 +371,7 @@ impl Broker {
     }
 
     /// Stops listening and lets go of everybody, upon which agents come back after a random time. Waits for them to be
-    /// gone, [`FAREWELL`] at most. While ingest still runs, this puts each robot's death on record.
+    /// gone, [`FAREWELL`] at most.
     pub async fn stop(&self) {
         self.stop_listening();
         for id in self.clients.ids() {

@@ -2,6 +2,7 @@
 //! holds up another: the handshake runs in the connection's own task, with a time limit, and so do
 //! headers and bodies.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -157,7 +158,11 @@ impl Visit {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, Greeted::read(stream)).await {
             Ok(Ok(greeted)) => Some(greeted),
             Ok(Err(error)) => {
-                self.offence("handshake");
+                // Agents and browsers try several addresses at once, and hang up on all but the first.
+                let gone = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+                if !gone.contains(&error.kind()) {
+                    self.offence("handshake");
+                }
                 tracing::debug!(%address, %error, "no TLS began");
                 None
             }

@@ -122,13 +122,13 @@ impl Ingest {
             return;
         }
         let mut back = self.store.submit(std::mem::take(&mut self.batch));
-        // Robots send theirs again; nobody else has the relay's own.
-        let own = self.stream;
+        // Robots send theirs again; nobody else has the relay's own, which wait for the next turn and are not given up.
+        let (own, all) = (self.stream, back.events.len());
         back.events.retain(|event| event.stream == own);
-        if back.events.len() > MAX_OWN_EVENTS {
-            self.metrics
-                .shed("events", (back.events.len() - MAX_OWN_EVENTS) as u64);
-            back.events.truncate(MAX_OWN_EVENTS);
+        back.events.truncate(MAX_OWN_EVENTS);
+        let gone = all - back.events.len();
+        if gone > 0 {
+            self.metrics.shed("events", gone as u64);
         }
         self.batch = back;
     }

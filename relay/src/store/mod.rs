@@ -291,7 +291,6 @@ impl Store {
         }
         let mut bytes = batch.event_bytes();
         if inner.backlog.event_bytes.load(Ordering::Relaxed) + bytes > MAX_EVENT_BYTES {
-            inner.metrics.shed("events", batch.events.len() as u64);
             back.events = std::mem::take(&mut batch.events);
             bytes = 0;
         }
@@ -318,7 +317,6 @@ impl Store {
                 .backlog
                 .samples
                 .fetch_sub(batch.samples(), Ordering::Relaxed);
-            inner.metrics.shed("events", batch.events.len() as u64);
             inner.metrics.shed("history", batch.samples() as u64);
             back.events.extend(batch.events);
             back.snapshots = batch.snapshots;

@@ -1,7 +1,7 @@
 //! Looking back: pictures of robots that are kept over time, and the fleet as the log had it at an earlier position.
 //!
 //! Invariants:
-//! * Of each robot at most one picture an hour is kept; after a week one a day, after a quarter of a year none.
+//! * Of each robot at most one picture an hour is kept; after a week one a day, after a quarter of a year one in 30 days.
 //! * An answer is exact in all that the log says, or refused: an event that changes a robot's record is forgotten only
 //!   when a picture includes it, and before the latest such picture nobody can look back.
 
@@ -20,6 +20,8 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const ALL_MS: u64 = 7 * DAY_MS;
 /// For how long the last of each day is.
 const DAILY_MS: u64 = 90 * DAY_MS;
+/// Of such spans the last is kept for ever: what may be forgotten of the log later needs a picture of its time.
+const MONTH_MS: u64 = 30 * DAY_MS;
 
 /// Events that change what is recorded of robots.
 pub(super) const RECORDED: &str =
@@ -104,6 +106,10 @@ fn look_back(
     if position < first {
         return Ok(LookedBack::Gone(begin));
     }
+    let by = match moment {
+        Moment::Position(_) => u64::MAX,
+        Moment::Time(ms) => ms,
+    };
     let mut past = Past::new(position);
     // The newest picture of each robot by then.
     let mut sql = "SELECT r.robot, p.position, p.taken, p.picture FROM robots r JOIN pictures p ON p.robot = r.id
@@ -121,7 +127,9 @@ fn look_back(
             expected: "the picture of a robot",
             actual: "another text",
         })?;
-        let taken = Timestamp::from_ms(row.get(2)?);
+        // While nothing happens in the log, a picture may be of its position and of a later time.
+        let taken: u64 = row.get(2)?;
+        let taken = (taken <= by).then_some(Timestamp::from_ms(taken));
         past.restore(picture, row.get(1)?, taken);
         Ok(())
     })?;
@@ -152,13 +160,18 @@ pub(super) fn last_kept(database: &mut dyn Database, robot: i64) -> Result<Optio
     database.value(sql, values![robot])
 }
 
-/// Whether it is time to keep another one.
+/// Whether it is time to keep another one; also by a clock that was set back.
 pub(super) fn is_due(last_ms: u64, now_ms: u64) -> bool {
-    now_ms >= last_ms.saturating_add(HOUR_MS)
+    now_ms.abs_diff(last_ms) >= HOUR_MS
 }
 
-/// Keeps a picture, and lets go of those that are too many by now.
-pub(super) fn keep(database: &mut dyn Database, robot: i64, snapshot: &Snapshot) -> Result<()> {
+/// Keeps a picture, and lets go of those that are too many by now. `last_ms`: when the one before was kept.
+pub(super) fn keep(
+    database: &mut dyn Database,
+    robot: i64,
+    snapshot: &Snapshot,
+    last_ms: Option<u64>,
+) -> Result<()> {
     database.execute(
         "INSERT INTO pictures (robot, position, taken, picture) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (robot, position) DO NOTHING",
@@ -169,15 +182,20 @@ pub(super) fn keep(database: &mut dyn Database, robot: i64, snapshot: &Snapshot)
             snapshot.picture
         ],
     )?;
-    // Each beside the next one: where nobody can look back, all but the last; of a day, all but the last; and all that
-    // are old. What the log's base stands on has its next one beyond it, and stays.
+    // A clock that was just set says nothing of how old the others are; the next picture is of the same clock.
+    if last_ms.is_none_or(|last| snapshot.taken_ms.abs_diff(last) > ALL_MS) {
+        return Ok(());
+    }
+    // Each beside the next one: where nobody can look back, all but the last; of a day, and later of a month, all but
+    // the last. What the log's base stands on has its next one beyond it, and stays.
     database.execute(
         &format!(
             "DELETE FROM pictures WHERE robot = ?1 AND position IN (
                  SELECT p.position FROM pictures p JOIN pictures n ON n.robot = p.robot AND n.position =
                      (SELECT min(position) FROM pictures WHERE robot = p.robot AND position > p.position)
                  WHERE p.robot = ?1 AND (n.position <= {BASE} OR (p.position > {BASE}
-                     AND (p.taken < ?3 OR (p.taken < ?2 AND p.taken / {DAY_MS} = n.taken / {DAY_MS})))))"
+                     AND ((p.taken < ?3 AND p.taken / {MONTH_MS} = n.taken / {MONTH_MS})
+                         OR (p.taken < ?2 AND p.taken / {DAY_MS} = n.taken / {DAY_MS})))))"
         ),
         values![
             robot,
@@ -198,6 +216,10 @@ pub(super) fn forget(
     never: &str,
     limit: u64,
 ) -> Result<u64> {
+    // None of these types changes a record but `robot.*`: what wants a configuration is never forgotten.
+    if beyond <= "robot." || first >= "robot/" {
+        return Ok(0);
+    }
     let base: u64 = database
         .value(
             "SELECT COALESCE(max(position), 0) FROM pictures WHERE taken <= ?1",

@@ -224,7 +224,7 @@ fn insert_snapshot(database: &mut dyn Database, ids: &mut Ids, snapshot: &Snapsh
     let kept = match last {
         Some(last) if !past::is_due(last, snapshot.taken_ms) => last,
         _ => {
-            past::keep(database, robot, snapshot)?;
+            past::keep(database, robot, snapshot, last)?;
             snapshot.taken_ms
         }
     };

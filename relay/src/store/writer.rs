@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::database::{Database, DatabaseError, Result};
+use super::database::{Database, DatabaseError, Result, values};
 use super::history::Upkeep;
 use super::identity::Index;
 use super::log::{self, EventRetention};
@@ -163,7 +163,7 @@ impl Writer {
         while !stopping {
             stopping = self.collect(backoff, &mut pending, &mut jobs, &mut chores);
             if let Some(doubtful) = doubt.take() {
-                match self.has_happened(doubtful.transaction) {
+                match self.has_happened(doubtful.transaction, &doubtful.commit) {
                     Ok(true) => {
                         let mut batches = doubtful.batches;
                         self.committed(&mut batches, &mut Vec::new(), doubtful.commit);
@@ -381,12 +381,26 @@ impl Writer {
         }
     }
 
-    /// Whether a commit that was not answered is on disk. What is in the log does not tell: another relay may have been
-    /// told the same events meanwhile.
-    fn has_happened(&mut self, transaction: i64) -> Result<bool> {
+    /// Whether a commit that was not answered is on disk. What is in the log does not tell alone: another relay may have
+    /// been told the same events meanwhile. Nor does the transaction's number: a server that took over may have given it
+    /// to another one.
+    fn has_happened(&mut self, transaction: i64, commit: &Commit) -> Result<bool> {
         // Within the writing transaction: as long as the one in doubt is neither done nor undone, this one waits.
         self.database.begin()?;
-        let happened = self.database.is_committed(transaction);
+        let happened = self.database.is_committed(transaction).and_then(|happened| {
+            let Some(first) = commit.events.first().filter(|_| happened) else {
+                return Ok(happened);
+            };
+            self.database.exists(
+                "SELECT 1 FROM events WHERE position = ?1 AND source = ?2 AND stream = ?3 AND seq = ?4",
+                values![
+                    first.position,
+                    first.event.source,
+                    first.event.stream,
+                    first.event.seq
+                ],
+            )
+        });
         self.database.rollback();
         happened
     }

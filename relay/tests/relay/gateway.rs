@@ -490,6 +490,6 @@ asyncio.run(main())
     command.args(["-c", SCRIPT]);
     let running = Running::new(command);
     running.prints(
-        "['bookmark', 'bookmark', 'replayed', 'replayed', 'robot.registered', 'robot.registered', 'subscribed', 'subscribed'] 2",
+        "['replayed', 'replayed', 'robot.registered', 'robot.registered', 'subscribed', 'subscribed'] 2",
     );
 }

@@ -163,7 +163,12 @@ fn metrics_are_for_people_and_consumers_in_the_format_that_they_ask_for() {
         };
         relay.curl(path, &["--cert", &at("pem"), "--key", &at("key")])
     };
-    let plain = with("watcher", "/metrics");
+    // An enrolment is counted once it is in the log, a moment after its answer.
+    let plain = wait_for("the robot to be counted", || {
+        let plain = with("watcher", "/metrics");
+        let counted = "lekiwi_robots_registered_total 1\n";
+        plain.body.contains(counted).then_some(plain)
+    });
     assert_eq!(plain.status, 200, "{}", plain.body);
     assert_eq!(
         plain.header("content-type"),

@@ -280,7 +280,10 @@ impl Guard {
         let is_full = *taken >= most;
         if let Some(address) = address {
             let record = self.addresses.at(now, address);
-            record.banned(now)?;
+            // The broker's clients have proved who they are, and answer for themselves: see `welcome`.
+            if port != Port::Mqtt {
+                record.banned(now)?;
+            }
             if record.connections >= per_address {
                 return Err(Refusal::AddressFull);
             }
@@ -309,16 +312,10 @@ impl Guard {
     /// A client that has proved its id wants in.
     ///
     /// # Errors
-    /// When it, or the address that it comes from, was sent away.
-    pub fn welcome(&self, now: Instant, client: &str, address: IpAddr) -> Result<(), Refusal> {
-        if let Some(record) = self.clients.known.get(client) {
-            record.banned(now)?;
-        }
-        match self.limited(Some(address)) {
-            Some(address) => match self.addresses.known.get(&address) {
-                Some(record) => record.banned(now),
-                None => Ok(()),
-            },
+    /// When it was sent away.
+    pub fn welcome(&self, now: Instant, client: &str) -> Result<(), Refusal> {
+        match self.clients.known.get(client) {
+            Some(record) => record.banned(now),
             None => Ok(()),
         }
     }

@@ -100,7 +100,7 @@ fn a_client_that_floods_is_banned_and_its_neighbours_are_not() {
     );
     assert_eq!(outcomes[199], Err(Refusal::Rate));
     assert_eq!(outcomes[200], Err(Refusal::Banned { left: 60 * SECOND }));
-    let welcome = |guard: &Guard, client| guard.welcome(now + SECOND, client, router);
+    let welcome = |guard: &Guard, client| guard.welcome(now + SECOND, client);
     assert_eq!(
         welcome(&guard, "kiwi-01"),
         Err(Refusal::Banned { left: 59 * SECOND })
@@ -163,6 +163,20 @@ fn a_ban_ends_and_the_next_one_is_twice_as_long() {
     assert!(guard.lift(now, &Offender::Address(stranger)));
     assert!(!guard.lift(now, &Offender::Address(stranger)));
     assert_eq!(guard.enter(now, Port::Https, Some(stranger)), Ok(()));
+}
+
+/// Robots and strangers may have one address.
+#[test]
+fn a_banned_address_is_no_ban_of_the_clients_behind_it() {
+    let (mut guard, now, router) = (guard(), Instant::now(), ip("192.0.2.1"));
+    assert!((0..=100).any(|_| guard.offence(now, router, "handshake").is_some()));
+    assert_eq!(guard.welcome(now, "kiwi-01"), Ok(()));
+    assert_eq!(guard.enter(now, Port::Mqtt, Some(router)), Ok(()));
+    // Who comes there has proved nothing yet.
+    for port in [Port::Https, Port::Passage] {
+        let refused = guard.enter(now, port, Some(router));
+        assert_eq!(refused, Err(Refusal::Banned { left: 60 * SECOND }));
+    }
 }
 
 #[test]

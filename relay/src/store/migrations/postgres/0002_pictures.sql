@@ -6,6 +6,7 @@ CREATE TABLE pictures (
     picture  text   NOT NULL,
     PRIMARY KEY (robot, position)
 );
+CREATE INDEX pictures_by_time ON pictures (taken, position);
 CREATE TABLE log_base (
     position bigint PRIMARY KEY
 );

@@ -6,6 +6,7 @@ CREATE TABLE pictures (
     picture  TEXT    NOT NULL,
     PRIMARY KEY (robot, position)
 ) STRICT;
+CREATE INDEX pictures_by_time ON pictures (taken, position);
 CREATE TABLE log_base (
     position INTEGER PRIMARY KEY
 ) STRICT;
