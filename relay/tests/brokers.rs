@@ -3,6 +3,8 @@
 //! how, and `docs/broker.md` why.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/port.rs"]
+mod port;
 mod support;
 
 use std::process::{Child, Command, Stdio};
@@ -51,8 +53,7 @@ impl Mosquitto {
         let access = deployed("acl");
         let one = &access[access.find("user consumer:analytics").unwrap()..];
         let access = format!("{access}\n{}", one.replace("analytics", "second"));
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let port = port::free();
         let config = deployed("mosquitto.conf")
             .replace("/etc/mosquitto/fleet", folder.path().to_str().unwrap())
             .replace("listener 8883", &format!("listener {port} 127.0.0.1"));

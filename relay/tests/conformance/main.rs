@@ -5,6 +5,8 @@
 mod backup;
 mod log;
 mod past;
+#[path = "../support/port.rs"]
+mod port;
 mod postgres_only;
 mod rows;
 mod server;

@@ -2,7 +2,6 @@
 //! the loopback interface.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 use tempfile::TempDir;
+
+use super::port;
 
 const PASSWORD: &str = "geheim & lang";
 /// Whom the server runs as when the test is root, which PostgreSQL refuses to be.
@@ -97,11 +98,7 @@ impl Server {
             String::from_utf8_lossy(&made.stderr)
         );
         prepare(&dir.path().join("data"));
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = port::free();
         let server = Self {
             dir,
             port,

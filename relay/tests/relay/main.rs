@@ -11,6 +11,8 @@ mod limits;
 mod observability;
 mod openapi;
 mod past;
+#[path = "../support/port.rs"]
+mod port;
 mod program;
 mod prometheus;
 mod standing;

@@ -1,9 +1,9 @@
 //! How the relay is, as those who watch it see it: `/ready`, `/connections`, `/metrics`.
 
-use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
 use crate::common::{Answer, Relay, command, curl_command, wait_for};
+use crate::port;
 use crate::standing::{consumer, enrol};
 use serde_json::{Value, json};
 
@@ -29,9 +29,7 @@ fn a_relay_that_starts_says_what_is_missing() {
     let other = rusqlite::Connection::open(data.join("relay.db")).expect("the store");
     let hold = "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE";
     other.execute_batch(hold).expect("nobody else has it");
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let https = free.local_addr().expect("an address").to_string();
-    drop(free);
+    let https = format!("127.0.0.1:{}", port::free());
     let child = command()
         .args([
             "run",
