@@ -19,7 +19,7 @@ const MAX_ID: usize = 128;
     get, path = "/connections", tag = "relay",
     params(
         ("after" = Option<String>, Query, description = "Only ids beyond this one: `next` of the page before"),
-        ("limit" = Option<u64>, Query, description = "At most so many, 1 to 1000; 100 when absent"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "At most so many, 1 to 1000; 100 when absent"),
     ),
     responses(
         (status = 200, body = ConnectionList),
