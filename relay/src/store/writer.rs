@@ -415,14 +415,14 @@ impl Writer {
         is_after_failure: bool,
     ) -> std::result::Result<Commit, Failure> {
         let database = &mut *self.database;
-        database.begin()?;
+        let transaction = database.begin()?;
         let filled = fill(database, ids, pending, jobs).and_then(|filled| {
             if is_after_failure {
                 self.index.reload(database)?;
             }
-            Ok((database.transaction_id()?, filled))
+            Ok(filled)
         });
-        let (transaction, (commit, failed)) = match filled {
+        let (commit, failed) = match filled {
             Ok(filled) => filled,
             Err(error) => {
                 database.rollback();
