@@ -153,7 +153,7 @@ async fn a_restored_backup_has_the_fleet_of_its_position_to_the_byte() {
         let kept = pictures(&store, 400, taken_ms).await;
         assert_eq!(kept.len() as u64, ROBOTS);
         write(&store, &mut commits, 501..=600, kept).await;
-        let later = pictures(&store, 600, taken_ms + 60_000).await;
+        let later = pictures(&store, 600, taken_ms + 1_000).await;
         let writing = {
             let store = store.clone();
             tokio::spawn(async move {
