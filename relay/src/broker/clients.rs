@@ -100,15 +100,24 @@ impl Broker {
         usize::try_from(self.clients.len()).unwrap_or(0)
     }
 
-    /// Connected clients whose id is beyond `after`, in no order.
+    /// The first `most` connected clients by id, of those whose id is beyond `after`.
     #[must_use]
-    pub fn connected(&self, after: &str) -> Vec<ConnectionView> {
+    pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
+        // Whoever connects waits for this lock: names are sorted without it.
+        let mut page: Vec<ClientId> = {
+            let clients = self.clients.read();
+            let beyond = clients.keys().filter(|id| &***id > after);
+            beyond.cloned().collect()
+        };
+        page.sort_unstable();
+        page.truncate(most);
         let clients = self.clients.read();
-        let beyond = clients.iter().filter(|(id, _)| &***id > after);
-        beyond
-            .map(|(id, client)| ConnectionView {
+        let view = |id: ClientId| {
+            // It may have gone meanwhile.
+            let client = clients.get(&id)?;
+            Some(ConnectionView {
                 id: id.to_string(),
-                kind: if hooks::is_consumer(id) {
+                kind: if hooks::is_consumer(&id) {
                     ConnectionKind::Consumer
                 } else {
                     ConnectionKind::Robot
@@ -118,7 +127,8 @@ impl Broker {
                 received: client.received.load(Ordering::Relaxed),
                 sent: client.sent.load(Ordering::Relaxed),
             })
-            .collect()
+        };
+        page.into_iter().filter_map(view).collect()
     }
 
     /// Whether clients can connect.

@@ -176,19 +176,37 @@ impl Live {
         self.inner.watching.load(Ordering::SeqCst)
     }
 
-    /// Listeners whose id is beyond `after`, in no order.
+    /// The first `most` listeners by id, of those whose id is beyond `after`.
     #[must_use]
-    pub fn connected(&self, after: &str) -> Vec<ConnectionView> {
+    pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
+        // Messages are handed out under the same lock: names are made and sorted without it.
+        let all: Vec<(u64, usize)> = {
+            let hub = lock(&self.inner.hub);
+            let slots = hub.clients.iter().enumerate();
+            let taken = slots.filter_map(|(at, slot)| Some((slot.as_ref()?.number, at)));
+            taken.collect()
+        };
+        let named = all
+            .into_iter()
+            .map(|(number, at)| (format!("live:{number}"), number, at));
+        let mut page: Vec<_> = named.filter(|(id, ..)| &**id > after).collect();
+        page.sort_unstable();
+        page.truncate(most);
         let hub = lock(&self.inner.hub);
-        let views = hub.clients.iter().flatten().map(|slot| ConnectionView {
-            id: format!("live:{}", slot.number),
-            kind: ConnectionKind::Live,
-            user: Some(slot.user.to_string()),
-            since: slot.since,
-            received: slot.mailbox.received.load(Ordering::Relaxed),
-            sent: slot.mailbox.sent.load(Ordering::Relaxed),
-        });
-        views.filter(|view| &*view.id > after).collect()
+        let view = |(id, number, at): (String, u64, usize)| {
+            // It may have gone meanwhile, and another have come in its place.
+            let slot = hub.clients.get(at)?.as_ref();
+            let slot = slot.filter(|slot| slot.number == number)?;
+            Some(ConnectionView {
+                id,
+                kind: ConnectionKind::Live,
+                user: Some(slot.user.to_string()),
+                since: slot.since,
+                received: slot.mailbox.received.load(Ordering::Relaxed),
+                sent: slot.mailbox.sent.load(Ordering::Relaxed),
+            })
+        };
+        page.into_iter().filter_map(view).collect()
     }
 
     /// Ends the listeners of sessions that do not count any more.
