@@ -229,11 +229,7 @@ struct Relay {
     _leads: watch::Sender<bool>,
 }
 
-async fn start(
-    options: &cli::Run,
-    config: Config,
-    folder: &DataFolder,
-) -> Result<Relay, RunError> {
+async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Result<Relay, RunError> {
     let started = clock::monotonic();
     let host = host_name();
     let metrics = Arc::new(Metrics::default());

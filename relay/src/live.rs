@@ -129,6 +129,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::metrics::ConsumerLabels;
     use crate::store::records::NewEvent;
 
     fn stored(position: u64) -> StoredEvent {
@@ -200,6 +201,8 @@ mod tests {
             after: Some(7),
         };
         assert_eq!(lagged, expected);
+        let by = ConsumerLabels { by: "live" };
+        assert!(metrics.slow_consumers.get_or_create(&by).get() > 0);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
+use lekiwi_relay::metrics::ConsumerLabels;
 use rumqttc::v5::ConnectionError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
 use support::{Client, Relay, connection, envelope, events, from, start_broker, until, will};
@@ -459,6 +460,8 @@ async fn a_subscriber_that_does_not_read_is_disconnected() {
         () = flood => {}
         () = cut => {}
     }
+    let by = ConsumerLabels { by: "mqtt" };
+    assert!(relay.metrics.slow_consumers.get_or_create(&by).get() > 0);
     assert!(!reading.message().await.payload.is_empty());
     relay.stop().await;
 }

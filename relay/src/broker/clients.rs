@@ -9,6 +9,9 @@ use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
 use rmqtt::types::{ClientId, Id};
 
 use super::{Broker, hooks};
+use crate::clock;
+use crate::logging::Seldom;
+use crate::metrics::Metrics;
 
 /// One of them.
 #[derive(Debug)]
@@ -21,15 +24,23 @@ struct Client {
 
 /// Connected clients, by name.
 #[derive(Debug, Default)]
-pub(super) struct Clients(RwLock<HashMap<ClientId, Client>>);
+pub(super) struct Clients {
+    connected: RwLock<HashMap<ClientId, Client>>,
+    /// Who is slow is said now and then.
+    slow: Seldom,
+}
 
 impl Clients {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<ClientId, Client>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<ClientId, Client>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn joined(&self, id: &Id, now: Timestamp) {
@@ -64,6 +75,14 @@ impl Clients {
     pub(super) fn told(&self, id: &Id) {
         if let Some(client) = self.read().get(&id.client_id) {
             client.sent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a client does not read as fast as it is told.
+    pub(super) fn slow(&self, metrics: &Metrics, id: &Id, waiting: usize) {
+        metrics.slow_consumer("mqtt");
+        if let Some(unsaid) = self.slow.may_say(clock::monotonic()) {
+            tracing::warn!(client = %id.client_id, waiting, unsaid, "an MQTT client is slow");
         }
     }
 

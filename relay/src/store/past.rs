@@ -63,7 +63,7 @@ impl Store {
     ) -> std::result::Result<LookedBack, StoreError> {
         self.inner
             .readers
-            .read(move |database| {
+            .read("look_back", move |database| {
                 // What is forgotten meanwhile must not be missing in one half of the answer.
                 database.begin_reading()?;
                 let answer = look_back(database, moment, robot.as_deref());

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0005_history.sql"),
     include_str!("migrations/sqlite/0006_queries.sql"),
     include_str!("migrations/sqlite/0007_pictures.sql"),
+    include_str!("migrations/sqlite/0008_base.sql"),
 ];
 
 /// Statements that stay prepared: all that there are.

@@ -6,7 +6,7 @@ use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 use lekiwi_relay::store::records::{NewEvent, Snapshot};
-use lekiwi_relay::store::{Batch, EventRetention, LookedBack, Moment, Store, backup};
+use lekiwi_relay::store::{Batch, EventRetention, Location, LookedBack, Moment, Store, backup};
 use lekiwi_relay_core::{Fleet, Input, Past, Policy};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -285,6 +285,43 @@ async fn what_is_forgotten_is_in_a_picture_first_and_nothing_else_changes() {
         assert!((40..=41).contains(&begin), "{begin}");
         let later = store.look_back(Moment::Position(81), None).await.unwrap();
         assert!(matches!(later, LookedBack::NotYet(80)), "{later:?}");
+        store.close();
+    }
+}
+
+/// A relay that kept no pictures had forgotten how sessions ended; what it showed last is what later moments begin with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_forgotten_before_there_were_pictures_is_not_looked_back_at() {
+    for place in Place::of_each_kind() {
+        let (store, mut commits) = place.open().await;
+        write(&store, &mut commits, 1..=60, Vec::new()).await;
+        let mut shown = pictures(&store, 60, 60_000).await;
+        for snapshot in &mut shown {
+            let mut picture: Value = serde_json::from_str(&snapshot.picture).unwrap();
+            picture["view"]["status"]["connection"] = json!(ConnectionState::ConnectionBroken);
+            snapshot.picture = picture["view"].to_string();
+        }
+        write(&store, &mut commits, 60..=60, shown).await;
+        store.close();
+        let version = match place.location {
+            Location::Sqlite(_) => "PRAGMA user_version = 7",
+            Location::Postgres(_) => "UPDATE lekiwi_schema SET version = 2",
+        };
+        place.batch(&format!(
+            "DELETE FROM pictures; DELETE FROM events WHERE type = 'robot.disconnected'; {version}"
+        ));
+        let (store, mut commits) = place.open().await;
+        write(&store, &mut commits, 61..=61, Vec::new()).await;
+        let gone = store.look_back(Moment::Position(59), None).await.unwrap();
+        assert!(matches!(gone, LookedBack::Gone(Some((60, _)))), "{gone:?}");
+        for position in [60, 61] {
+            let then = store.look_back(Moment::Position(position), None).await;
+            let LookedBack::Past(then, _) = then.unwrap() else {
+                panic!("expected the fleet at {position}");
+            };
+            let connections: Vec<_> = then.views().map(|view| view.status.connection).collect();
+            assert_eq!(connections, [ConnectionState::ConnectionBroken; 3]);
+        }
         store.close();
     }
 }

@@ -366,7 +366,9 @@ impl Group {
         let begun = |id: &String| id.rsplit(':').next().and_then(|ms| ms.parse::<u64>().ok());
         let position = position.or_else(|| gone.iter().filter_map(begun).max());
         // Each alert has its own count, so that it is what the log says of those that fire, whatever ended before.
-        let reminded = told.iter().filter_map(|(alert, _)| self.told.get(&alert.id));
+        let reminded = told
+            .iter()
+            .filter_map(|(alert, _)| self.told.get(&alert.id));
         let reminded = reminded.map(|told| told.repeats).max().unwrap_or_default();
         let repeats = if is_repeated { reminded + 1 } else { 0 };
         let firing: BTreeSet<String> = told.iter().map(|(alert, _)| alert.id.clone()).collect();
