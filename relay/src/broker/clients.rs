@@ -123,13 +123,12 @@ impl Broker {
     #[must_use]
     pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
         // Whoever connects waits for this lock: names are sorted without it.
-        let mut page: Vec<ClientId> = {
+        let mut all: Vec<ClientId> = {
             let clients = self.clients.read();
             let beyond = clients.keys().filter(|id| &***id > after);
             beyond.cloned().collect()
         };
-        page.sort_unstable();
-        page.truncate(most);
+        all.sort_unstable();
         let clients = self.clients.read();
         let view = |id: ClientId| {
             // It may have gone meanwhile.
@@ -147,7 +146,7 @@ impl Broker {
                 sent: client.sent.load(Ordering::Relaxed),
             })
         };
-        page.into_iter().filter_map(view).collect()
+        all.into_iter().filter_map(view).take(most).collect()
     }
 
     /// Whether clients can connect.

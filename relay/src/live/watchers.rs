@@ -190,18 +190,18 @@ impl Live {
     #[must_use]
     pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
         // Messages are handed out under the same lock: names are made and sorted without it.
-        let all: Vec<(u64, usize)> = {
+        let taken: Vec<(u64, usize)> = {
             let hub = lock(&self.inner.hub);
             let slots = hub.clients.iter().enumerate();
-            let taken = slots.filter_map(|(at, slot)| Some((slot.as_ref()?.number, at)));
-            taken.collect()
+            slots
+                .filter_map(|(at, slot)| Some((slot.as_ref()?.number, at)))
+                .collect()
         };
-        let named = all
+        let named = taken
             .into_iter()
             .map(|(number, at)| (format!("live:{number}"), number, at));
-        let mut page: Vec<_> = named.filter(|(id, ..)| &**id > after).collect();
-        page.sort_unstable();
-        page.truncate(most);
+        let mut all: Vec<_> = named.filter(|(id, ..)| &**id > after).collect();
+        all.sort_unstable();
         let hub = lock(&self.inner.hub);
         let view = |(id, number, at): (String, u64, usize)| {
             // It may have gone meanwhile, and another have come in its place.
@@ -216,7 +216,7 @@ impl Live {
                 sent: slot.mailbox.sent.load(Ordering::Relaxed),
             })
         };
-        page.into_iter().filter_map(view).collect()
+        all.into_iter().filter_map(view).take(most).collect()
     }
 
     /// Ends the listeners of sessions that do not count any more.
@@ -489,13 +489,13 @@ impl Watcher {
         let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(..)));
         self.told(messages.count());
         if dropped + behind > 0 {
-            self.is_slow(dropped, behind);
+            self.lags(dropped, behind);
         }
         todo
     }
 
     /// So many messages were dropped because the client did not take them, or came to it too late.
-    fn is_slow(&self, dropped: u64, late: u64) {
+    fn lags(&self, dropped: u64, late: u64) {
         let inner = &*self.live.inner;
         inner.metrics.slow_consumer("live");
         if let Some(unsaid) = inner.slow.may_say(clock::monotonic()) {
