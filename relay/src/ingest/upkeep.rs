@@ -286,12 +286,7 @@ mod tests {
         let path = dir.path().join("relay.db");
         let metrics = Arc::new(Metrics::default());
         let (store, mut commits) = Store::open(&path, metrics.clone()).unwrap();
-        let session = |n| {
-            format!(
-                r#"{{"session":"{}","state":"OFFLINE"}}"#,
-                Uuid::from_u128(n)
-            )
-        };
+        let session = |n| format!(r#"{{"session":"{}"}}"#, Uuid::from_u128(n));
         let say = async |store: &Store, commits: &mut mpsc::Receiver<Commit>, seq, kind, data| {
             let event = NewEvent {
                 data: String::into(data),
@@ -330,7 +325,7 @@ mod tests {
         let (_handle, mut ingest) = restored.unwrap();
         ingest.take_snapshots(3);
         ingest.submit();
-        let ended = session(1);
+        let ended = session(1).replace('}', r#","state":"OFFLINE"}"#);
         say(&store, &mut ingest.commits, 4, "robot.disconnected", ended).await;
         let pictures = store.snapshots().await.unwrap();
         let picture = Picture::from_json(&pictures[0].picture).unwrap();
