@@ -371,7 +371,11 @@ async fn pictures_are_thinned_out_as_they_get_older() {
             taken_ms: n * HOUR_MS / 2,
             picture: "{}".into(),
         });
-        write(&store, &mut commits, 2..=2, snapshots.collect()).await;
+        let snapshots: Vec<_> = snapshots.collect();
+        // In parts, each of which is written in time.
+        for (seq, part) in (2..).zip(snapshots.chunks(480)) {
+            write(&store, &mut commits, seq..=seq, part.to_vec()).await;
+        }
         store.close();
         let location = place.location.clone();
         let contents = tokio::task::spawn_blocking(move || {
