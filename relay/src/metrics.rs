@@ -50,6 +50,20 @@ pub struct ShedLabels {
     pub place: &'static str,
 }
 
+/// What the store was slow with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreLabels {
+    /// `read` or `write`.
+    pub work: &'static str,
+}
+
+/// Who was slow to take what it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConsumerLabels {
+    /// `live` or `mqtt`.
+    pub by: &'static str,
+}
+
 /// A request of the HTTP interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -83,6 +97,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that failed and are tried again.
     pub commit_failures: Counter,
+    /// Reads and writes of the store that took half a second and longer.
+    pub slow_store: Family<StoreLabels, Counter>,
+    /// How often a consumer was found to be behind.
+    pub slow_consumers: Family<ConsumerLabels, Counter>,
     /// Commands that ended, by how.
     pub commands: Family<EndLabels, Counter>,
     /// Attempts to tell receivers of alerts, by how they ended.
@@ -150,6 +168,8 @@ impl Default for Metrics {
             samples_committed: Counter::default(),
             commit_seconds: work_seconds(),
             commit_failures: Counter::default(),
+            slow_store: Family::default(),
+            slow_consumers: Family::default(),
             commands: Family::default(),
             alert_deliveries: Family::default(),
             alerts_firing: Gauge::default(),
@@ -213,6 +233,16 @@ impl Default for Metrics {
                 "commit_failures",
                 "Commits that failed and are tried again",
                 this.commit_failures.clone(),
+            );
+            r.register(
+                "store_slow",
+                "Reads and writes of the store that took half a second and longer",
+                this.slow_store.clone(),
+            );
+            r.register(
+                "consumers_slow",
+                "How often a consumer was found to be behind",
+                this.slow_consumers.clone(),
             );
             r.register(
                 "commands_ended",
@@ -370,6 +400,16 @@ impl Metrics {
         for end in ["successful", "failed", "expired", "lost"] {
             self.commands.get_or_create(&EndLabels { end }).inc_by(0);
         }
+        for work in ["read", "write"] {
+            self.slow_store
+                .get_or_create(&StoreLabels { work })
+                .inc_by(0);
+        }
+        for by in ["live", "mqtt"] {
+            self.slow_consumers
+                .get_or_create(&ConsumerLabels { by })
+                .inc_by(0);
+        }
         for result in ["delivered", "failed", "refused"] {
             self.alert_deliveries
                 .get_or_create(&DeliveryLabels { result })
@@ -436,6 +476,13 @@ impl Metrics {
     /// Counts one refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// Counts a consumer that was found to be behind.
+    pub fn slow_consumer(&self, by: &'static str) {
+        self.slow_consumers
+            .get_or_create(&ConsumerLabels { by })
+            .inc();
     }
 
     /// Counts `n` things dropped under overload.

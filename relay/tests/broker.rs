@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
+use lekiwi_relay::metrics::ConsumerLabels;
 use rumqttc::v5::ConnectionError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
 use support::{Client, Relay, connection, envelope, events, from, start_broker, until, will};
@@ -459,6 +460,8 @@ async fn a_subscriber_that_does_not_read_is_disconnected() {
         () = flood => {}
         () = cut => {}
     }
+    let by = ConsumerLabels { by: "mqtt" };
+    assert!(relay.metrics.slow_consumers.get_or_create(&by).get() > 0);
     assert!(!reading.message().await.payload.is_empty());
     relay.stop().await;
 }
@@ -551,7 +554,7 @@ async fn messages_either_way_are_counted_and_their_lag_is_measured() {
     })
     .await;
     assert_eq!(relay.metrics.robots_registered.get(), 1);
-    let mut connected = relay.broker.connected("");
+    let mut connected = relay.broker.connected("", 10);
     connected.sort_by(|a, b| a.id.cmp(&b.id));
     let counts = |view: &ConnectionView| (view.id.clone(), view.kind, view.received, view.sent);
     assert_eq!(
@@ -566,7 +569,7 @@ async fn messages_either_way_are_counted_and_their_lag_is_measured() {
             ("kiwi-01".to_owned(), ConnectionKind::Robot, 4, 0),
         ]
     );
-    assert_eq!(relay.broker.connected("consumer:watcher:1").len(), 1);
+    assert_eq!(relay.broker.connected("consumer:watcher:1", 10).len(), 1);
     assert!(relay.broker.is_listening());
     relay.broker.stop_listening();
     until("nobody can connect", async || !relay.broker.is_listening()).await;

@@ -35,7 +35,7 @@ use rmqtt::net::Builder;
 use rmqtt::router::{DefaultRouter, Router};
 use rmqtt::server::MqttServer;
 use rmqtt::session::SessionState;
-use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason, Retain};
+use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason, Retain, SubscribeReturn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -53,6 +53,10 @@ use crate::store::records::Refused;
 
 /// A subscriber that has not emptied its queue for so long is disconnected.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// From here on that is said.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// Messages that wait for a client at most.
+const MAX_QUEUE: usize = 20_000;
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// Time for clients to be sent away when the relay stops.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -433,7 +437,7 @@ fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
         .max_qos_allowed(QoS::AtLeastOnce)
         // The defaults lose most of a burst without a word.
         .max_inflight(NonZeroU16::new(1_024).unwrap_or(NonZeroU16::MIN))
-        .max_mqueue_len(20_000)
+        .max_mqueue_len(MAX_QUEUE)
         .send_timeout(Duration::from_secs(5))
         .handshake_timeout(Duration::from_secs(15))
         // Nothing waits in the broker for a client that went: the contract's own queues do that.
@@ -449,11 +453,17 @@ fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
         .map_err(|error| BrokerError::Tls(format!("{error:#}")))
 }
 
+/// What a consumer was asked.
+struct Question {
+    since: std::time::Instant,
+    answer: oneshot::Receiver<Vec<rmqtt::Result<SubscribeReturn>>>,
+    is_slow: bool,
+}
+
 /// Puts a question into each consumer's queue and waits for its turn to come. A session that does not
 /// get there is stuck writing to a client that does not read, and its queue grows without a bound.
 async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metrics: Arc<Metrics>) {
-    let mut asked: HashMap<Id, (oneshot::Receiver<Vec<rmqtt::Result<_>>>, std::time::Instant)> =
-        HashMap::new();
+    let mut asked: HashMap<Id, Question> = HashMap::new();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     loop {
         ticks.tick().await;
@@ -462,30 +472,51 @@ async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metric
         asked.retain(|id, _| ids.contains(id));
         for id in ids {
             match asked.get_mut(&id) {
-                Some((answer, since)) => {
-                    if !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+                Some(question) => {
+                    let waited = now.saturating_duration_since(question.since);
+                    let answer = question.answer.try_recv();
+                    if !matches!(answer, Err(oneshot::error::TryRecvError::Empty)) {
                         asked.remove(&id);
-                    } else if now.saturating_duration_since(*since) > STALLED_AFTER {
+                    } else if waited > STALLED_AFTER {
                         asked.remove(&id);
                         metrics.stalled.inc();
                         tracing::warn!(client = %id.client_id, "disconnected: it does not read what it subscribed to");
                         cut_off(&context, &clients, &id).await;
+                    } else if waited > SLOW_AFTER && !question.is_slow {
+                        question.is_slow = true;
+                        clients.slow(&metrics, &id, waiting(&context, &id).await);
                     }
                 }
                 None if hooks::is_consumer(&id.client_id) => {
+                    let waiting = waiting(&context, &id).await;
+                    if waiting > MAX_QUEUE / 2 {
+                        clients.slow(&metrics, &id, waiting);
+                    }
                     let entry = context.extends.shared().await.entry(id.clone());
                     let (question, answer) = oneshot::channel();
                     if entry.tx().is_some_and(|tx| {
                         tx.unbounded_send(Message::Subscribes(Vec::new(), Some(question)))
                             .is_ok()
                     }) {
-                        asked.insert(id, (answer, now));
+                        let question = Question {
+                            since: now,
+                            answer,
+                            is_slow: false,
+                        };
+                        asked.insert(id, question);
                     }
                 }
                 None => {}
             }
         }
     }
+}
+
+/// Messages that wait for the client in its queue.
+async fn waiting(context: &ServerContext, id: &Id) -> usize {
+    let entry = context.extends.shared().await.entry(id.clone());
+    let session = entry.session();
+    session.map_or(0, |session| session.deliver_queue().len())
 }
 
 /// Ends a session that does not listen even to us: no more messages reach its queue from now on, and

@@ -264,7 +264,7 @@ impl Store {
     ) -> std::result::Result<Vec<StoredEvent>, StoreError> {
         self.inner
             .readers
-            .read(move |database| query.read(database, limit))
+            .read("find_events", move |database| query.read(database, limit))
             .await
     }
 
@@ -321,7 +321,7 @@ impl Store {
         };
         self.inner
             .readers
-            .read(move |database| {
+            .read("page", move |database| {
                 // First the end: what is appended between the two reads may be among the events, and need not be.
                 let end = last_position(database)?;
                 let events = query.read(database, limit)?;
@@ -357,7 +357,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn last_position(&self) -> std::result::Result<u64, StoreError> {
-        self.inner.readers.read(last_position).await
+        self.inner
+            .readers
+            .read("last_position", last_position)
+            .await
     }
 
     /// Puts events about one thing into the log if it stands there as expected, and answers after the commit. The

@@ -24,6 +24,7 @@ mod past;
 mod postgres;
 mod reader;
 pub mod records;
+mod slow;
 mod sqlite;
 mod tokens;
 mod transaction;
@@ -48,6 +49,7 @@ pub use past::{LookedBack, Moment};
 pub use postgres::{Options as PostgresOptions, OptionsError as PostgresError};
 use reader::Readers;
 use records::Commit;
+use slow::Slow;
 use sqlite::Sqlite;
 pub use writer::Batch;
 use writer::{Backlog, Job, Op, Writer};
@@ -248,6 +250,7 @@ impl Store {
             index: index.clone(),
             backlog: backlog.clone(),
             metrics: metrics.clone(),
+            slow: Slow::new(metrics.clone()),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -259,7 +262,7 @@ impl Store {
         let inner = Inner {
             queue,
             backlog,
-            readers: Readers::new(location.clone()),
+            readers: Readers::new(location.clone(), Slow::new(metrics.clone())),
             index,
             health,
             appended,

@@ -10,6 +10,7 @@ use lekiwi_protocol::{Org, RelayId, RobotId, Root};
 use lekiwi_relay::broker::{Broker, BrokerError, Config, StoreAuthority};
 use lekiwi_relay::clock;
 use lekiwi_relay::ingest::{Handle, Ingest, Settings, own_source};
+use lekiwi_relay::live::{Todo, Watcher};
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::protect::Protect;
 use lekiwi_relay::store::records::{Certificate, CertificateKind, NewEvent};
@@ -36,6 +37,14 @@ use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is to be done next for a listener of the live stream.
+pub(crate) async fn next(watcher: &Watcher) -> Vec<Todo> {
+    tokio::time::timeout(PATIENCE, watcher.next(10_000))
+        .await
+        .expect("something in time")
+        .unwrap()
+}
 
 /// A client's certificate and key.
 #[derive(Clone)]
