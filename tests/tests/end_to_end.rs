@@ -168,41 +168,63 @@ async fn a_person_looks_back_and_finds_the_way_to_now() -> Result<()> {
     let banner = ".past [role='status']";
     browser.text(all, |text| text == "2").await?;
     browser.pick_time("input[name='at']", then).await?;
-    browser.text(banner, |text| text.starts_with("This is the past: as of ")).await?;
+    browser
+        .text(banner, |text| text.starts_with("This is the past: as of "))
+        .await?;
     browser.text(all, |text| text == "1").await?;
     browser
-        .text("[data-robot='kiwi-01'] .badge", |text| text.to_lowercase() == "online")
+        .text("[data-robot='kiwi-01'] .badge", |text| {
+            text.to_lowercase() == "online"
+        })
         .await?;
 
     // Other pages stay in that time.
     browser.click("#to-alerts").await?;
     let fired = "[data-alert-entry='alert.firing']";
-    browser.text(fired, |text| text.contains("busy:kiwi-01:")).await?;
-    browser.text(banner, |text| text.starts_with("This is the past")).await?;
+    browser
+        .text(fired, |text| text.contains("busy:kiwi-01:"))
+        .await?;
+    browser
+        .text(banner, |text| text.starts_with("This is the past"))
+        .await?;
     browser.click("#to-fleet").await?;
     browser.click("[data-robot='kiwi-01'] a").await?;
     browser
-        .text("article[data-robot='kiwi-01']", |text| text.contains("busy:kiwi-01:"))
+        .text("article[data-robot='kiwi-01']", |text| {
+            text.contains("busy:kiwi-01:")
+        })
         .await?;
     browser.click("[data-action='live']").await?;
     browser.text("#link", |text| text == "live").await?;
     browser
-        .text("article[data-robot='kiwi-01'] .facts", |text| text.contains("online"))
+        .text("article[data-robot='kiwi-01'] .facts", |text| {
+            text.contains("online")
+        })
         .await?;
 
     // What cannot be looked back at says why; and who was not there then is said not to have been.
-    browser.open(&format!("{base}/#/?at=2020-01-01T00:00:00Z")).await?;
     browser
-        .text(banner, |text| text.contains("expected a moment from position 1 of the log on"))
+        .open(&format!("{base}/#/?at=2020-01-01T00:00:00Z"))
+        .await?;
+    browser
+        .text(banner, |text| {
+            text.contains("expected a moment from position 1 of the log on")
+        })
         .await?;
     let at = Timestamp::from_ms(then);
-    browser.open(&format!("{base}/#/robots/kiwi-02?at={at}")).await?;
     browser
-        .text("article[data-robot='kiwi-02']", |text| text.contains("did not know this robot then"))
+        .open(&format!("{base}/#/robots/kiwi-02?at={at}"))
+        .await?;
+    browser
+        .text("article[data-robot='kiwi-02']", |text| {
+            text.contains("did not know this robot then")
+        })
         .await?;
     browser.click("[data-action='live']").await?;
     browser
-        .text("article[data-robot='kiwi-02'] .badge", |text| text.to_lowercase() == "online")
+        .text("article[data-robot='kiwi-02'] .badge", |text| {
+            text.to_lowercase() == "online"
+        })
         .await?;
     browser.close().await
 }

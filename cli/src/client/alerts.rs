@@ -47,7 +47,10 @@ impl Relay {
                 ("robot", wanted.robot.as_ref().map(ToString::to_string)),
                 ("rule", wanted.rule.as_ref().map(ToString::to_string)),
                 ("alert", wanted.alert.clone()),
-                ("before", all.next_before.map(|position| position.to_string())),
+                (
+                    "before",
+                    all.next_before.map(|position| position.to_string()),
+                ),
             ] {
                 if let Some(value) = value {
                     path.push_str(&format!("&{name}={value}"));

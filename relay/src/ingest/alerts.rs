@@ -8,9 +8,7 @@ use lekiwi_protocol::alert::{Alert, Rule};
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::topic::Name;
 use lekiwi_protocol::{RobotId, Timestamp};
-use lekiwi_relay_core::alerts::{
-    ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Output as Wanted,
-};
+use lekiwi_relay_core::alerts::{ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Output as Wanted};
 use lekiwi_relay_core::{Fleet, LivePayload};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -71,7 +71,11 @@ fn find(
         }
         (None, Some(robot)) => {
             for rule in rules(search.database)? {
-                if about.rule.as_ref().is_none_or(|wanted| wanted.as_str() == rule) {
+                if about
+                    .rule
+                    .as_ref()
+                    .is_none_or(|wanted| wanted.as_str() == rule)
+                {
                     let (first, beyond) = ids(&rule, robot.as_str());
                     search.about(&first, Some(&beyond))?;
                 }
@@ -135,7 +139,9 @@ impl Search<'_> {
             return self.take(aggregate, "type = ?4", &[kind.to_value()], 0);
         };
         let last = "SELECT position FROM events WHERE type = ?1 AND position < ?2 ORDER BY position DESC LIMIT 1 OFFSET ?3";
-        let last = self.database.value(last, values![kind, self.before, LOOKS - 1])?;
+        let last = self
+            .database
+            .value(last, values![kind, self.before, LOOKS - 1])?;
         let condition = format!("type = ?4 AND {column} LIKE ?5");
         let values = [kind.to_value(), like.to_value()];
         self.take(aggregate, &condition, &values, last.unwrap_or_default())

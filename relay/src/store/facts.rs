@@ -3,8 +3,8 @@
 use lekiwi_protocol::api::Claim;
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
-use lekiwi_relay_core::alerts::{ALERT, Logged};
 use lekiwi_relay_core::alerts::history::Name;
+use lekiwi_relay_core::alerts::{ALERT, Logged};
 use lekiwi_relay_core::{Enrolment, Fact, What};
 use serde::Deserialize;
 use uuid::Uuid;

@@ -35,8 +35,14 @@ fn written() -> Vec<NewEvent> {
                 let about = json!({ "rule": rule, "robot_id": robot, "by": "ana" });
                 events.push(own(ALERT, &id, kind::ALERT_FIRING, about.clone()));
                 events.push(event(robot, 0));
-                let told = json!({ "receiver": "ops", "rule": rule, "firing": [id], "resolved": [] });
-                events.push(own(ALERT_RECEIVER, "ops", kind::ALERT_NOTIFIED, told.clone()));
+                let told =
+                    json!({ "receiver": "ops", "rule": rule, "firing": [id], "resolved": [] });
+                events.push(own(
+                    ALERT_RECEIVER,
+                    "ops",
+                    kind::ALERT_NOTIFIED,
+                    told.clone(),
+                ));
                 if turn % 3 == 0 {
                     events.push(own(ALERT, &id, kind::ALERT_ACKNOWLEDGED, about.clone()));
                     events.push(own(ALERT_RECEIVER, "ops", kind::ALERT_UNDELIVERED, told));
@@ -55,7 +61,8 @@ fn written() -> Vec<NewEvent> {
         events.push(forged);
     }
     for n in 0..OTHERS {
-        let told = json!({ "receiver": "ops", "firing": [format!("cold:far-1:{n}")], "resolved": [] });
+        let told =
+            json!({ "receiver": "ops", "firing": [format!("cold:far-1:{n}")], "resolved": [] });
         events.push(own(ALERT_RECEIVER, "ops", kind::ALERT_NOTIFIED, told));
     }
     for (seq, event) in events.iter_mut().enumerate() {
@@ -68,8 +75,14 @@ fn written() -> Vec<NewEvent> {
 async fn past(store: &Store, about: &About, limit: usize) -> Vec<u64> {
     let (mut positions, mut before) = (Vec::new(), u64::MAX);
     loop {
-        let found = store.alert_events(about.clone(), before, limit).await.unwrap();
-        let entries = found.events.iter().filter_map(|stored| about.entry(&stored.logged()));
+        let found = store
+            .alert_events(about.clone(), before, limit)
+            .await
+            .unwrap();
+        let entries = found
+            .events
+            .iter()
+            .filter_map(|stored| about.entry(&stored.logged()));
         let (entries, next) = page(about, entries.collect(), found.down_to, limit);
         assert!(entries.len() <= limit);
         positions.extend(entries.iter().map(|entry| entry.position));
@@ -129,7 +142,10 @@ async fn the_past_of_alerts_is_told_whole_and_page_by_page() {
                 }
             }
         }
-        assert_eq!(past(&store, &About::default(), 1_000).await.len() as u64, OTHERS + 12 * 19 + 4 * 12);
+        assert_eq!(
+            past(&store, &About::default(), 1_000).await.len() as u64,
+            OTHERS + 12 * 19 + 4 * 12
+        );
         store.close();
     }
 }
@@ -142,10 +158,13 @@ async fn a_robots_pages_have_its_events_and_those_of_its_alerts() {
         let end = committed(&mut commits).await.events.len() as u64;
         let log = store.events(0, usize::MAX).await.unwrap();
         for id in ["kiwi-1", "kiwi-10", "none"] {
-            let is_told = |stored: &&StoredEvent| {
-                stored.told_as().is_some_and(|robot| robot.as_str() == id)
-            };
-            let all: Vec<u64> = log.iter().filter(is_told).map(|stored| stored.position).collect();
+            let is_told =
+                |stored: &&StoredEvent| stored.told_as().is_some_and(|robot| robot.as_str() == id);
+            let all: Vec<u64> = log
+                .iter()
+                .filter(is_told)
+                .map(|stored| stored.position)
+                .collect();
             for limit in [1, 7, 1_000] {
                 let (mut told, mut after) = (Vec::new(), 0);
                 loop {
@@ -157,7 +176,11 @@ async fn a_robots_pages_have_its_events_and_those_of_its_alerts() {
                         break;
                     }
                 }
-                assert_eq!((told.as_slice(), after), (all.as_slice(), end), "{id} by {limit}");
+                assert_eq!(
+                    (told.as_slice(), after),
+                    (all.as_slice(), end),
+                    "{id} by {limit}"
+                );
             }
         }
         store.close();

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use self::receivers::{Hook, Mail};
-use crate::gateway::{events, listen};
 use crate::common::{Relay, certificate, openssl, read_all, request, wait_for};
+use crate::gateway::{events, listen};
 use serde_json::{Value, json};
 
 const JSON: &str = "content-type: application/json";
@@ -234,23 +234,45 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
         let all = history(&relay, &session, &format!("?alert={id}"));
         (all.len() == 5).then_some(all)
     });
-    let mut kinds: Vec<&str> = past.iter().filter_map(|entry| entry["type"].as_str()).collect();
-    assert_eq!((kinds[0], kinds[1], kinds[4]), ("alert.notified", "alert.resolved", "alert.firing"));
+    let mut kinds: Vec<&str> = past
+        .iter()
+        .filter_map(|entry| entry["type"].as_str())
+        .collect();
+    assert_eq!(
+        (kinds[0], kinds[1], kinds[4]),
+        ("alert.notified", "alert.resolved", "alert.firing")
+    );
     kinds.sort_unstable();
-    assert_eq!(kinds[..3], ["alert.acknowledged", "alert.firing", "alert.notified"]);
+    assert_eq!(
+        kinds[..3],
+        ["alert.acknowledged", "alert.firing", "alert.notified"]
+    );
     let of = |kind: &str, name: &str| {
         let entry = past.iter().find(|entry| entry["type"] == kind);
         entry.map_or(Value::Null, |entry| entry[name].clone())
     };
     assert_eq!(of("alert.acknowledged", "by"), "admin");
     assert_eq!(of("alert.acknowledged", "comment"), "on my way");
-    assert_eq!(of("alert.firing", "reason"), "temperature_c is 90.5, above 80");
-    assert_eq!((&past[0]["receiver"], &past[0]["resolved"]), (&json!("ops"), &json!([id])));
+    assert_eq!(
+        of("alert.firing", "reason"),
+        "temperature_c is 90.5, above 80"
+    );
+    assert_eq!(
+        (&past[0]["receiver"], &past[0]["resolved"]),
+        (&json!("ops"), &json!([id]))
+    );
     for query in ["?robot=kiwi-01", "?rule=hot", ""] {
         assert_eq!(history(&relay, &session, query), past, "{query}");
     }
-    assert_eq!(history(&relay, &session, "?robot=kiwi-02"), [] as [Value; 0]);
-    let first = history(&relay, &session, &format!("?before={}", past[3]["position"]));
+    assert_eq!(
+        history(&relay, &session, "?robot=kiwi-02"),
+        [] as [Value; 0]
+    );
+    let first = history(
+        &relay,
+        &session,
+        &format!("?before={}", past[3]["position"]),
+    );
     assert_eq!(first, past[4..]);
     for query in ["?robot=kiwi-01&from=0", "?topic=alert.*&from=0"] {
         let stream = listen(&relay, &session, query, "x: y");

@@ -34,7 +34,8 @@ pub struct Name {
 
 impl Name {
     /// What a name is, for people.
-    pub const EXPECTED: &'static str = "an alert's id: the rule, the robot and a time in ms, with colons between them";
+    pub const EXPECTED: &'static str =
+        "an alert's id: the rule, the robot and a time in ms, with colons between them";
 
     /// Reads `RULE:ROBOT:MS`.
     #[must_use]
@@ -98,13 +99,16 @@ impl About {
             kind::ALERT_SILENCED => {
                 let silence: Silence = serde_json::from_str(event.data).ok()?;
                 let lasts = |alert: &Name| silence.until > alert.since;
-                let fits = self.alert.as_ref().is_none_or(lasts) && self.may_take(&silence.matchers);
+                let fits =
+                    self.alert.as_ref().is_none_or(lasts) && self.may_take(&silence.matchers);
                 entry.silence = Some(silence);
                 return fits.then_some(entry);
             }
             kind::ALERT_UNSILENCED => {
                 // Earlier relays did not say what it had been about: that may be anything.
-                let fits = data.matchers.is_none_or(|matchers| self.may_take(&matchers));
+                let fits = data
+                    .matchers
+                    .is_none_or(|matchers| self.may_take(&matchers));
                 entry.silence_id = event.aggregate_id.parse().ok();
                 return fits.then_some(entry);
             }
@@ -196,9 +200,7 @@ mod tests {
                 "until": Timestamp::from_ms(until), "by": "ana", "comment": "",
             })
         };
-        let fires = |robot: &str| {
-            json!({ "rule": "hot", "robot_id": robot, "severity": "critical", "summary": "Too hot", "reason": "90" })
-        };
+        let fires = |robot: &str| json!({ "rule": "hot", "robot_id": robot, "severity": "critical", "summary": "Too hot", "reason": "90" });
         let told = |firing: &[&str], resolved: &[&str]| json!({ "receiver": "ops", "rule": "hot", "firing": firing, "resolved": resolved, "repeats": 0 });
         let quiet = "00000000-0000-0000-0000-000000000002";
         vec![
@@ -209,11 +211,36 @@ mod tests {
             (5, kind::ALERT_FIRING, OTHER, fires("kiwi-010")),
             (6, kind::ALERT_NOTIFIED, "ops", told(&[HOT, OTHER], &[])),
             (7, kind::ALERT_NOTIFIED, "ops", told(&[OTHER], &[])),
-            (8, kind::ALERT_ACKNOWLEDGED, HOT, json!({ "rule": "hot", "robot_id": "kiwi-01", "by": "ben", "comment": "on my way" })),
-            (9, kind::ALERT_UNSILENCED, quiet, json!({ "matchers": { "robots": ["kiwi-*"] }, "by": "ana" })),
-            (10, kind::ALERT_RESOLVED, HOT, json!({ "rule": "hot", "robot_id": "kiwi-01", "resolution": "gone" })),
-            (11, kind::ALERT_UNDELIVERED, "ops", json!({ "receiver": "ops", "firing": [], "resolved": [HOT], "reason": "410" })),
-            (12, kind::ALERT_SILENCED, "…4", silence(4, "kiwi-01", 90_000)),
+            (
+                8,
+                kind::ALERT_ACKNOWLEDGED,
+                HOT,
+                json!({ "rule": "hot", "robot_id": "kiwi-01", "by": "ben", "comment": "on my way" }),
+            ),
+            (
+                9,
+                kind::ALERT_UNSILENCED,
+                quiet,
+                json!({ "matchers": { "robots": ["kiwi-*"] }, "by": "ana" }),
+            ),
+            (
+                10,
+                kind::ALERT_RESOLVED,
+                HOT,
+                json!({ "rule": "hot", "robot_id": "kiwi-01", "resolution": "gone" }),
+            ),
+            (
+                11,
+                kind::ALERT_UNDELIVERED,
+                "ops",
+                json!({ "receiver": "ops", "firing": [], "resolved": [HOT], "reason": "410" }),
+            ),
+            (
+                12,
+                kind::ALERT_SILENCED,
+                "…4",
+                silence(4, "kiwi-01", 90_000),
+            ),
             (13, kind::ALERT_FIRING, "nonsense", fires("kiwi-01")),
             (14, kind::ALERT_FIRING, HOT, json!("no object")),
             (15, kind::CONNECTED, "kiwi-01", json!({})),
@@ -250,7 +277,10 @@ mod tests {
             ..About::default()
         };
         for (about, expected) in [
-            (About::default(), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]),
+            (
+                About::default(),
+                &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..],
+            ),
             (robot("kiwi-01"), &[1, 2, 4, 6, 8, 9, 10, 11, 12]),
             (robot("kiwi-010"), &[1, 2, 5, 6, 7, 9]),
             (robot("xle-01"), &[3]),
@@ -275,7 +305,13 @@ mod tests {
         let (all, next) = page(&about, entries(&about), 0, 100);
         assert_eq!(positions(&all), [11, 10, 9, 8, 6, 4, 2]);
         assert_eq!(next, None);
-        let said = |entry: &AlertEntry| (entry.by.clone(), entry.comment.clone(), entry.reason.clone());
+        let said = |entry: &AlertEntry| {
+            (
+                entry.by.clone(),
+                entry.comment.clone(),
+                entry.reason.clone(),
+            )
+        };
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(said(&all[0]), (None, None, text("410")));
         assert_eq!(said(&all[1]), (None, None, text("gone")));
@@ -299,7 +335,14 @@ mod tests {
     #[test]
     fn names_are_rule_robot_and_time() {
         assert_eq!(Name::parse(HOT).unwrap().id(), HOT);
-        for text in ["", "hot", "hot:kiwi-01", "hot:kiwi-01:x", "hot:kiwi-01:1:2", "Hot:kiwi-01:1"] {
+        for text in [
+            "",
+            "hot",
+            "hot:kiwi-01",
+            "hot:kiwi-01:x",
+            "hot:kiwi-01:1:2",
+            "Hot:kiwi-01:1",
+        ] {
             assert_eq!(Name::parse(text), None, "{text:?}");
         }
     }
