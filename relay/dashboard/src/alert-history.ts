@@ -46,14 +46,16 @@ export function words(entry: AlertEntry): readonly [what: string, about: string,
   return [what, entry.alert ?? "", detail];
 }
 
-function item(entry: AlertEntry): HTMLElement {
+function item(entry: AlertEntry, context: Context): HTMLElement {
   const [what, about, detail] = words(entry);
+  const { robot_id: robot } = entry;
+  const named = robot === undefined ? about : h("a", { href: context.href({ page: "robot", robot }) }, about);
   return h(
     "li",
     { "data-alert-entry": entry.type, "data-severity": entry.severity },
     h("time", { datetime: entry.at, class: "mono soft" }, format.moment(entry.at)),
     h("span", { class: "event-type" }, what),
-    h("span", { class: "mono event-about" }, about),
+    h("span", { class: "mono event-about" }, named),
     h("span", { class: "soft event-data" }, detail),
   );
 }
@@ -125,7 +127,7 @@ export class AlertHistory {
   }
 
   private show(): void {
-    this.list.replaceChildren(...this.entries.map(item));
+    this.list.replaceChildren(...this.entries.map((entry) => item(entry, this.context)));
     this.earlier.hidden = this.next === undefined;
     setText(this.said, this.entries.length > 0 ? "" : this.next === undefined ? "There were no alerts." : "No alerts in what was looked through.");
   }

@@ -184,6 +184,7 @@ export interface AlertEntry {
   readonly at: string;
   readonly type: string;
   readonly alert?: string;
+  readonly robot_id?: string;
   readonly severity?: Alert["severity"];
   readonly summary?: string;
   readonly reason?: string;

@@ -52,6 +52,7 @@ export class History {
       const now = this.now();
       const loaded = await api.telemetry(id, CORE_METRICS, now - SPARK_MS, this.isPast ? now : undefined, SPARK_POINTS);
       for (const [metric, { points }] of loaded) this.fleet.fill(id, metric, points);
+      if (this.isPast) this.fleet.measured(id, new Map([...loaded].map(([metric, { points }]) => [metric, points.at(-1)?.[1]])));
       this.changed();
     } catch {
       // The row shows live values meanwhile; ask again when it is next drawn.

@@ -24,7 +24,7 @@ export class LookBack {
   private readonly more = h(
     "p",
     {},
-    "Registration, configuration, presence and alerts are as the log has them, charts as measured; what robots said besides is of the last picture that was kept before. Nothing can be decided here.",
+    "Registration, configuration, presence and alerts are as the log has them, charts and the fleet's figures as measured; what robots said besides is of the last picture that was kept before. Nothing can be decided here.",
   );
   private readonly live = h("a", { class: "quiet", "data-action": "live" }, "Back to live");
   readonly banner = h("section", { class: "past", "aria-label": "The past", hidden: true }, h("div", {}, this.said, this.more), this.live);
