@@ -261,7 +261,16 @@ mod tests {
             "next_before": 4,
         }))
         .unwrap();
-        expect![[r#""#]].assert_eq(&alert_history(&history, false));
+        expect![[r#"
+            AT                        WHAT          ABOUT                                         WHO
+            2026-11-21T12:00:00.000Z  resolved      hot:kiwi-01:1795233120007                     –      the rule is gone, or switched off
+            2026-11-21T12:00:00.000Z  unsilenced    silence 00000000-0000-0000-0000-000000000007  admin  –
+            2026-11-21T12:00:00.000Z  undelivered   hot:kiwi-01:1795233120007 and 4 more          ops    expected HTTP 2xx, got 410
+            2026-11-21T12:00:00.000Z  acknowledged  hot:kiwi-01:1795233120007                     admin  on my way
+            2026-11-21T12:00:00.000Z  silenced      robots kiwi-*                                 admin  until 2026-11-21T14:00:00.000Z: new wheels
+            2026-11-21T12:00:00.000Z  firing        hot:kiwi-01:1795233120007                     –      temperature_c is 90, above 80
+            earlier: --before 4"#]]
+        .assert_eq(&alert_history(&history, false));
     }
 
     #[test]
