@@ -104,7 +104,14 @@ function nothing(words: string): View {
 }
 
 const lookBack = new LookBack((at) => {
-  location.hash = href({ ...place(location.hash), at });
+  const to = href({ ...place(location.hash), at });
+  if (location.hash !== to) {
+    location.hash = to;
+    return;
+  }
+  // Again: the relay may not have been reached.
+  past = undefined;
+  route();
 });
 byId("when").append(lookBack.form);
 target.before(lookBack.banner);
