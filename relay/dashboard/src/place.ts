@@ -4,7 +4,7 @@ export interface Place {
   readonly page: "fleet" | "alerts" | "robot";
   /** Of which robot the page is. */
   readonly robot?: string;
-  /** As of this time (ms since 1970); absent for now. */
+  /** As of this time, ms since 1970; absent where it is the live page. */
   readonly at?: number;
 }
 
