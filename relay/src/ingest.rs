@@ -464,7 +464,7 @@ impl Ingest {
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
         let mut heard = Vec::with_capacity(commit.events.len());
         for stored in &commit.events {
-            if let Some(robot) = alerts::robot_of(stored) {
+            if let Some(robot) = stored.told_as() {
                 self.live.event(robot, stored);
             }
             let robot = stored.robot();

@@ -428,9 +428,7 @@ impl Watcher {
     #[must_use]
     pub fn page(&self, read: &Read, page: Page) -> Vec<Arc<Message>> {
         let message = |stored: StoredEvent| {
-            let robot = (stored.event.aggregate_type == "robot")
-                .then(|| RobotId::new(&stored.event.aggregate_id).ok())
-                .flatten()?;
+            let robot = stored.told_as()?;
             Some(Arc::new(content::event(robot, stored)))
         };
         let events = page.events.into_iter().filter_map(message).collect();

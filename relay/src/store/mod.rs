@@ -11,6 +11,7 @@
 //! in the log at most once, and positions appear in their order; the queue is bounded in bytes, and what does
 //! not fit is handed back.
 
+mod alerts;
 pub mod backup;
 mod commands;
 mod configurations;
@@ -40,6 +41,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
+pub use alerts::AlertEvents;
 use database::Database;
 pub use database::DatabaseError;
 pub use follow::Follower;

@@ -2,6 +2,7 @@
 //! PostgreSQL, and what only several relays on one database can show.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod alerts;
 mod backup;
 mod log;
 mod past;

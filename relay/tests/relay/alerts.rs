@@ -7,6 +7,7 @@ use std::fs;
 
 use self::receivers::{Hook, Mail};
 use crate::common::{Relay, openssl, wait_for};
+use crate::gateway::{self, events};
 use crate::standing::{self, Follower, client, follow};
 use serde_json::{Value, json};
 
@@ -78,6 +79,12 @@ fn alerts(relay: &Relay, session: &str, query: &str) -> Vec<Value> {
     let answer = relay.curl_as(session, &format!("/api/v1/alerts{query}"), &[]);
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.json()["alerts"].as_array().expect("a list").clone()
+}
+
+fn history(relay: &Relay, session: &str, query: &str) -> Vec<Value> {
+    let answer = relay.curl_as(session, &format!("/api/v1/alerts/history{query}"), &[]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()["entries"].as_array().expect("a list").clone()
 }
 
 const HOT: &str = "  defaults: false
@@ -161,6 +168,60 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
         alerts(&relay, &session, "?state=resolved&robot=kiwi-01")[0]["id"],
         id.as_str()
     );
+    // The log has all of it, for who asks later and for who follows it from the start.
+    let past = wait_for("the past", || {
+        let all = history(&relay, &session, &format!("?alert={id}"));
+        (all.len() == 5).then_some(all)
+    });
+    let mut kinds: Vec<&str> = past
+        .iter()
+        .filter_map(|entry| entry["type"].as_str())
+        .collect();
+    assert_eq!(
+        (kinds[0], kinds[1], kinds[4]),
+        ("alert.notified", "alert.resolved", "alert.firing")
+    );
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds[..3],
+        ["alert.acknowledged", "alert.firing", "alert.notified"]
+    );
+    let of = |kind: &str, name: &str| {
+        let entry = past.iter().find(|entry| entry["type"] == kind);
+        entry.map_or(Value::Null, |entry| entry[name].clone())
+    };
+    assert_eq!(of("alert.acknowledged", "by"), "admin");
+    assert_eq!(of("alert.acknowledged", "comment"), "on my way");
+    assert_eq!(
+        of("alert.firing", "reason"),
+        "temperature_c is 90.5, above 80"
+    );
+    assert_eq!(
+        (&past[0]["receiver"], &past[0]["resolved"]),
+        (&json!("ops"), &json!([id]))
+    );
+    for query in ["?robot=kiwi-01", "?rule=hot", ""] {
+        assert_eq!(history(&relay, &session, query), past, "{query}");
+    }
+    assert_eq!(
+        history(&relay, &session, "?robot=kiwi-02"),
+        [] as [Value; 0]
+    );
+    let first = history(
+        &relay,
+        &session,
+        &format!("?before={}", past[3]["position"]),
+    );
+    assert_eq!(first, past[4..]);
+    for query in ["?robot=kiwi-01&from=0", "?topic=alert.*&from=0"] {
+        let stream = gateway::listen(&relay, &session, query, "x: y");
+        wait_for("alerts of the past, live", || {
+            let told = events(&stream.text());
+            let kinds = ["alert.firing", "alert.acknowledged", "alert.resolved"];
+            let places = kinds.map(|kind| told.iter().position(|event| event.ends_with(kind)));
+            (places.is_sorted() && places[0].is_some()).then_some(())
+        });
+    }
     let none = listen(&relay, &session);
     drop(listener);
     assert!(!none.said().contains("heard"), "nothing is kept");
@@ -334,6 +395,16 @@ fn rules_and_silences_are_made_over_http_and_outlive_the_relay() {
             "/api/v1/alerts/none",
             json!(null),
             (404, "alert-unknown", "there is no alert \"none\""),
+        ),
+        (
+            "GET",
+            "/api/v1/alerts/history?alert=hot",
+            json!(null),
+            (
+                400,
+                "invalid-query",
+                "expected alert to be an alert's id: the rule, the robot and a time in ms, with colons between them, got \"hot\"",
+            ),
         ),
         (
             "GET",
