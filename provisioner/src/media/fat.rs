@@ -231,7 +231,7 @@ pub fn read(image: &File, partition: &Partition, path: &str) -> Result<Option<Ve
             None => return Ok(None),
         };
     }
-    held(&folder, name, path)
+    held(&folder, name, path, partition.len)
 }
 
 /// What changes on the partition when these files are put there, in this order.
@@ -255,7 +255,7 @@ pub fn write(image: &File, partition: &Partition, files: &[BootFile]) -> Result<
         debug_assert_eq!(volume.fat_type() == FatType::Fat32, boot.wide);
         volume.stats().map_err(FatError::Image)?;
         for file in files {
-            put(&volume, file)?;
+            put(&volume, file, partition.len)?;
         }
         volume.unmount().map_err(FatError::Image)?;
     }
@@ -313,7 +313,7 @@ fn straighten_folders(window: &mut Window<'_>, boot: &BootSector) -> io::Result<
 
 type Volume<'w, 'i> = FileSystem<&'w mut Window<'i>>;
 
-fn put(volume: &Volume<'_, '_>, file: &BootFile) -> Result<(), FatError> {
+fn put(volume: &Volume<'_, '_>, file: &BootFile, most: u64) -> Result<(), FatError> {
     let path = &file.path;
     let failed = |source| FatError::Write {
         path: path.clone(),
@@ -333,7 +333,7 @@ fn put(volume: &Volume<'_, '_>, file: &BootFile) -> Result<(), FatError> {
         };
         so_far.push('/');
     }
-    let before = held(&folder, name, path)?;
+    let before = held(&folder, name, path, most)?;
     let bytes = match &file.content {
         Content::Bytes(bytes) => bytes.clone(),
         Content::FromFile(source) => std::fs::read(source).map_err(|error| FatError::Source {
@@ -401,10 +401,12 @@ fn kind(folder: &Dir<'_, &mut Window<'_>>, name: &str) -> io::Result<Option<Kind
     }
 }
 
+/// What a file holds, which is at most what its partition does.
 fn held(
     folder: &Dir<'_, &mut Window<'_>>,
     name: &str,
     path: &str,
+    most: u64,
 ) -> Result<Option<Vec<u8>>, FatError> {
     match kind(folder, name).map_err(FatError::Image)? {
         None => Ok(None),
@@ -413,8 +415,14 @@ fn held(
             let mut bytes = Vec::new();
             folder
                 .open_file(name)
-                .and_then(|mut open| open.read_to_end(&mut bytes))
+                .and_then(|open| open.take(most.saturating_add(1)).read_to_end(&mut bytes))
                 .map_err(FatError::Image)?;
+            if bytes.len() as u64 > most {
+                return Err(FatError::Image(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("expected {path} to be smaller than its partition"),
+                )));
+            }
             Ok(Some(bytes))
         }
     }
@@ -494,6 +502,49 @@ mod tests {
                 info: None
             }
         );
+    }
+
+    #[test]
+    fn what_goes_in_circles_is_refused() {
+        for (seed, path, expected) in [
+            (
+                "folder-in-a-circle",
+                "overlays/README",
+                "expected a file system that comes to an end, got one that goes in circles",
+            ),
+            (
+                "file-in-a-circle",
+                "user-data",
+                "expected user-data to be smaller than its partition",
+            ),
+        ] {
+            let folder = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../fuzz/seeds/provisioner/image"
+            );
+            let mut image = tempfile::tempfile().unwrap();
+            let bytes = std::fs::read(format!("{folder}/{seed}")).unwrap();
+            image.write_all(&bytes).unwrap();
+            image.set_len(3 << 20).unwrap();
+            let partition = Partition {
+                number: 1,
+                start: 512,
+                len: 4300 * 512,
+                kind: super::super::partition::Kind::Mbr(0x0c),
+            };
+            let file = BootFile {
+                path: path.to_owned(),
+                content: Content::Bytes(b"new".to_vec()),
+            };
+            let read = read(&image, &partition, path).unwrap_err();
+            let Err(write) = write(&image, &partition, &[file]) else {
+                panic!("expected {seed} to be refused");
+            };
+            for error in [read, write] {
+                let source = error.source().unwrap().to_string();
+                assert_eq!(source, expected);
+            }
+        }
     }
 
     #[test]
