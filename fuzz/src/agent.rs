@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +15,7 @@ use lekiwi_agent::telemetry::{packages, parse};
 use lekiwi_agent::teleop::media;
 use lekiwi_agent_core::teleop::MAX_MEDIA;
 use lekiwi_agent_core::twin::Layer;
+use tempfile::TempDir;
 
 /// All of them.
 pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
@@ -86,9 +86,9 @@ fn machine(bytes: &[u8]) {
         parse::number_of(text, "usage_usec"),
         parse::temperature_c(text),
     );
-    let root = folder("machine", &["var/lib/dpkg"]);
-    put(&root.join("var/lib/dpkg/status"), bytes);
-    let list = packages::list(&root).expect("a file that can be read");
+    let root = folder(&["var/lib/dpkg"]);
+    put(&root.path().join("var/lib/dpkg/status"), bytes);
+    let list = packages::list(root.path()).expect("a file that can be read");
     assert_eq!(list.packages.len(), list.installed.count as usize);
     assert!(list.packages.iter().all(|line| !line.contains('\n')));
 }
@@ -117,7 +117,8 @@ fn settings(bytes: &[u8]) {
     let (file, desired, variables) = (next(), next(), next());
     let variables = variables.lines().filter_map(|line| line.split_once('='));
     let environment: Environment = variables.collect();
-    let path = folder("settings", &[]).join("agent.yml");
+    let folder = folder(&[]);
+    let path = folder.path().join("agent.yml");
     put(&path, file.as_bytes());
     let alone = config::load(&path, &environment, "kiwi-01", None);
     let Ok(settings) = serde_json::from_str(desired) else {
@@ -141,7 +142,8 @@ const MOST_SCRUBBED: usize = 4096;
 /// A seed whose secrets are masked: nothing else changes, and nothing is left to do.
 fn scrubbed(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MOST_SCRUBBED)];
-    let root = folder("scrubbed", &["boot", "var/log"]);
+    let folder = folder(&["boot", "var/log"]);
+    let root = folder.path();
     let (seed, log) = (
         root.join("boot/user-data"),
         root.join("var/log/cloud-init.log"),
@@ -149,7 +151,7 @@ fn scrubbed(bytes: &[u8]) {
     for path in [&seed, &log] {
         put(path, bytes);
     }
-    let report = scrub(&root, &root.join("boot"));
+    let report = scrub(root, &root.join("boot"));
     assert_eq!(report.failed, Vec::<String>::new());
     for path in [&seed, &log] {
         let after = fs::read(path).expect("a file");
@@ -168,17 +170,15 @@ fn scrubbed(bytes: &[u8]) {
                 .all(|token| !whole(token) || !token.iter().any(secret))
         );
     }
-    let again = scrub(&root, &root.join("boot"));
+    let again = scrub(root, &root.join("boot"));
     assert_eq!(again.masked, Vec::<PathBuf>::new());
 }
 
-/// A folder in memory with folders in it; the same one each time.
-fn folder(name: &str, within: &[&str]) -> PathBuf {
-    static ROOT: LazyLock<PathBuf> =
-        LazyLock::new(|| PathBuf::from(format!("/dev/shm/lekiwi-fuzz-{}", std::process::id())));
-    let folder = ROOT.join(name);
-    for each in within.iter().chain(&[""]) {
-        fs::create_dir_all(folder.join(each)).expect("memory");
+/// A folder in memory with folders in it.
+fn folder(within: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("memory");
+    for each in within {
+        fs::create_dir_all(folder.path().join(each)).expect("memory");
     }
     folder
 }

@@ -2,7 +2,6 @@
 //! one file in memory.
 
 use std::fs::File;
-use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
@@ -193,23 +192,7 @@ fn image(bytes: &[u8]) {
 }
 
 thread_local! {
-    static FILE: File = in_memory().expect("a file in memory");
-}
-
-/// A file without a name.
-fn in_memory() -> io::Result<File> {
-    let path = format!(
-        "/dev/shm/lekiwi-fuzz-{}-{:?}",
-        std::process::id(),
-        std::thread::current().id()
-    );
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    std::fs::remove_file(path)?;
-    Ok(file)
+    static FILE: File = tempfile::tempfile_in("/dev/shm").expect("memory");
 }
 
 /// The file that holds `bytes`, and zeros up to `len`. It is the same one each time.

@@ -8,9 +8,6 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes held together.
 const BLOCK: u64 = 4096;
-/// How often all of a window may be read, and how many bytes of the smallest. Files are put on a card with less than one reading.
-const MOST_READ: u64 = 8;
-const LEAST_READ: u64 = 1 << 20;
 
 /// Changed bytes, by their place in the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,15 +83,13 @@ impl Patched<'_> {
 }
 
 /// A range of an image that can be read and written as if it were a file of its own. Writes stay in memory.
-/// Invariants: no byte outside the range is read or written, and reading comes to an end, whatever the range holds.
+/// Invariant: no byte outside the range is read or written.
 #[derive(Debug)]
 pub struct Window<'a> {
     image: &'a File,
     start: u64,
     len: u64,
     position: u64,
-    /// How many bytes may still be read: a damaged file system can go in circles.
-    readable: u64,
     /// By number, counted from the start of the window.
     blocks: BTreeMap<u64, Block>,
 }
@@ -114,7 +109,6 @@ impl<'a> Window<'a> {
             start,
             len,
             position: 0,
-            readable: len.saturating_mul(MOST_READ).saturating_add(LEAST_READ),
             blocks: BTreeMap::new(),
         }
     }
@@ -182,17 +176,10 @@ fn place(offset: u64) -> usize {
 
 impl Read for Window<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.readable == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "expected a file system that comes to an end, got one that goes in circles",
-            ));
-        }
         let Some((block, within, count)) = self.block(into.len())? else {
             return Ok(0);
         };
         into[..count].copy_from_slice(&block.bytes[within..within + count]);
-        self.readable = self.readable.saturating_sub(count as u64);
         self.position += count as u64;
         Ok(count)
     }
