@@ -172,7 +172,7 @@ fn said(deflate: bool, pieces: &[&[u8]]) -> (Vec<Incoming>, Option<&'static str>
     for piece in pieces {
         decoder.buffer().extend_from_slice(piece);
         loop {
-            match decoder.next() {
+            match decoder.next_incoming() {
                 Ok(Some(incoming)) => said.push(incoming),
                 Ok(None) => break,
                 Err(violation) => return (said, Some(violation.reason)),

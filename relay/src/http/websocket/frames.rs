@@ -74,7 +74,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the client breaks the protocol, or says too much.
-    pub fn next(&mut self) -> Result<Option<Incoming>, Violation> {
+    pub fn next_incoming(&mut self) -> Result<Option<Incoming>, Violation> {
         loop {
             let mut cursor = Cursor::new(&self.bytes[..]);
             let header = match FrameHeader::parse(&mut cursor) {
@@ -222,7 +222,7 @@ mod tests {
         // Byte by byte, as the worst network would bring it.
         for byte in bytes {
             decoder.buffer().extend_from_slice(&[*byte]);
-            while let Some(incoming) = decoder.next().map_err(|v| v.to_string())? {
+            while let Some(incoming) = decoder.next_incoming().map_err(|v| v.to_string())? {
                 said.push(incoming);
             }
         }

@@ -135,7 +135,7 @@ struct Heard {
 
 async fn hear(decoder: &mut Decoder, listener: &Listener) -> Result<Heard, Violation> {
     let mut heard = Heard::default();
-    while let Some(incoming) = decoder.next()? {
+    while let Some(incoming) = decoder.next_incoming()? {
         let request = match incoming {
             Incoming::Text(text) => parse_json(&text),
             Incoming::Binary(bytes) => parse_cbor(&bytes),
