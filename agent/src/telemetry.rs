@@ -4,7 +4,7 @@
 mod board;
 mod files;
 pub mod packages;
-mod parse;
+pub mod parse;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
