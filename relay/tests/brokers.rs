@@ -140,7 +140,7 @@ impl Broker {
     /// Sends `bytes` as they are, and waits until the broker ends the connection.
     async fn is_hung_up_on(&self, identity: &Identity, bytes: &[u8]) -> bool {
         let (ca, port) = match self {
-            Self::Embedded(relay) => (&relay.ca, relay.broker.address().port()),
+            Self::Embedded(relay) => (&relay.ca, relay.port()),
             Self::Mosquitto(mosquitto) => (&mosquitto.ca, mosquitto.port),
         };
         let TlsConfiguration::Rustls(tls) = ca.tls(identity) else {

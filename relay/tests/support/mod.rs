@@ -313,8 +313,11 @@ impl Relay {
     }
 
     pub(crate) fn options(&self, identity: &Identity, client_id: &str) -> MqttOptions {
-        let port = self.broker.address().port();
-        self.ca.options(port, identity, client_id)
+        self.ca.options(self.port(), identity, client_id)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.broker.address().unwrap().port()
     }
 
     pub(crate) async fn connect(&self, identity: &Identity, client_id: &str) -> Client {

@@ -8,7 +8,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
 use rmqtt::types::{ClientId, Id};
 
-use super::{Broker, hooks};
+use super::{Embedded, hooks};
 
 /// One of them.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Clients {
     }
 }
 
-impl Broker {
+impl Embedded {
     /// How many clients are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
