@@ -17,9 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 
-use super::authority::{
-    Authority, AuthorityError, BACKDATED, CA_CERTIFICATE, Issued, io_error,
-};
+use super::authority::{Authority, AuthorityError, BACKDATED, CA_CERTIFICATE, Issued, io_error};
 use crate::files;
 
 const CERTIFICATE: &str = "server.pem";

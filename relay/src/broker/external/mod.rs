@@ -88,7 +88,9 @@ enum Away {
 #[derive(Debug)]
 enum Link {
     Up(AsyncClient),
-    Down { reason: String },
+    Down {
+        reason: String,
+    },
     /// The relay stops.
     Over,
 }
@@ -114,7 +116,11 @@ impl Shared {
 
     fn say(&self, client: &AsyncClient, topic: String, payload: Vec<u8>, retain: bool) -> bool {
         // What is not retained is sent again until it is answered.
-        let qos = if retain { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        let qos = if retain {
+            QoS::AtLeastOnce
+        } else {
+            QoS::AtMostOnce
+        };
         let fits = client.try_publish(topic, qos, retain, payload).is_ok();
         if !fits {
             self.metrics.shed("broker", 1);
@@ -393,10 +399,7 @@ impl Member {
             );
             return self.refuse(&topic, "oversized", reason, &payload);
         }
-        let Some(received_ms) = self
-            .retained
-            .heard(&robot, &from, &payload, retain, now_ms)
-        else {
+        let Some(received_ms) = self.retained.heard(&robot, &from, &payload, retain, now_ms) else {
             return;
         };
         let input = Input::Message {

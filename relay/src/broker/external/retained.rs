@@ -105,7 +105,8 @@ mod tests {
             Some(now),
             "a clock that is ahead"
         );
-        let connection = |state: &str| serde_json::json!({ "session": uuid::Uuid::nil(), "state": state });
+        let connection =
+            |state: &str| serde_json::json!({ "session": uuid::Uuid::nil(), "state": state });
         let birth = FromRobot::Connection;
         for _ in 0..2 {
             let said = hear(birth.clone(), 7, true, connection("ONLINE"));
