@@ -233,6 +233,7 @@ async fn a_fleet_lives_on_an_external_broker_and_its_restart_loses_nothing() {
         true
     );
     let mut robot = online(&relay, port, &kiwi, 2).await;
+    say(&mut robot, "factsheet", "factsheet", &sheet, true).await;
     robot
         .publish(&from("kiwi-01", "events"), batch(1..=6), false)
         .await;
@@ -270,7 +271,10 @@ async fn a_fleet_lives_on_an_external_broker_and_its_restart_loses_nothing() {
         view()["status"]["online"] == true
     })
     .await;
-    assert_eq!(view()["factsheet"]["profile"], "lekiwi");
+    until("the factsheet that it kept", async || {
+        view()["factsheet"]["profile"] == "lekiwi"
+    })
+    .await;
 
     // Who vanishes is gone by its will; a relay that stops says so.
     robot.vanish();
