@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::names::{host_name, relay_id, server_names};
 use crate::alerts::{Dispatcher, ReceiverError};
-use crate::broker::{Broker, BrokerError, StoreAuthority};
+use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
 use crate::config::Config;
 use crate::discovery::Discovery;
@@ -177,7 +177,7 @@ impl From<BrokerError> for RunError {
 #[derive(Debug, Serialize)]
 struct Ready {
     https: SocketAddr,
-    mqtt: SocketAddr,
+    mqtt: String,
     ca_fingerprint: String,
     pid: u32,
 }
@@ -311,17 +311,37 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         leads,
         config.alerts.receivers.clone(),
     )?;
-    let broker_config = broker::Config {
-        listen: config.mqtt,
-        certificate: identity.certificate_path.clone(),
-        key: identity.key_path.clone(),
-        client_ca: folder.authority().join(CA_CERTIFICATE),
-        root: root.clone(),
+    let (broker, inputs) = match &config.broker {
+        Some(address) => {
+            let membership = Membership {
+                address: address.clone(),
+                relay_id: relay_id.clone(),
+                root: root.clone(),
+                authority: authority.clone(),
+            };
+            Broker::join(membership, metrics.clone())?
+        }
+        None => {
+            let listening = broker::Config {
+                listen: config.mqtt,
+                certificate: identity.certificate_path.clone(),
+                key: identity.key_path.clone(),
+                client_ca: folder.authority().join(CA_CERTIFICATE),
+                root: root.clone(),
+            };
+            let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
+            Broker::start(listening, admission, metrics.clone(), protect.clone()).await?
+        }
     };
-    let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let (broker, inputs) =
-        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
-    let mqtt = *mqtt_address.get_or_init(|| broker.address());
+    // Behind the port of HTTPS there is only the relay's own broker, and only that is announced as being on this machine.
+    let (mqtt, advertised_mqtt) = match &broker {
+        Broker::Embedded(own) => {
+            let address = *mqtt_address.get_or_init(|| own.address());
+            let advertised = advertised(&config, host.as_deref(), address);
+            (address.to_string(), advertised)
+        }
+        Broker::External(other) => (other.address().to_string(), other.address().to_string()),
+    };
     let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
@@ -329,12 +349,12 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     let dispatcher = tokio::spawn(dispatcher.run(stopping.clone()));
     let discovery = Arc::new(Discovery::start(
         &config,
-        &RelayAd {
+        broker.address().map(|mqtt| RelayAd {
             id: relay_id,
             https: https.port(),
             mqtt: mqtt.port(),
             ca_fingerprint: authority.fingerprint(),
-        },
+        }),
     ));
 
     let app = Arc::new(http::Parts {
@@ -351,7 +371,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         protect: protect.clone(),
         root,
         source,
-        mqtt: advertised(&config, host.as_deref(), mqtt),
+        mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),

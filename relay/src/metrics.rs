@@ -121,6 +121,8 @@ pub struct Metrics {
     pub heartbeat_lag: Histogram,
     /// From the receipt of an event to its place in the log and in the picture.
     pub event_lag: Histogram,
+    /// Whether the broker is there: 1 or 0.
+    pub broker_up: Gauge,
     /// MQTT clients connected.
     pub connections: Gauge,
     /// MQTT clients that connected, ever.
@@ -180,6 +182,7 @@ impl Default for Metrics {
             teleoperation_sessions: Gauge::default(),
             heartbeat_lag: lag_seconds(),
             event_lag: lag_seconds(),
+            broker_up: Gauge::default(),
             connections: Gauge::default(),
             connected: Counter::default(),
             delivered: Counter::default(),
@@ -297,6 +300,11 @@ impl Default for Metrics {
                 this.event_lag.clone(),
             );
             r.register(
+                "broker_up",
+                "Whether the broker is there",
+                this.broker_up.clone(),
+            );
+            r.register(
                 "mqtt_connected",
                 "MQTT clients that connected",
                 this.connected.clone(),
@@ -394,7 +402,9 @@ impl Metrics {
                 .get_or_create(&RefusalLabels { reason })
                 .inc_by(0);
         }
-        for place in ["ingest", "backlog", "history", "events", "live", "clock"] {
+        for place in [
+            "ingest", "backlog", "history", "events", "live", "clock", "broker",
+        ] {
             self.shed.get_or_create(&ShedLabels { place }).inc_by(0);
         }
         for end in ["successful", "failed", "expired", "lost"] {

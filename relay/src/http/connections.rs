@@ -48,6 +48,7 @@ pub(super) async fn list(
     Ok(Answer(ConnectionList {
         next: next.map(|last| last.id.clone()),
         connections,
+        elsewhere: app.broker.elsewhere().map(ToString::to_string),
         total: (app.broker.connections() + live.count()) as u64,
     }))
 }

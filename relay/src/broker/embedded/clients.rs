@@ -8,7 +8,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
 use rmqtt::types::{ClientId, Id};
 
-use super::{Broker, hooks};
+use super::{Embedded, hooks};
 use crate::clock;
 use crate::logging::Seldom;
 use crate::metrics::Metrics;
@@ -112,7 +112,7 @@ impl Clients {
     }
 }
 
-impl Broker {
+impl Embedded {
     /// How many clients are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
