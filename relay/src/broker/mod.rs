@@ -188,7 +188,7 @@ impl Broker {
         }
     }
 
-    /// Those of them whose id is beyond `after`, in no order.
+    /// The first `most` of them by id, of those whose id is beyond `after`.
     #[must_use]
     pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
         match self {
