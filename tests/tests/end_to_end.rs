@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::api::{AlertList, RobotView, RuleView};
+use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::message::kind;
 use lekiwi_tests::fleet::Admin;
 use lekiwi_tests::harness::{Agent, Browser, Relay};
@@ -128,105 +127,6 @@ async fn this_machine_becomes_a_robot_and_a_person_sees_it_live() -> Result<()> 
         "expected ascending positions"
     );
     Ok(())
-}
-
-#[tokio::test]
-async fn a_person_looks_back_and_finds_the_way_to_now() -> Result<()> {
-    let relay = Relay::start()?;
-    let admin = admin(&relay).await?;
-    let rule = serde_json::json!({
-        "id": "busy", "summary": "It does something", "when": { "threshold": { "metric": "cpu_percent", "above": -1.0 } },
-    });
-    let _: RuleView = admin.put("/api/v1/alert-rules/busy", &rule).await?;
-    let _first = Agent::start(&relay, "kiwi-01", &relay.token(&["--robot", "kiwi-01"])?)?;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    let mut then = None;
-    // People pick whole seconds: the second robot comes in a later one.
-    loop {
-        let alerts: AlertList = admin.read("/api/v1/alerts?rule=busy").await?;
-        let now = alerts.now.as_ms();
-        match then {
-            None if alerts.firing > 0 => then = Some((now / 1000 + 1) * 1000),
-            Some(then) if now > then => break,
-            _ => {}
-        }
-        ensure!(
-            tokio::time::Instant::now() < deadline,
-            "expected an alert within 30 s, got {alerts:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let then = then.context("the loop ended")?;
-    let _second = Agent::start(&relay, "kiwi-02", &relay.token(&["--robot", "kiwi-02"])?)?;
-    robot(&admin, "kiwi-02", "online", |r| r.status.online).await?;
-
-    let browser = Browser::start().await?;
-    let base = format!("https://{}", relay.https());
-    let password = std::fs::read_to_string(relay.admin_password_file())?;
-    browser.log_in(&base, password.trim()).await?;
-    let all = "[data-total='all']";
-    let banner = ".past [role='status']";
-    browser.text(all, |text| text == "2").await?;
-    browser.pick_time("input[name='at']", then).await?;
-    browser
-        .text(banner, |text| text.starts_with("This is the past: as of "))
-        .await?;
-    browser.text(all, |text| text == "1").await?;
-    browser
-        .text("[data-robot='kiwi-01'] .badge", |text| {
-            text.to_lowercase() == "online"
-        })
-        .await?;
-
-    // Other pages stay in that time.
-    browser.click("#to-alerts").await?;
-    let fired = "[data-alert-entry='alert.firing']";
-    browser
-        .text(fired, |text| text.contains("busy:kiwi-01:"))
-        .await?;
-    browser
-        .text(banner, |text| text.starts_with("This is the past"))
-        .await?;
-    browser.click("#to-fleet").await?;
-    browser.click("[data-robot='kiwi-01'] a").await?;
-    browser
-        .text("article[data-robot='kiwi-01']", |text| {
-            text.contains("busy:kiwi-01:")
-        })
-        .await?;
-    browser.click("[data-action='live']").await?;
-    browser.text("#link", |text| text == "live").await?;
-    browser
-        .text("article[data-robot='kiwi-01'] .facts", |text| {
-            text.contains("online")
-        })
-        .await?;
-
-    // What cannot be looked back at says why; and who was not there then is said not to have been.
-    browser
-        .open(&format!("{base}/#/?at=2020-01-01T00:00:00Z"))
-        .await?;
-    browser
-        .text(banner, |text| {
-            text.contains("expected a moment from position 1 of the log on")
-        })
-        .await?;
-    let at = Timestamp::from_ms(then);
-    browser
-        .open(&format!("{base}/#/robots/kiwi-02?at={at}"))
-        .await?;
-    browser
-        .text("article[data-robot='kiwi-02']", |text| {
-            text.contains("did not know this robot then")
-        })
-        .await?;
-    browser.click("[data-action='live']").await?;
-    browser
-        .text("article[data-robot='kiwi-02'] .badge", |text| {
-            text.to_lowercase() == "online"
-        })
-        .await?;
-    browser.close().await
 }
 
 /// Keeps every core busy.

@@ -116,31 +116,6 @@ impl Browser {
         }
     }
 
-    /// Clicks on the first element that fits, once it is there.
-    ///
-    /// # Errors
-    /// When it is not there within 30 s, or cannot be clicked on.
-    pub async fn click(&self, css: &str) -> Result<()> {
-        let wait = self.client.wait().at_most(Duration::from_secs(30));
-        let element = wait.for_element(Locator::Css(css)).await?;
-        Ok(element.click().await?)
-    }
-
-    /// Picks a time in an input for times, and sends its form as the enter key does.
-    ///
-    /// # Errors
-    /// When there is no such input.
-    pub async fn pick_time(&self, css: &str, ms: u64) -> Result<()> {
-        // How such an input takes keys depends on the browser's language; its value is local time everywhere.
-        let script =
-            "const input = document.querySelector(arguments[0]), at = new Date(arguments[1]);
-            input.value = new Date(at - 60000 * at.getTimezoneOffset()).toISOString().slice(0, 19);
-            input.form.requestSubmit();";
-        let arguments = vec![css.into(), ms.into()];
-        self.client.execute(script, arguments).await?;
-        Ok(())
-    }
-
     /// A PNG of the window.
     ///
     /// # Errors
