@@ -17,8 +17,11 @@ use lekiwi_agent_core::teleop::MAX_MEDIA;
 use lekiwi_agent_core::twin::Layer;
 use tempfile::TempDir;
 
+/// Panics where the bytes break something.
+type Try = fn(&[u8]);
+
 /// All of them.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const TARGETS: &[(&str, Try)] = &[
     ("local", local),
     ("machine", machine),
     ("answer", answer),

@@ -20,8 +20,11 @@ use lekiwi_provisioner::media::patch::{Patch, Patched};
 use lekiwi_provisioner::media::{bmap, checksum, partition};
 use lekiwi_provisioner::watch::Unwatched;
 
+/// Panics where the bytes break something.
+type Try = fn(&[u8]);
+
 /// All of them.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const TARGETS: &[(&str, Try)] = &[
     ("order", order),
     ("lint", linted),
     ("board", board),

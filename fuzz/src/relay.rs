@@ -18,8 +18,11 @@ use lekiwi_relay::identity::{pem, pkcs7};
 use lekiwi_relay::store::PostgresOptions;
 use lekiwi_relay_core::gateway::{MAX_REQUEST_BYTES, Wanted, parse_json};
 
+/// Panics where the bytes break something.
+type Try = fn(&[u8]);
+
 /// All of them.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const TARGETS: &[(&str, Try)] = &[
     ("certificate", certificate),
     ("head", head),
     ("frames", frames),

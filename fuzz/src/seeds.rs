@@ -3,11 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+/// Panics where the bytes break something.
+type Try = fn(&[u8]);
+
 /// Tries the targets of a part on their seeds.
 ///
 /// # Panics
 /// When a seed breaks something, or a target has none.
-pub(crate) fn try_all(part: &str, targets: &[(&str, fn(&[u8]))]) {
+pub(crate) fn try_all(part: &str, targets: &[(&str, Try)]) {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds")).join(part);
     for (name, target) in targets {
         let seeds = std::fs::read_dir(folder.join(name));

@@ -60,6 +60,37 @@ pub(super) fn check(written: [Option<String>; 4]) -> Result<Retention, ConfigErr
     })
 }
 
+/// Checks which events are kept for how long.
+pub(super) fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
+    for (kind, days) in &days {
+        let name = kind.strip_suffix(".*").unwrap_or(kind);
+        let is_kind = name.split('.').all(|part| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+        if !is_kind {
+            return Err(ConfigError::EventKind(kind.clone()));
+        }
+        // A family may have members that stay; a type that stays must not be asked for.
+        let stays = |never: &&&str| match never.strip_suffix('*') {
+            Some(family) => kind.starts_with(family),
+            None => **never == kind,
+        };
+        if let Some(never) = NEVER_FORGOTTEN.iter().find(stays) {
+            return Err(ConfigError::NeverForgotten {
+                kind: kind.clone(),
+                never,
+            });
+        }
+        if !(1..=36_500).contains(days) {
+            return Err(ConfigError::EventDays {
+                kind: kind.clone(),
+                days: *days,
+            });
+        }
+    }
+    Ok(days.into_iter().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,35 +131,4 @@ mod tests {
             "expected telemetry_1h_days to be a number of days of 1 to 36500, got \"for ever\""
         );
     }
-}
-
-/// Checks which events are kept for how long.
-pub(super) fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
-    for (kind, days) in &days {
-        let name = kind.strip_suffix(".*").unwrap_or(kind);
-        let is_kind = name.split('.').all(|part| {
-            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-        });
-        if !is_kind {
-            return Err(ConfigError::EventKind(kind.clone()));
-        }
-        // A family may have members that stay; a type that stays must not be asked for.
-        let stays = |never: &&&str| match never.strip_suffix('*') {
-            Some(family) => kind.starts_with(family),
-            None => **never == kind,
-        };
-        if let Some(never) = NEVER_FORGOTTEN.iter().find(stays) {
-            return Err(ConfigError::NeverForgotten {
-                kind: kind.clone(),
-                never,
-            });
-        }
-        if !(1..=36_500).contains(days) {
-            return Err(ConfigError::EventDays {
-                kind: kind.clone(),
-                days: *days,
-            });
-        }
-    }
-    Ok(days.into_iter().collect())
 }

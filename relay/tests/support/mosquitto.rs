@@ -35,12 +35,14 @@ impl Mosquitto {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let child = run(&folder, port);
-        Self {
+        let child = spawn(&folder);
+        let started = Self {
             port,
             child,
             folder,
-        }
+        };
+        started.listens();
+        started
     }
 
     pub(crate) fn kill(&mut self) {
@@ -51,22 +53,26 @@ impl Mosquitto {
 
     /// After it was killed.
     pub(crate) fn start_again(&mut self) {
-        self.child = run(&self.folder, self.port);
+        self.child = spawn(&self.folder);
+        self.listens();
+    }
+
+    fn listens(&self) {
+        for _ in 0..1_000 {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("mosquitto does not listen on {}", self.port);
     }
 }
 
-fn run(folder: &tempfile::TempDir, port: u16) -> Child {
-    let child = Command::new("mosquitto")
+fn spawn(folder: &tempfile::TempDir) -> Child {
+    Command::new("mosquitto")
         .arg("-c")
         .arg(folder.path().join("mosquitto.conf"))
         .stderr(Stdio::null())
         .spawn()
-        .expect("mosquitto (hint: apt-get install mosquitto)");
-    for _ in 0..1_000 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return child;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("mosquitto does not listen on {port}");
+        .expect("mosquitto (hint: apt-get install mosquitto)")
 }
