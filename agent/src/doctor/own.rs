@@ -140,7 +140,13 @@ pub(super) fn identity(
                 0..DAYS_LEFT => Finding::warning(
                     CHECK,
                     format!("{text}, which is {days} days"),
-                    "a new token enrols the robot anew: `lekiwi token create`",
+                    &format!(
+                        "no token is used before it ends: write one of `lekiwi token create --robot {}` into {}, \
+                         `rm {}`, and restart the agent",
+                        config.robot_id,
+                        config.token_file.display(),
+                        config.state_dir.join("cert.pem").display()
+                    ),
                 ),
                 _ => Finding::ok(CHECK, text),
             }
