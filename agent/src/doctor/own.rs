@@ -271,6 +271,11 @@ pub(super) fn outbox(state_dir: &Path, status: Option<&Status>) -> Finding {
         let waiting = format!("{} events wait", outbox.pending);
         return match (&outbox.trouble, outbox.durable) {
             (None, true) => Finding::ok(CHECK, waiting),
+            (Some(earlier), true) => Finding::warning(
+                CHECK,
+                format!("{waiting}; when it was opened: {earlier}"),
+                "new events are safe, and the event log says what is lost",
+            ),
             (trouble, _) => Finding::failed(
                 CHECK,
                 format!("{waiting}: {}", trouble.as_deref().unwrap_or("in memory")),

@@ -154,6 +154,21 @@ async fn a_running_agent_is_asked_and_left_alone() {
 }
 
 #[tokio::test]
+async fn what_was_damaged_before_is_named_and_no_fault_of_now() {
+    let site = robot().await;
+    let state = site.folder.path().join("state");
+    fs::write(state.join("agent.db"), "garbage, and no database at all").unwrap();
+    let _agent = site.agent();
+    eventually("the agent runs", || status(&site).is_some()).await;
+    let outbox = line(&site, "outbox");
+    assert!(outbox.starts_with("warning outbox "), "{outbox}");
+    assert!(
+        outbox.contains(", set aside as agent.db.damaged-"),
+        "{outbox}"
+    );
+}
+
+#[tokio::test]
 async fn a_certificate_that_ends_soon_has_a_hint_that_works() {
     let site = robot().await;
     let state = site.folder.path().join("state");
