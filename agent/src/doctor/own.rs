@@ -140,7 +140,13 @@ pub(super) fn identity(
                 0..DAYS_LEFT => Finding::warning(
                     CHECK,
                     format!("{text}, which is {days} days"),
-                    "a new token enrols the robot anew: `lekiwi token create`",
+                    &format!(
+                        "no token is used before it ends: write one of `lekiwi token create --robot {}` into {}, \
+                         `rm {}`, and restart the agent",
+                        config.robot_id,
+                        config.token_file.display(),
+                        config.state_dir.join("cert.pem").display()
+                    ),
                 ),
                 _ => Finding::ok(CHECK, text),
             }
@@ -265,6 +271,11 @@ pub(super) fn outbox(state_dir: &Path, status: Option<&Status>) -> Finding {
         let waiting = format!("{} events wait", outbox.pending);
         return match (&outbox.trouble, outbox.durable) {
             (None, true) => Finding::ok(CHECK, waiting),
+            (Some(earlier), true) => Finding::warning(
+                CHECK,
+                format!("{waiting}; when it was opened: {earlier}"),
+                "new events are safe, and the event log says what is lost",
+            ),
             (trouble, _) => Finding::failed(
                 CHECK,
                 format!("{waiting}: {}", trouble.as_deref().unwrap_or("in memory")),
