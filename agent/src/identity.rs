@@ -151,10 +151,19 @@ impl Store {
     }
 
     /// The key: the one that is there, or a new one, on disk before it is used. An enrolment that was
-    /// interrupted asks again with the same key, and gets the same certificate.
+    /// interrupted asks again with the same key, and gets the same certificate. One that is no key any more is
+    /// set aside: whoever comes here has a token for a new one.
     fn key(&self) -> Result<KeyPair, IdentityError> {
         match self.read_key() {
             Err(IdentityError::Missing(_)) => {}
+            Err(error @ IdentityError::Malformed { .. }) => {
+                let aside = self.key.with_extension("pem.damaged");
+                fs::rename(&self.key, &aside).map_err(|source| IdentityError::File {
+                    path: aside.clone(),
+                    source,
+                })?;
+                log::warn!("{error}: moved to {}, a new key is made", aside.display());
+            }
             other => return other,
         }
         let key = KeyPair::generate().map_err(|_| malformed(&self.key, "room for a new key"))?;

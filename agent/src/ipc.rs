@@ -37,7 +37,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub use bus::{Bus, Line, Subscription, Topic};
-pub use request::{Battery, CUSTOM, Metric, Operator, Query, Reload, Report, Request};
+pub use request::{
+    Battery, CUSTOM, Caller, Metric, Operator, Query, Reload, Report, Request, Standing,
+};
 pub use server::serve;
 pub use stops::Confirmations;
 

@@ -4,7 +4,7 @@
 //!
 //! Bounded: callers, bytes of a request, patience; one write to the older relay at a time.
 
-mod http;
+pub mod http;
 
 use std::io;
 use std::net::SocketAddr;

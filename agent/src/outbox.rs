@@ -399,8 +399,9 @@ impl Outbox {
         };
         let mut data = json!({ "from": 1, "to": UNKNOWN_END, "reason": reason });
         if let Some((why, aside)) = set_aside {
-            self.trouble = Some(why);
-            data["set_aside"] = json!(aside.file_name().unwrap_or_default().to_string_lossy());
+            let name = aside.file_name().unwrap_or_default().to_string_lossy();
+            self.trouble = Some(format!("{why}, set aside as {name}"));
+            data["set_aside"] = json!(name);
         }
         for stream in lost {
             data["stream"] = json!(stream);

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock;
-pub(crate) use process::{Process, reap};
+pub(crate) use process::{Process, end_with_us, reap};
 
 /// How much of the end of a program's output is kept, in bytes.
 const TAIL_BYTES: usize = 2048;

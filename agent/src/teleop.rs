@@ -9,7 +9,7 @@
 
 mod diag;
 mod input;
-mod media;
+pub mod media;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

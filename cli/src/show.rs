@@ -19,7 +19,7 @@ use lekiwi_protocol::message::{
 };
 
 use crate::ui::plain;
-pub(crate) use alerts::{alert, alerts, rules, silence, silences};
+pub(crate) use alerts::{alert, alert_history, alerts, rules, silence, silences};
 pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;

@@ -4,17 +4,11 @@
 
 mod support;
 
-use support::{Relay, check, lekiwi, login};
+use support::{Canned, JSON, Relay, SESSION, check, lekiwi, login};
 
-const JSON: &str = "application/json";
-
-fn relay(line: &str) -> (u16, &'static str, &'static str) {
+fn relay(line: &str) -> Canned {
     match line {
-        "POST /api/v1/session" => (
-            200,
-            JSON,
-            r#"{"token":"session-1","expires_at":"2126-11-21T16:00:00.000Z"}"#,
-        ),
+        "POST /api/v1/session" => SESSION,
         "GET /api/v1/bans" => (
             200,
             JSON,

@@ -7,17 +7,11 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use support::{Relay, check, lekiwi, login};
+use support::{Canned, JSON, Relay, SESSION, check, lekiwi, login};
 
-const JSON: &str = "application/json";
-
-fn fleet(line: &str) -> (u16, &'static str, &'static str) {
+fn fleet(line: &str) -> Canned {
     match line {
-        "POST /api/v1/session" => (
-            200,
-            JSON,
-            r#"{"token":"session-1","expires_at":"2126-11-21T16:00:00.000Z"}"#,
-        ),
+        "POST /api/v1/session" => SESSION,
         "DELETE /api/v1/session" => (204, JSON, ""),
         "GET /api/v1/robots" => (
             200,

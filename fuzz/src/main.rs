@@ -6,9 +6,7 @@ use std::sync::LazyLock;
 
 static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
     let wanted = std::env::var("LEKIWI_FUZZ").unwrap_or_default();
-    let found = lekiwi_fuzz::TARGETS
-        .iter()
-        .find(|(name, _)| *name == wanted);
+    let found = lekiwi_fuzz::targets().find(|(name, _)| *name == wanted);
     found.expect("LEKIWI_FUZZ is the name of a target").1
 });
 

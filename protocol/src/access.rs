@@ -2,9 +2,10 @@
 //! The embedded broker asks them in its hooks; the rules for external brokers in `deploy/` say the same.
 //!
 //! Rules follow from the direction alone. A robot writes its own `from/#`, reads its own `to/#` and all
-//! of `relays/`; a consumer reads `from/#`, `relays/`, `tasks/` and `alerts/` of its organisation and writes nothing.
+//! of `relays/`; a consumer reads `from/#`, `relays/`, `tasks/` and `alerts/` of its organisation and writes nothing. A relay
+//! that is a client of an external broker reads what robots say, and writes what is to them, itself, and alerts.
 
-use crate::id::{ConsumerName, RobotId};
+use crate::id::{ConsumerName, RelayId, RobotId};
 use crate::topic::{FromRobot, Path, Root, Topic, TopicError, VERSION};
 
 /// Who a client certificate speaks for.
@@ -14,6 +15,8 @@ pub enum Principal {
     Robot(RobotId),
     /// A read-only program; its client ids are its common name, or start with it and a colon.
     Consumer(ConsumerName),
+    /// A relay at an external broker; its one client id is its common name.
+    Relay(RelayId),
 }
 
 /// Why something was refused. The text is what operators read in the list of refused messages.
@@ -46,6 +49,14 @@ pub enum Refusal {
         /// What for.
         topic: String,
     },
+    /// A relay speaks to robots, of itself and of alerts.
+    #[error("relay {relay} may not publish to {topic:?}")]
+    Relay {
+        /// Who asked.
+        relay: RelayId,
+        /// What for.
+        topic: String,
+    },
     /// Consumers only read.
     #[error("consumer {0} may not publish")]
     ReadOnly(ConsumerName),
@@ -74,6 +85,7 @@ impl Principal {
         match self {
             Self::Robot(robot) => robot.to_string(),
             Self::Consumer(name) => name.common_name(),
+            Self::Relay(relay) => format!("relay:{relay}"),
         }
     }
 
@@ -84,7 +96,7 @@ impl Principal {
     pub fn may_connect_as(&self, client_id: &str) -> Result<(), Refusal> {
         let common_name = self.common_name();
         let own = match self {
-            Self::Robot(_) => client_id == common_name,
+            Self::Robot(_) | Self::Relay(_) => client_id == common_name,
             Self::Consumer(_) => client_id
                 .strip_prefix(&common_name)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(':')),
@@ -94,7 +106,7 @@ impl Principal {
         } else {
             Err(Refusal::ClientId {
                 expected: match self {
-                    Self::Robot(_) => common_name,
+                    Self::Robot(_) | Self::Relay(_) => common_name,
                     Self::Consumer(_) => format!("{common_name} or {common_name}:…"),
                 },
                 actual: client_id.chars().take(120).collect(),
@@ -106,11 +118,10 @@ impl Principal {
     ///
     /// # Errors
     /// When it may not.
-    pub fn may_publish(&self, root: &Root, topic: &str) -> Result<(RobotId, FromRobot), Refusal> {
-        let robot = match self {
-            Self::Consumer(name) => return Err(Refusal::ReadOnly(name.clone())),
-            Self::Robot(robot) => robot,
-        };
+    pub fn may_publish(&self, root: &Root, topic: &str) -> Result<Topic, Refusal> {
+        if let Self::Consumer(name) = self {
+            return Err(Refusal::ReadOnly(name.clone()));
+        }
         let parsed = Topic::parse(topic)?;
         if parsed.root != *root {
             return Err(Refusal::Root {
@@ -118,12 +129,24 @@ impl Principal {
                 actual: topic.to_owned(),
             });
         }
-        match parsed.path {
-            Path::From(id, from) if id == *robot => Ok((id, from)),
-            _ => Err(Refusal::Publish {
+        let topic = topic.to_owned();
+        match (self, &parsed.path) {
+            (Self::Robot(robot), Path::From(id, _)) if id == robot => Ok(parsed),
+            (Self::Robot(robot), _) => Err(Refusal::Publish {
                 robot: robot.clone(),
-                topic: topic.to_owned(),
+                topic,
             }),
+            (Self::Relay(relay), Path::Relay(id)) if id == relay => Ok(parsed),
+            // A death that came too late is corrected where it is retained.
+            (
+                Self::Relay(_),
+                Path::To(..) | Path::From(_, FromRobot::Connection) | Path::Alert(_),
+            ) => Ok(parsed),
+            (Self::Relay(relay), _) => Err(Refusal::Relay {
+                relay: relay.clone(),
+                topic,
+            }),
+            (Self::Consumer(name), _) => Err(Refusal::ReadOnly(name.clone())),
         }
     }
 
@@ -132,12 +155,19 @@ impl Principal {
     /// # Errors
     /// When it may not.
     pub fn may_will(&self, root: &Root, topic: &str) -> Result<(), Refusal> {
-        match self.may_publish(root, topic)? {
-            (_, FromRobot::Connection) => Ok(()),
-            (robot, _) => Err(Refusal::Will {
-                robot,
-                topic: topic.to_owned(),
+        let topic = self.may_publish(root, topic)?;
+        match (self, &topic.path) {
+            (Self::Robot(robot), Path::From(_, from)) if *from != FromRobot::Connection => {
+                Err(Refusal::Will {
+                    robot: robot.clone(),
+                    topic: topic.to_string(),
+                })
+            }
+            (Self::Relay(relay), path) if !matches!(path, Path::Relay(_)) => Err(Refusal::Relay {
+                relay: relay.clone(),
+                topic: topic.to_string(),
             }),
+            _ => Ok(()),
         }
     }
 
@@ -164,6 +194,7 @@ impl Principal {
             (_, ["relays", _]) => true,
             (Self::Robot(robot), ["robots", id, "to", _, ..]) => *id == robot.as_str(),
             (Self::Consumer(_), ["robots", _, "from", _, ..] | ["tasks" | "alerts", _]) => true,
+            (Self::Relay(_), ["robots", _, "from", _, ..]) => true,
             _ => false,
         };
         if allowed {
@@ -188,6 +219,46 @@ mod tests {
 
     fn consumer() -> Principal {
         Principal::Consumer("analytics".parse().unwrap())
+    }
+
+    fn relay() -> Principal {
+        Principal::Relay("r1".parse().unwrap())
+    }
+
+    #[test]
+    fn a_relay_writes_to_robots_and_of_itself() {
+        let root = Root::default();
+        let publish = |topic: &str| {
+            relay()
+                .may_publish(&root, topic)
+                .map(|_| ())
+                .map_err(|e| e.to_string())
+        };
+        for topic in [
+            "fleet/v1/default/robots/kiwi-01/to/ack",
+            "fleet/v1/default/robots/kiwi-01/from/connection",
+            "fleet/v1/default/relays/r1",
+            "fleet/v1/default/alerts/hot:kiwi-01:1",
+        ] {
+            assert_eq!(publish(topic), Ok(()));
+        }
+        for topic in [
+            "fleet/v1/default/robots/kiwi-01/from/state",
+            "fleet/v1/default/relays/r2",
+            "fleet/v1/default/tasks/t1",
+        ] {
+            let expected = format!("relay r1 may not publish to {topic:?}");
+            assert_eq!(publish(topic), Err(expected));
+        }
+        let will = |topic: &str| relay().may_will(&root, topic).map_err(|e| e.to_string());
+        assert_eq!(will("fleet/v1/default/relays/r1"), Ok(()));
+        assert_eq!(
+            will("fleet/v1/default/robots/kiwi-01/to/estop"),
+            Err("relay r1 may not publish to \"fleet/v1/default/robots/kiwi-01/to/estop\"".into())
+        );
+        assert_eq!(relay().common_name(), "relay:r1");
+        assert!(relay().may_connect_as("relay:r1").is_ok());
+        assert!(relay().may_connect_as("relay:r1:2").is_err());
     }
 
     #[test]
@@ -283,6 +354,11 @@ mod tests {
             (consumer(), "fleet/v1/+/robots/+/from/#", false),
             (consumer(), "$SYS/#", false),
             (consumer(), "#", false),
+            (relay(), "fleet/v1/default/robots/+/from/#", true),
+            (relay(), "fleet/v1/default/relays/+", true),
+            (relay(), "fleet/v1/default/robots/+/to/#", false),
+            (relay(), "fleet/v1/default/alerts/#", false),
+            (relay(), "fleet/v1/other/robots/+/from/#", false),
         ] {
             assert_eq!(
                 client.may_subscribe(&root, filter).is_ok(),

@@ -22,8 +22,9 @@ use crate::message::{
 };
 use crate::timestamp::Timestamp;
 pub use alerts::{
-    AcknowledgeRequest, AlertList, AlertNotification, DELIVERY_HEADER, RuleList, RuleOrigin,
-    RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest, TIMESTAMP_HEADER,
+    AcknowledgeRequest, AlertEntry, AlertHistory, AlertList, AlertNotification, DELIVERY_HEADER,
+    RuleList, RuleOrigin, RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest,
+    TIMESTAMP_HEADER,
 };
 pub use bans::{Ban, BanList};
 pub use commands::{CommandList, CommandRequest, CommandView};

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use lekiwi_protocol::RobotId;
 
 use crate::config::Raw;
+use crate::identity::server::ServerName;
 use crate::logging::Format;
 
 /// The relay of a Lekiwi Heartbeat fleet: takes what robots say, and shows it to people and programs.
@@ -146,6 +147,9 @@ pub struct Run {
     /// Where MQTT over mutual TLS listens [default: 0.0.0.0:8883].
     #[arg(long, value_name = "ADDR")]
     pub mqtt: Option<String>,
+    /// A broker such as mqtts://broker.example.org:8883, of which the relay is a client, instead of listening for MQTT.
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<String>,
     /// A name or address that clients call the relay by; may be given several times, foremost first.
     #[arg(long = "server-name", value_name = "NAME")]
     pub server_names: Vec<String>,
@@ -170,6 +174,7 @@ impl Run {
         Raw {
             https: self.https.clone(),
             mqtt: self.mqtt.clone(),
+            broker: self.broker.clone(),
             server_names: (!self.server_names.is_empty()).then(|| self.server_names.clone()),
             relay_id: self.relay_id.clone(),
             org: self.org.clone(),
@@ -213,6 +218,8 @@ pub struct TokenCreate {
 pub enum Ca {
     /// Print the authority's certificate and the fingerprint that robots pin.
     Show(CaShow),
+    /// Make the certificate of an external broker.
+    Broker(CaBroker),
 }
 
 /// `ca show`.
@@ -224,4 +231,18 @@ pub struct CaShow {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `ca broker`.
+#[derive(Debug, Args)]
+pub struct CaBroker {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// A name or address that robots and the relay call the broker by; may be given several times.
+    #[arg(long = "name", value_name = "NAME", required = true, value_parser = ServerName::parse)]
+    pub names: Vec<ServerName>,
+    /// The folder for ca.pem, server.pem and server.key, as in deploy/mosquitto.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }

@@ -7,6 +7,7 @@
 pub mod alerts;
 mod limits;
 mod retention;
+mod store;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,8 +22,10 @@ use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::limits::{LimitsError, RawLimits};
+pub use self::store::{PostgresStore, RawStore, Secret};
+use crate::broker::{Address, AddressError};
 use crate::identity::server::{ServerName, ServerNameError};
-use crate::store::{NEVER_FORGOTTEN, PostgresError, PostgresOptions};
+use crate::store::PostgresError;
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "relay.yml";
@@ -45,6 +48,8 @@ pub struct Raw {
     pub https: Option<String>,
     /// Where MQTT listens.
     pub mqtt: Option<String>,
+    /// The external broker instead of that.
+    pub broker: Option<String>,
     /// Names and addresses that clients call the relay by, the first one foremost.
     pub server_names: Option<Vec<String>>,
     /// The relay's own id.
@@ -77,41 +82,11 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
 }
 
-/// `store` as a person wrote it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawStore {
-    /// The database's URL.
-    pub postgres: Option<Secret>,
-    /// A file with its password.
-    pub password_file: Option<PathBuf>,
-    /// A file with the authorities that its certificate may be of.
-    pub ca: Option<PathBuf>,
-}
-
-/// A text that may have a password in it, and is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
-}
-
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "version",
     "https",
     "mqtt",
+    "broker",
     "server_names",
     "relay_id",
     "org",
@@ -136,6 +111,8 @@ pub struct Config {
     pub https: SocketAddr,
     /// Where MQTT listens.
     pub mqtt: SocketAddr,
+    /// The external broker, instead of listening for MQTT.
+    pub broker: Option<Address>,
     /// Names and addresses that clients call the relay by.
     pub server_names: Vec<ServerName>,
     /// The relay's own id; the host's name when absent.
@@ -160,17 +137,6 @@ pub struct Config {
     pub alerts: AlertsConfig,
     /// How much is taken, and of whom.
     pub limits: Limits,
-}
-
-/// A database of PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PostgresStore {
-    /// Its URL.
-    pub url: Secret,
-    /// A file with its password.
-    pub password_file: Option<PathBuf>,
-    /// A file with the authorities that its certificate may be of; the system's when absent.
-    pub ca: Option<PathBuf>,
 }
 
 /// Why the configuration cannot be used.
@@ -243,6 +209,9 @@ pub enum ConfigError {
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
+    /// The external broker is wrong.
+    #[error("cannot use broker")]
+    Broker(#[from] AddressError),
     /// A type of events is wrong.
     #[error("expected types such as service.changed or service.* in event_days, got {0:?}")]
     EventKind(String),
@@ -354,6 +323,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
         match key {
             "HTTPS" => raw.https = Some(value),
             "MQTT" => raw.mqtt = Some(value),
+            "BROKER" => raw.broker = Some(value),
             "SERVER_NAMES" => {
                 raw.server_names = Some(
                     value
@@ -399,63 +369,6 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
     (raw, warnings)
 }
 
-impl RawStore {
-    fn over(self, below: Self) -> Self {
-        Self {
-            postgres: self.postgres.or(below.postgres),
-            password_file: self.password_file.or(below.password_file),
-            ca: self.ca.or(below.ca),
-        }
-    }
-
-    fn check(self) -> Result<Option<PostgresStore>, ConfigError> {
-        let Some(url) = self.postgres else {
-            return match (self.password_file, self.ca) {
-                (None, None) => Ok(None),
-                (Some(_), _) => Err(ConfigError::NoDatabase("password_file")),
-                (None, Some(_)) => Err(ConfigError::NoDatabase("ca")),
-            };
-        };
-        PostgresOptions::check(url.expose())?;
-        Ok(Some(PostgresStore {
-            url,
-            password_file: self.password_file,
-            ca: self.ca,
-        }))
-    }
-}
-
-/// Checks which events are kept for how long.
-fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
-    for (kind, days) in &days {
-        let name = kind.strip_suffix(".*").unwrap_or(kind);
-        let is_kind = name.split('.').all(|part| {
-            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-        });
-        if !is_kind {
-            return Err(ConfigError::EventKind(kind.clone()));
-        }
-        // A family may have members that stay; a type that stays must not be asked for.
-        let stays = |never: &&&str| match never.strip_suffix('*') {
-            Some(family) => kind.starts_with(family),
-            None => **never == kind,
-        };
-        if let Some(never) = NEVER_FORGOTTEN.iter().find(stays) {
-            return Err(ConfigError::NeverForgotten {
-                kind: kind.clone(),
-                never,
-            });
-        }
-        if !(1..=36_500).contains(days) {
-            return Err(ConfigError::EventDays {
-                kind: kind.clone(),
-                days: *days,
-            });
-        }
-    }
-    Ok(days.into_iter().collect())
-}
-
 impl Raw {
     fn store_mut(&mut self) -> &mut RawStore {
         self.store.get_or_insert_default()
@@ -468,6 +381,7 @@ impl Raw {
             version: self.version.or(below.version),
             https: self.https.or(below.https),
             mqtt: self.mqtt.or(below.mqtt),
+            broker: self.broker.or(below.broker),
             server_names: self.server_names.or(below.server_names),
             relay_id: self.relay_id.or(below.relay_id),
             org: self.org.or(below.org),
@@ -567,6 +481,7 @@ impl Raw {
         Ok(Config {
             https: address("https", self.https, HTTPS)?,
             mqtt: address("mqtt", self.mqtt, MQTT)?,
+            broker: self.broker.map(|text| text.parse()).transpose()?,
             server_names,
             relay_id,
             org,
@@ -575,7 +490,7 @@ impl Raw {
             registration,
             mdns: flag("mdns", self.mdns, true)?,
             watch_dhcp: flag("watch_dhcp", self.watch_dhcp, false)?,
-            event_days: event_days(self.event_days.unwrap_or_default())?,
+            event_days: retention::event_days(self.event_days.unwrap_or_default())?,
             store: self.store.unwrap_or_default().check()?,
             alerts: self
                 .alerts

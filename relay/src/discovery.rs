@@ -49,9 +49,10 @@ fn off(reason: impl Into<String>) -> api::Watch {
 }
 
 impl Discovery {
-    /// Begins with what the configuration wants. Nothing of it keeps the relay from running.
+    /// Begins with what the configuration wants. Nothing of it keeps the relay from running. Without an `ad` the relay
+    /// finds robots, and is not found.
     #[must_use]
-    pub fn start(config: &Config, ad: &RelayAd) -> Self {
+    pub fn start(config: &Config, ad: Option<RelayAd>) -> Self {
         let mdns = if !config.mdns {
             off("the configuration says `mdns: false`")
         } else if config.https.ip().is_loopback() && config.mqtt.ip().is_loopback() {
@@ -61,7 +62,7 @@ impl Discovery {
         };
         let presence = mdns.on.then(|| {
             Presence::start(Purpose {
-                service: Some(ad.service()),
+                service: ad.map(|ad| ad.service()),
                 hear: &[ROBOTS],
                 tell: Box::new(|news| match news {
                     News::On { .. } | News::Off { .. } => tracing::info!("{news}"),

@@ -1,22 +1,28 @@
 //! Starts the parts in order, tells when both ports listen, and ends them in order. Only plumbing.
+//!
+//! A signal is heard at any time: what has begun to start is dropped, as a crash would, which every part survives.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod names;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::{RelayId, Root, Timestamp};
+use lekiwi_protocol::{Root, Timestamp};
 use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::names::{host_name, relay_id, server_names};
 use crate::alerts::{Dispatcher, ReceiverError};
-use crate::broker::{Broker, BrokerError, StoreAuthority};
+use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
 use crate::config::Config;
 use crate::discovery::Discovery;
@@ -171,7 +177,7 @@ impl From<BrokerError> for RunError {
 #[derive(Debug, Serialize)]
 struct Ready {
     https: SocketAddr,
-    mqtt: SocketAddr,
+    mqtt: String,
     ca_fingerprint: String,
     pid: u32,
 }
@@ -181,15 +187,54 @@ struct Ready {
 /// # Errors
 /// When a part cannot start.
 pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
-    let started = clock::monotonic();
     let folder = DataFolder::new(&options.data.folder);
     let _lock = folder.lock()?;
     let (mut interrupt, mut terminate) = signals()?;
+    let asked_to_stop = async {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("interrupted, stopping"),
+            _ = terminate.recv() => tracing::info!("asked to stop"),
+        }
+    };
+    tokio::pin!(asked_to_stop);
+    let relay = tokio::select! {
+        relay = start(options, config, &folder) => Some(relay?),
+        () = &mut asked_to_stop => None,
+    };
+    match relay {
+        Some(relay) => {
+            asked_to_stop.await;
+            relay.stop().await;
+        }
+        None => drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping])),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
 
+/// What runs.
+struct Relay {
+    /// Cancelled when the relay begins to stop.
+    stopping: CancellationToken,
+    server: JoinHandle<()>,
+    dispatcher: JoinHandle<()>,
+    stop_ingest: CancellationToken,
+    ingest: JoinHandle<()>,
+    broker: Arc<Broker>,
+    discovery: Arc<Discovery>,
+    store: Store,
+    /// What only goes on and on.
+    chores: [JoinHandle<()>; 2],
+    /// Whether this relay leads, as long as somebody says so.
+    _leads: watch::Sender<bool>,
+}
+
+async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Result<Relay, RunError> {
+    let started = clock::monotonic();
     let host = host_name();
     let metrics = Arc::new(Metrics::default());
     metrics.start_time.set((clock::now_ms() / 1_000) as i64);
-    let location = location(&config, &folder)?;
+    let location = location(&config, folder)?;
     let authority = Arc::new(Authority::open_or_create(
         &folder.authority(),
         &config.org,
@@ -234,7 +279,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     };
     let source = own_source(&relay_id);
     // Alone on its log, this relay leads.
-    let (_leads, leads) = tokio::sync::watch::channel(true);
+    let (leads_sender, leads) = watch::channel(true);
     let settings = Settings {
         root: root.clone(),
         relay_id: relay_id.clone(),
@@ -266,17 +311,37 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         leads,
         config.alerts.receivers.clone(),
     )?;
-    let broker_config = broker::Config {
-        listen: config.mqtt,
-        certificate: identity.certificate_path.clone(),
-        key: identity.key_path.clone(),
-        client_ca: folder.authority().join(CA_CERTIFICATE),
-        root: root.clone(),
+    let (broker, inputs) = match &config.broker {
+        Some(address) => {
+            let membership = Membership {
+                address: address.clone(),
+                relay_id: relay_id.clone(),
+                root: root.clone(),
+                authority: authority.clone(),
+            };
+            Broker::join(membership, metrics.clone())?
+        }
+        None => {
+            let listening = broker::Config {
+                listen: config.mqtt,
+                certificate: identity.certificate_path.clone(),
+                key: identity.key_path.clone(),
+                client_ca: folder.authority().join(CA_CERTIFICATE),
+                root: root.clone(),
+            };
+            let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
+            Broker::start(listening, admission, metrics.clone(), protect.clone()).await?
+        }
     };
-    let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
-    let (broker, inputs) =
-        Broker::start(broker_config, admission, metrics.clone(), protect.clone()).await?;
-    let mqtt = *mqtt_address.get_or_init(|| broker.address());
+    // Behind the port of HTTPS there is only the relay's own broker, and only that is announced as being on this machine.
+    let (mqtt, advertised_mqtt) = match &broker {
+        Broker::Embedded(own) => {
+            let address = *mqtt_address.get_or_init(|| own.address());
+            let advertised = advertised(&config, host.as_deref(), address);
+            (address.to_string(), advertised)
+        }
+        Broker::External(other) => (other.address().to_string(), other.address().to_string()),
+    };
     let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();
     let ingest = tokio::spawn(ingest.run(broker.clone(), inputs, stop_ingest.clone()));
@@ -284,12 +349,12 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let dispatcher = tokio::spawn(dispatcher.run(stopping.clone()));
     let discovery = Arc::new(Discovery::start(
         &config,
-        &RelayAd {
+        broker.address().map(|mqtt| RelayAd {
             id: relay_id,
             https: https.port(),
             mqtt: mqtt.port(),
             ca_fingerprint: authority.fingerprint(),
-        },
+        }),
     ));
 
     let app = Arc::new(http::Parts {
@@ -306,7 +371,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
         protect: protect.clone(),
         root,
         source,
-        mqtt: advertised(&config, host.as_deref(), mqtt),
+        mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
@@ -319,7 +384,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     let housekeeping = tokio::spawn(keep_house(app, config.event_days));
 
     // Only now: a password is told by a relay that runs.
-    tell_admin_password(options, &folder, &store).await?;
+    tell_admin_password(options, folder, &store).await?;
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
@@ -336,25 +401,37 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    tokio::select! {
-        _ = interrupt.recv() => tracing::info!("interrupted, stopping"),
-        _ = terminate.recv() => tracing::info!("asked to stop"),
+    Ok(Relay {
+        stopping,
+        server,
+        dispatcher,
+        stop_ingest,
+        ingest,
+        broker,
+        discovery,
+        store,
+        chores: [streams, housekeeping],
+        _leads: leads_sender,
+    })
+}
+
+impl Relay {
+    async fn stop(self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        for chore in &self.chores {
+            chore.abort();
+        }
+        self.discovery.leave().await;
+        self.stopping.cancel();
+        // Requests first: what they write must find the store. A task that panicked has ended as well.
+        let _ = self.server.await;
+        let _ = self.dispatcher.await;
+        self.stop_ingest.cancel();
+        let _ = self.ingest.await;
+        self.broker.stop().await;
+        // Waits for the last commit, so not on a thread of the runtime.
+        let _ = tokio::task::spawn_blocking(move || self.store.close()).await;
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    housekeeping.abort();
-    streams.abort();
-    discovery.leave().await;
-    stopping.cancel();
-    // Requests first: what they write must find the store. A task that panicked has ended as well.
-    let _ = server.await;
-    let _ = dispatcher.await;
-    stop_ingest.cancel();
-    let _ = ingest.await;
-    broker.stop().await;
-    // Waits for the last commit, so not on a thread of the runtime.
-    let _ = tokio::task::spawn_blocking(move || store.close()).await;
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Where the store of this configuration is.
@@ -460,65 +537,6 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn host_name() -> Option<String> {
-    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
-    matches!(ServerName::parse(&name), Ok(ServerName::Dns(_))).then(|| name.to_ascii_lowercase())
-}
-
-/// The relay's id when none was given: the host's first label, as far as ids take it.
-fn relay_id(host: Option<&str>) -> Result<RelayId, NameError> {
-    let label = host
-        .and_then(|host| host.split('.').next())
-        .unwrap_or_default();
-    let label = label
-        .trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
-        .replace('_', "-");
-    RelayId::new(if label.is_empty() { "relay" } else { &label })
-}
-
-/// Every name that the certificate should be good for: what the configuration says, where the relay
-/// listens, and what this machine is called.
-fn server_names(config: &Config, host: Option<&str>) -> Vec<ServerName> {
-    let mut names = config.server_names.clone();
-    names.extend([
-        ServerName::Dns("localhost".to_owned()),
-        ServerName::Address(Ipv4Addr::LOCALHOST.into()),
-        ServerName::Address(Ipv6Addr::LOCALHOST.into()),
-    ]);
-    if let Some(host) = host {
-        names.push(ServerName::Dns(host.to_owned()));
-        if !host.contains('.') {
-            names.push(ServerName::Dns(format!("{host}.local")));
-        }
-    }
-    for listen in [config.https, config.mqtt] {
-        if listen.ip().is_unspecified() {
-            names.extend(interface_addresses().into_iter().map(ServerName::Address));
-        } else {
-            names.push(ServerName::Address(listen.ip()));
-        }
-    }
-    names
-}
-
-/// Addresses of this machine that others may reach it by.
-fn interface_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
-        return Vec::new();
-    };
-    interfaces
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-        })
-        .filter(|address| match address {
-            IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
-        })
-        .collect()
 }
 
 /// The broker's `host:port` as others reach it.

@@ -39,7 +39,7 @@ use lekiwi_relay_core::commands::Commands;
 use lekiwi_relay_core::history::Retention;
 use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::twins::Twins;
-use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Picture, Policy};
+use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -50,7 +50,7 @@ use self::decision::Desk;
 pub use self::decision::{DecideError, Decision};
 use self::folded::{acknowledgements, folded};
 pub use self::handle::Handle;
-use self::upkeep::Upkeep;
+use self::upkeep::{Upkeep, pictures};
 use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::Collector;
@@ -123,13 +123,8 @@ impl Ingest {
         metrics: Arc<Metrics>,
     ) -> Result<(Handle, Self), StoreError> {
         let mut fleet = Fleet::new(settings.registration);
-        for snapshot in store.snapshots().await? {
-            match Picture::from_json(&snapshot.picture) {
-                Ok(picture) => fleet.restore(picture, snapshot.position),
-                Err(error) => {
-                    tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read")
-                }
-            }
+        for (picture, position) in pictures(&store).await? {
+            fleet.restore(picture, position);
         }
         loop {
             let events = store.events(fleet.position(), 10_000).await?;
@@ -469,7 +464,7 @@ impl Ingest {
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
         let mut heard = Vec::with_capacity(commit.events.len());
         for stored in &commit.events {
-            if let Some(robot) = alerts::robot_of(stored) {
+            if let Some(robot) = stored.told_as() {
                 self.live.event(robot, stored);
             }
             let robot = stored.robot();

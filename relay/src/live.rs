@@ -129,6 +129,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::metrics::ConsumerLabels;
     use crate::store::records::NewEvent;
 
     fn stored(position: u64) -> StoredEvent {
@@ -200,6 +201,30 @@ mod tests {
             after: Some(7),
         };
         assert_eq!(lagged, expected);
+        let by = ConsumerLabels { by: "live" };
+        assert!(metrics.slow_consumers.get_or_create(&by).get() > 0);
+    }
+
+    #[tokio::test]
+    async fn listeners_are_listed_a_page_at_a_time() {
+        let (live, _collector) = channel(&Arc::default());
+        let watch = |_| live.watch("ana", [0; 32]);
+        let mut watchers: Vec<Watcher> = (0..300).map(watch).collect();
+        // The first one has gone, and somebody else has its place.
+        drop(watchers.swap_remove(0));
+        watchers.push(live.watch("ben", [0; 32]));
+        let (mut ids, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = live.connected(&after, 70);
+            ids.extend(page.iter().map(|view| view.id.clone()));
+            match page.last() {
+                Some(last) if page.len() == 70 => after.clone_from(&last.id),
+                _ => break,
+            }
+        }
+        let mut expected: Vec<String> = (2..=301).map(|n| format!("live:{n}")).collect();
+        expected.sort_unstable();
+        assert_eq!(ids, expected);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! is chosen by `LEKIWI_RELAY_LOG`, in the syntax of `tracing`'s `EnvFilter`.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -32,5 +34,50 @@ pub fn init(format: Format) {
             .with_target(false)
             .init(),
         Format::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Time between two lines of a kind that may come often.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Lets a line into the log now and then, and counts those between.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// Whether something that happened at `now` may be said: how often the like was not, since the last line.
+    pub(crate) fn may_say(&self, now: Instant) -> Option<u64> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < PAUSE)
+        {
+            said.unsaid += 1;
+            return None;
+        }
+        said.last = Some(now);
+        Some(std::mem::take(&mut said.unsaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn what_comes_often_is_said_now_and_then_with_how_often_it_was() {
+        let (start, seldom) = (clock::monotonic(), Seldom::default());
+        let said = (0..250).filter_map(|tenth| {
+            let unsaid = seldom.may_say(start + Duration::from_millis(100 * tenth))?;
+            Some((tenth, unsaid))
+        });
+        assert_eq!(said.collect::<Vec<_>>(), [(0, 0), (100, 99), (200, 99)]);
     }
 }

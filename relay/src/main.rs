@@ -9,12 +9,12 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
-use lekiwi_relay::cli::{Ca, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
+use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
 use lekiwi_relay::identity::authority::Authority;
-use lekiwi_relay::identity::tokens;
+use lekiwi_relay::identity::{server, tokens};
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::paths::DataFolder;
 use lekiwi_relay::store::{Location, Store};
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Token(Token::Create(options)) => create_token(&options),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
+        Command::Ca(Ca::Broker(options)) => certify_broker(&options),
         Command::Backup(options) => with_store(&options.of, |location| {
             maintenance::backup(location, &options)
         }),
@@ -212,6 +213,27 @@ fn show_authority(options: &CaShow) -> Exit {
             } else {
                 ui::print(&format!("{fingerprint}\n{pem}"));
             }
+            Exit::Success
+        }
+        Err(error) => {
+            ui::error(&error, error.hint());
+            Exit::Failure
+        }
+    }
+}
+
+fn certify_broker(options: &CaBroker) -> Exit {
+    let folder = DataFolder::new(&options.data.folder);
+    let made = Authority::open(&folder.authority()).and_then(|authority| {
+        server::write_for_broker(&authority, &options.names, &options.out, clock::now_ms())
+    });
+    match made {
+        Ok(ends) => {
+            ui::note(&format!(
+                "ca.pem, server.pem and server.key are in {}; the certificate is good until {}\n",
+                options.out.display(),
+                Timestamp::from_ms(ends)
+            ));
             Exit::Success
         }
         Err(error) => {

@@ -50,6 +50,20 @@ pub struct ShedLabels {
     pub place: &'static str,
 }
 
+/// What the store was slow with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreLabels {
+    /// `read` or `write`.
+    pub work: &'static str,
+}
+
+/// Who was slow to take what it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConsumerLabels {
+    /// `live` or `mqtt`.
+    pub by: &'static str,
+}
+
 /// A request of the HTTP interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -83,6 +97,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that failed and are tried again.
     pub commit_failures: Counter,
+    /// Reads and writes of the store that took half a second and longer.
+    pub slow_store: Family<StoreLabels, Counter>,
+    /// How often a consumer was found to be behind.
+    pub slow_consumers: Family<ConsumerLabels, Counter>,
     /// Commands that ended, by how.
     pub commands: Family<EndLabels, Counter>,
     /// Attempts to tell receivers of alerts, by how they ended.
@@ -103,6 +121,8 @@ pub struct Metrics {
     pub heartbeat_lag: Histogram,
     /// From the receipt of an event to its place in the log and in the picture.
     pub event_lag: Histogram,
+    /// Whether the broker is there: 1 or 0.
+    pub broker_up: Gauge,
     /// MQTT clients connected.
     pub connections: Gauge,
     /// MQTT clients that connected, ever.
@@ -150,6 +170,8 @@ impl Default for Metrics {
             samples_committed: Counter::default(),
             commit_seconds: work_seconds(),
             commit_failures: Counter::default(),
+            slow_store: Family::default(),
+            slow_consumers: Family::default(),
             commands: Family::default(),
             alert_deliveries: Family::default(),
             alerts_firing: Gauge::default(),
@@ -160,6 +182,7 @@ impl Default for Metrics {
             teleoperation_sessions: Gauge::default(),
             heartbeat_lag: lag_seconds(),
             event_lag: lag_seconds(),
+            broker_up: Gauge::default(),
             connections: Gauge::default(),
             connected: Counter::default(),
             delivered: Counter::default(),
@@ -215,6 +238,16 @@ impl Default for Metrics {
                 this.commit_failures.clone(),
             );
             r.register(
+                "store_slow",
+                "Reads and writes of the store that took half a second and longer",
+                this.slow_store.clone(),
+            );
+            r.register(
+                "consumers_slow",
+                "How often a consumer was found to be behind",
+                this.slow_consumers.clone(),
+            );
+            r.register(
                 "commands_ended",
                 "Commands of robots that came to an end",
                 this.commands.clone(),
@@ -265,6 +298,11 @@ impl Default for Metrics {
                 "Time from the receipt of an event to its place in the log and in the picture",
                 Unit::Seconds,
                 this.event_lag.clone(),
+            );
+            r.register(
+                "broker_up",
+                "Whether the broker is there",
+                this.broker_up.clone(),
             );
             r.register(
                 "mqtt_connected",
@@ -364,11 +402,23 @@ impl Metrics {
                 .get_or_create(&RefusalLabels { reason })
                 .inc_by(0);
         }
-        for place in ["ingest", "backlog", "history", "events", "live", "clock"] {
+        for place in [
+            "ingest", "backlog", "history", "events", "live", "clock", "broker",
+        ] {
             self.shed.get_or_create(&ShedLabels { place }).inc_by(0);
         }
         for end in ["successful", "failed", "expired", "lost"] {
             self.commands.get_or_create(&EndLabels { end }).inc_by(0);
+        }
+        for work in ["read", "write"] {
+            self.slow_store
+                .get_or_create(&StoreLabels { work })
+                .inc_by(0);
+        }
+        for by in ["live", "mqtt"] {
+            self.slow_consumers
+                .get_or_create(&ConsumerLabels { by })
+                .inc_by(0);
         }
         for result in ["delivered", "failed", "refused"] {
             self.alert_deliveries
@@ -436,6 +486,13 @@ impl Metrics {
     /// Counts one refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// Counts a consumer that was found to be behind.
+    pub fn slow_consumer(&self, by: &'static str) {
+        self.slow_consumers
+            .get_or_create(&ConsumerLabels { by })
+            .inc();
     }
 
     /// Counts `n` things dropped under overload.

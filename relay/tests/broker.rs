@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
+use lekiwi_relay::metrics::ConsumerLabels;
 use rumqttc::v5::ConnectionError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
 use support::{Client, Relay, connection, envelope, events, from, start_broker, until, will};
@@ -282,7 +283,7 @@ async fn unknown_and_revoked_certificates_stay_outside() {
             .await
             .unwrap()
     );
-    assert_eq!(relay.broker.disconnect("kiwi-01").await, 1);
+    relay.broker.disconnect("kiwi-01").await;
     tokio::time::timeout(support::PATIENCE, &mut client.events)
         .await
         .expect("the connection ends")
@@ -459,6 +460,8 @@ async fn a_subscriber_that_does_not_read_is_disconnected() {
         () = flood => {}
         () = cut => {}
     }
+    let by = ConsumerLabels { by: "mqtt" };
+    assert!(relay.metrics.slow_consumers.get_or_create(&by).get() > 0);
     assert!(!reading.message().await.payload.is_empty());
     relay.stop().await;
 }
@@ -467,8 +470,7 @@ async fn a_subscriber_that_does_not_read_is_disconnected() {
 async fn mqtt_3_1_1_is_served_on_the_same_port() {
     let relay = Relay::start().await;
     let kiwi = relay.robot("kiwi-01").await;
-    let mut options =
-        rumqttc::MqttOptions::new("kiwi-01", "localhost", relay.broker.address().port());
+    let mut options = rumqttc::MqttOptions::new("kiwi-01", "localhost", relay.port());
     options.set_transport(rumqttc::Transport::Tls(relay.tls(&kiwi)));
     options.set_keep_alive(Duration::from_secs(15));
     let (client, mut loop_) = rumqttc::AsyncClient::new(options, 10);
@@ -500,7 +502,7 @@ async fn mqtt_3_1_1_is_served_on_the_same_port() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_is_named() {
     let relay = Relay::start().await;
-    let address = relay.broker.address().to_string();
+    let address = relay.broker.address().unwrap().to_string();
     let error = start_broker(
         relay.dir.path(),
         &relay.ca,
@@ -551,7 +553,7 @@ async fn messages_either_way_are_counted_and_their_lag_is_measured() {
     })
     .await;
     assert_eq!(relay.metrics.robots_registered.get(), 1);
-    let mut connected = relay.broker.connected("");
+    let mut connected = relay.broker.connected("", 10);
     connected.sort_by(|a, b| a.id.cmp(&b.id));
     let counts = |view: &ConnectionView| (view.id.clone(), view.kind, view.received, view.sent);
     assert_eq!(
@@ -566,9 +568,12 @@ async fn messages_either_way_are_counted_and_their_lag_is_measured() {
             ("kiwi-01".to_owned(), ConnectionKind::Robot, 4, 0),
         ]
     );
-    assert_eq!(relay.broker.connected("consumer:watcher:1").len(), 1);
-    assert!(relay.broker.is_listening());
+    assert_eq!(relay.broker.connected("consumer:watcher:1", 10).len(), 1);
+    assert_eq!(relay.broker.missing(), None);
     relay.broker.stop_listening();
-    until("nobody can connect", async || !relay.broker.is_listening()).await;
+    until("nobody can connect", async || {
+        relay.broker.missing().is_some()
+    })
+    .await;
     relay.stop().await;
 }

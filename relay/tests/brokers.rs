@@ -3,14 +3,18 @@
 //! how, and `docs/broker.md` why.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[expect(dead_code, reason = "another test program starts it again")]
+#[path = "support/mosquitto.rs"]
+mod mosquitto;
 #[path = "support/port.rs"]
 mod port;
 mod support;
 
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lekiwi_protocol::Root;
+use lekiwi_protocol::access::Principal;
 use rumqttc::TlsConfiguration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -29,61 +33,33 @@ enum Broker {
 
 struct Mosquitto {
     ca: Ca,
-    port: u16,
-    child: Child,
+    program: mosquitto::Mosquitto,
     next_serial: AtomicU64,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Mosquitto {
-    async fn start() -> Self {
+    fn start() -> Self {
         let ca = Ca::new();
         let folder = tempfile::tempdir().unwrap();
         let server = ca.issue("localhost", "default", "server", 1);
-        let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mosquitto/");
-        let deployed = |name| std::fs::read_to_string(format!("{deploy}{name}")).unwrap();
-        // Each consumer is in the file by name: a second one like the first.
-        let access = deployed("acl");
-        let one = &access[access.find("user consumer:analytics").unwrap()..];
-        let access = format!("{access}\n{}", one.replace("analytics", "second"));
-        let port = port::free();
-        let config = deployed("mosquitto.conf")
-            .replace("/etc/mosquitto/fleet", folder.path().to_str().unwrap())
-            .replace("listener 8883", &format!("listener {port} 127.0.0.1"));
         for (name, text) in [
             ("ca.pem", &ca.pem),
             ("server.pem", &server.cert_pem),
             ("server.key", &server.key_pem),
-            ("acl", &access),
-            ("mosquitto.conf", &format!("user root\n{config}")),
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let child = Command::new("mosquitto")
-            .arg("-c")
-            .arg(folder.path().join("mosquitto.conf"))
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("mosquitto (hint: apt-get install mosquitto)");
-        let mosquitto = Self {
-            ca,
-            port,
-            child,
-            next_serial: AtomicU64::new(100),
-            _folder: folder,
+        // Each consumer is in the file by name: a second one like the first.
+        let second = |access: String| {
+            let one = &access[access.find("user consumer:analytics").unwrap()..];
+            format!("{access}\n{}", one.replace("analytics", "second"))
         };
-        until("mosquitto listens", async || {
-            TcpStream::connect(("127.0.0.1", port)).await.is_ok()
-        })
-        .await;
-        mosquitto
+        let program = mosquitto::Mosquitto::start(folder, port::free(), second);
+        Self {
+            ca,
+            program,
+            next_serial: AtomicU64::new(100),
+        }
     }
 }
 
@@ -91,7 +67,7 @@ impl Broker {
     async fn both() -> [Self; 2] {
         [
             Self::Embedded(Box::new(Relay::start().await)),
-            Self::Mosquitto(Box::new(Mosquitto::start().await)),
+            Self::Mosquitto(Box::new(Mosquitto::start())),
         ]
     }
 
@@ -128,7 +104,11 @@ impl Broker {
     fn options(&self, identity: &Identity, client_id: &str) -> MqttOptions {
         match self {
             Self::Embedded(relay) => relay.options(identity, client_id),
-            Self::Mosquitto(mosquitto) => mosquitto.ca.options(mosquitto.port, identity, client_id),
+            Self::Mosquitto(mosquitto) => {
+                mosquitto
+                    .ca
+                    .options(mosquitto.program.port, identity, client_id)
+            }
         }
     }
 
@@ -140,8 +120,8 @@ impl Broker {
     /// Sends `bytes` as they are, and waits until the broker ends the connection.
     async fn is_hung_up_on(&self, identity: &Identity, bytes: &[u8]) -> bool {
         let (ca, port) = match self {
-            Self::Embedded(relay) => (&relay.ca, relay.broker.address().port()),
-            Self::Mosquitto(mosquitto) => (&mosquitto.ca, mosquitto.port),
+            Self::Embedded(relay) => (&relay.ca, relay.port()),
+            Self::Mosquitto(mosquitto) => (&mosquitto.ca, mosquitto.program.port),
         };
         let TlsConfiguration::Rustls(tls) = ca.tls(identity) else {
             unreachable!("the tests' clients have rustls")
@@ -437,5 +417,60 @@ async fn whoever_breaks_the_protocol_is_hung_up_on_and_others_are_served() {
             .await;
         assert_eq!(next(&mut consumer).await.1, "well");
         broker.stop().await;
+    }
+}
+
+/// What the code says that each may publish is what Mosquitto lets it publish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_access_rules_are_those_of_the_contract() {
+    let mosquitto = Mosquitto::start();
+    let root = Root::default();
+    let others = [
+        "fleet/v1/default/relays/relay-1",
+        "fleet/v1/default/relays/relay-2",
+        "fleet/v1/default/alerts/hot:kiwi-01:1",
+        "fleet/v1/default/tasks/t1",
+        "fleet/v1/other/robots/kiwi-01/from/connection",
+    ];
+    let robots = ["kiwi-01", "kiwi-02"].into_iter().flat_map(|robot| {
+        let topics = [
+            "from/connection",
+            "from/state",
+            "from/events",
+            "from/cmd/1",
+            "to/ack",
+            "to/estop",
+            "to/cmd/ping/1",
+        ];
+        topics.map(|topic| format!("fleet/v1/default/robots/{robot}/{topic}"))
+    });
+    let topics: Vec<String> = others
+        .map(str::to_owned)
+        .into_iter()
+        .chain(robots)
+        .collect();
+    for (principal, unit) in [
+        (Principal::Robot("kiwi-01".parse().unwrap()), "robot"),
+        (
+            Principal::Consumer("analytics".parse().unwrap()),
+            "consumer",
+        ),
+        (Principal::Relay("relay-1".parse().unwrap()), "relay"),
+    ] {
+        let name = principal.common_name();
+        let serial = mosquitto.next_serial.fetch_add(1, Ordering::Relaxed);
+        let identity = mosquitto.ca.issue(&name, "default", unit, serial);
+        let options = mosquitto
+            .ca
+            .options(mosquitto.program.port, &identity, &name);
+        let mut client = Client::connect(options).await.unwrap();
+        for topic in &topics {
+            let answer = client.publish(topic, "{}", false).await;
+            assert_eq!(
+                answer != PubAckReason::NotAuthorized,
+                principal.may_publish(&root, topic).is_ok(),
+                "{name} to {topic}: {answer:?}"
+            );
+        }
     }
 }

@@ -14,7 +14,7 @@ use lekiwi_relay::live::{Form, Message, Todo, Watcher, form};
 use lekiwi_relay::store::Batch;
 use lekiwi_relay::store::records::NewEvent;
 use lekiwi_relay_core::gateway::deadline;
-use support::{Client, PATIENCE, Relay, connection, envelope, from, until};
+use support::{Client, PATIENCE, Relay, connection, envelope, from, next, until};
 
 fn topics(topics: &[&str]) -> Subscribe {
     Subscribe {
@@ -30,13 +30,6 @@ fn parsed(message: &Arc<Message>) -> Live {
     let text = std::str::from_utf8(&event).unwrap();
     let data = text.lines().find_map(|line| line.strip_prefix("data: "));
     serde_json::from_str(data.unwrap()).unwrap()
-}
-
-async fn next(watcher: &Watcher) -> Vec<Todo> {
-    tokio::time::timeout(PATIENCE, watcher.next(10_000))
-        .await
-        .expect("something in time")
-        .unwrap()
 }
 
 /// The next messages of all that is told.

@@ -10,7 +10,7 @@ use lekiwi_protocol::message::kind;
 use lekiwi_relay::live::{Form, Todo, Watcher, form};
 use lekiwi_relay::store::Batch;
 use lekiwi_relay::store::records::NewEvent;
-use support::{PATIENCE, Relay, envelope, from};
+use support::{Relay, envelope, from, next};
 
 fn topics(topic: &str) -> Subscribe {
     Subscribe {
@@ -18,13 +18,6 @@ fn topics(topic: &str) -> Subscribe {
         topics: vec![topic.to_owned()],
         ..Subscribe::default()
     }
-}
-
-async fn next(watcher: &Watcher) -> Vec<Todo> {
-    tokio::time::timeout(PATIENCE, watcher.next(10_000))
-        .await
-        .expect("something in time")
-        .unwrap()
 }
 
 /// How many messages are told next.

@@ -6,8 +6,8 @@
 //! the agent keeps being restarted meanwhile, the version before is in force again.
 //!
 //! Each step is on the disk before anything is done or said by it; a step that the disk does not take has not
-//! happened. The relay sends the version again, which is asking for the step again; going back is tried again
-//! from here.
+//! happened, and why is said. The relay sends the version again, which is asking for the step again; going back is
+//! tried again from here.
 //!
 //! Invariants: versions only go forward; nothing is tried that the disk does not have or the check refused; what
 //! was rejected or rolled back never comes into force again; a trial ends.
@@ -92,6 +92,8 @@ pub struct Twin {
     until: Option<Instant>,
     /// A way back that the disk did not take, and when it is tried again.
     back: Option<(Instant, Record)>,
+    /// Why the disk did not take the last step that the relay asked for.
+    untaken: Option<String>,
     /// The version that is in force, 0 for none.
     live: u64,
     /// Why what should be in force is not, although it was confirmed.
@@ -153,6 +155,7 @@ impl Twin {
             }
             _ => (state, self.record.reason.clone()),
         };
+        let reason = self.untaken.clone().or(reason);
         Reported {
             version: newest,
             state,
@@ -224,6 +227,7 @@ impl Twin {
         };
         self.record = next;
         self.back = None;
+        self.untaken = None;
         self.until = self.record.trial.as_ref().map(|trial| {
             let within = Duration::from_secs(trial.confirm_within_s);
             now + within.min(MAX_CONFIRM_WITHIN)
@@ -235,8 +239,8 @@ impl Twin {
         }
     }
 
-    /// It is not: the step has not happened.
-    pub fn not_kept(&mut self, now: Instant) {
+    /// It is not, for this reason: the step has not happened.
+    pub fn not_kept(&mut self, now: Instant, reason: &str) {
         let Some(next) = self.next.take() else {
             return;
         };
@@ -250,7 +254,14 @@ impl Twin {
                 self.until = None;
                 self.back = Some((now + RETRY_KEEPING, next));
             }
-            _ => {}
+            // The relay is told, and asks again for what it has not heard of.
+            _ => {
+                let newest = next.newest;
+                self.untaken = Some(cut(format!(
+                    "expected the robot's disk to take configuration {newest}: {reason}"
+                )));
+                self.outputs.push_back(Output::Say);
+            }
         }
     }
 

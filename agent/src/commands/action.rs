@@ -5,7 +5,7 @@ use lekiwi_protocol::profile::{Action, Profile};
 
 use super::program;
 use crate::driver::chain;
-use crate::program::{Limits, Running, Stop};
+use crate::program::{Limits, Running, Stop, end_with_us};
 
 /// Runs the action that `arguments` name; answers with the end of what it printed.
 pub(super) async fn run(profile: &Profile, arguments: &Arguments) -> Result<Arguments, String> {
@@ -15,7 +15,9 @@ pub(super) async fn run(profile: &Profile, arguments: &Arguments) -> Result<Argu
         total: action.timeout(),
         silence: action.timeout(),
     };
-    let running = Running::start(program(&words)).map_err(|error| chain(&error))?;
+    let mut program = program(&words);
+    end_with_us(&mut program);
+    let running = Running::start(program).map_err(|error| chain(&error))?;
     let said = running
         .end(limits, &mut Stop::never())
         .await

@@ -89,24 +89,20 @@ fn space(bytes: f64, inodes: Option<f64>) -> Finding {
 }
 
 pub(super) fn clock(root: &Path) -> Finding {
-    let synchronised = root.join("run/systemd/timesync/synchronized").exists();
+    let synchronised = clock::is_synchronised(root);
     judge_clock(clock::wall(), clock::build_time(), synchronised)
 }
 
 fn judge_clock(wall: Timestamp, built: Timestamp, synchronised: bool) -> Finding {
     const CHECK: &str = "clock";
-    const HINT: &str = "is there a time server in the network? `timedatectl timesync-status`";
+    const HINT: &str = "is there a time server in the network? `timedatectl`";
     if wall < built {
         let text = format!("expected a time after this program was made, {built}, got {wall}");
         return Finding::failed(CHECK, text, HINT);
     }
     match synchronised {
         true => Finding::ok(CHECK, "set by the network"),
-        false => Finding::warning(
-            CHECK,
-            format!("{wall}, and not set by systemd-timesyncd since boot"),
-            HINT,
-        ),
+        false => Finding::warning(CHECK, format!("{wall}, and not set from the network"), HINT),
     }
 }
 
@@ -140,7 +136,13 @@ pub(super) fn identity(
                 0..DAYS_LEFT => Finding::warning(
                     CHECK,
                     format!("{text}, which is {days} days"),
-                    "a new token enrols the robot anew: `lekiwi token create`",
+                    &format!(
+                        "no token is used before it ends: write one of `lekiwi token create --robot {}` into {}, \
+                         `rm {}`, and restart the agent",
+                        config.robot_id,
+                        config.token_file.display(),
+                        config.state_dir.join("cert.pem").display()
+                    ),
                 ),
                 _ => Finding::ok(CHECK, text),
             }
@@ -265,6 +267,11 @@ pub(super) fn outbox(state_dir: &Path, status: Option<&Status>) -> Finding {
         let waiting = format!("{} events wait", outbox.pending);
         return match (&outbox.trouble, outbox.durable) {
             (None, true) => Finding::ok(CHECK, waiting),
+            (Some(earlier), true) => Finding::warning(
+                CHECK,
+                format!("{waiting}; when it was opened: {earlier}"),
+                "new events are safe, and the event log says what is lost",
+            ),
             (trouble, _) => Finding::failed(
                 CHECK,
                 format!("{waiting}: {}", trouble.as_deref().unwrap_or("in memory")),
@@ -511,7 +518,7 @@ mod tests {
             words(&judge_clock(at(1_795_233_130_000), built, false)),
             (
                 Verdict::Warning,
-                "2026-11-21T03:52:10.000Z, and not set by systemd-timesyncd since boot"
+                "2026-11-21T03:52:10.000Z, and not set from the network"
             )
         );
         assert_eq!(

@@ -78,7 +78,7 @@ impl Driver {
                         Ok(()) => self.twin.kept(clock::now()),
                         Err(error) => {
                             log::warn!("what operators desire cannot be kept: {error}");
-                            self.twin.not_kept(clock::now());
+                            self.twin.not_kept(clock::now(), &error.to_string());
                         }
                     }
                 }

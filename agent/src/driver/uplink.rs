@@ -159,7 +159,7 @@ impl Driver {
             LinkEvent::Failed(error) => self.endpoint_failed(&error),
             LinkEvent::Up(established) => {
                 // The certificate is a good one: no token is needed any more.
-                remove_token(&self.enrolment);
+                remove_token(&self.enrolment, "this robot is enrolled already");
                 self.online_since = Some(clock::wall());
                 self.next_release = Some(clock::now() + SETTLED);
                 self.last_error = None;

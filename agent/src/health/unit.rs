@@ -2,9 +2,10 @@
 //!
 //! systemd keeps `/run/systemd/units/invocation:NAME`, a link whose target is the id of the unit's current
 //! run, from when it starts until it is inactive or has failed; and a service's processes are in the
-//! cgroup of its name. A service is active when both are there. Between two automatic restarts the link
-//! stays and the processes are gone; a restart between two looks shows as another id. A unit that failed
-//! cannot be told from one that was stopped.
+//! cgroup of its name, below `system.slice` or another slice. A service is active when both are there, or
+//! the link alone where its unit file has `RemainAfterExit=` (drop-ins are not read). Between two automatic
+//! restarts the link stays and the processes are gone; a restart between two looks shows as another id. A
+//! unit that failed cannot be told from one that was stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,14 @@ use crate::telemetry::{Files, number_of};
 
 /// Where control groups are: the unified hierarchy, or its place beside the older ones.
 const HIERARCHIES: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
+/// Where unit files are; the first one counts.
+const UNIT_FILES: [&str; 5] = [
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
 /// Most processes of a unit whose memory is added up where the kernel does not count it.
 const MOST_PROCESSES: usize = 64;
 
@@ -24,6 +33,8 @@ const MOST_PROCESSES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Unit {
     name: String,
+    /// Below the hierarchy: where it was found, or where it would be by default.
+    cgroup: PathBuf,
     /// The run that the last look saw.
     run: Option<PathBuf>,
 }
@@ -32,6 +43,7 @@ impl Unit {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            cgroup: Path::new("system.slice").join(within_slice(name)),
             run: None,
         }
     }
@@ -45,7 +57,7 @@ impl Unit {
             let stopped = sight(ServiceState::Inactive, false);
             return (stopped, Err(self.expected("it is not running")));
         };
-        if self.name.ends_with(".service") && !self.has_processes(files) {
+        if self.name.ends_with(".service") && !self.has_processes(files) && !self.remains(files) {
             let but = "it has no process, and may be waiting for its restart";
             return (
                 sight(ServiceState::Restarting, false),
@@ -64,8 +76,7 @@ impl Unit {
     /// Memory of all its processes: what the kernel counts for the cgroup, or, where it does not (a Pi as
     /// delivered), what they have each.
     pub(super) fn memory_bytes(&self, files: &mut Files) -> Option<u64> {
-        let cgroup = self.cgroup();
-        let cgroup = cgroup.display();
+        let cgroup = self.cgroup.display();
         let counted = HIERARCHIES.iter().find_map(|hierarchy| {
             let text = files.text(&format!("{hierarchy}/{cgroup}/memory.current"))?;
             text.trim().parse().ok()
@@ -84,9 +95,8 @@ impl Unit {
 
     /// Processor time of all its processes so far, in microseconds.
     pub(super) fn cpu_us(&self, files: &mut Files) -> Option<u64> {
-        let cgroup = self.cgroup();
         HIERARCHIES.iter().find_map(|hierarchy| {
-            let path = format!("{hierarchy}/{}/cpu.stat", cgroup.display());
+            let path = format!("{hierarchy}/{}/cpu.stat", self.cgroup.display());
             number_of(files.text(&path)?, "usage_usec")
         })
     }
@@ -95,27 +105,68 @@ impl Unit {
         format!("expected {} to be active, but {but}", self.name)
     }
 
-    fn has_processes(&self, files: &mut Files) -> bool {
-        let cgroup = self.cgroup();
-        HIERARCHIES.iter().any(|hierarchy| {
-            let events = format!("{hierarchy}/{}/cgroup.events", cgroup.display());
-            let text = files.text(&events);
-            text.is_some_and(|text| text.lines().any(|line| line == "populated 1"))
-        })
+    /// Whether there are any. Where it is not known where they would be, all slices are looked through for the
+    /// unit.
+    fn has_processes(&mut self, files: &mut Files) -> bool {
+        if is_populated(files, &self.cgroup) {
+            return true;
+        }
+        for hierarchy in HIERARCHIES {
+            for slice in files.names(hierarchy) {
+                if !slice.ends_with(".slice") {
+                    continue;
+                }
+                // The cgroup of a-b.slice is in that of a.slice.
+                let inner = files.names(&format!("{hierarchy}/{slice}"));
+                let inner = inner.into_iter().filter(|name| name.ends_with(".slice"));
+                let folders = inner.map(|name| Path::new(&slice).join(name));
+                let found = std::iter::once(PathBuf::from(&slice))
+                    .chain(folders)
+                    .map(|folder| folder.join(&self.name))
+                    .find(|cgroup| is_populated(files, cgroup));
+                if let Some(cgroup) = found {
+                    self.cgroup = cgroup;
+                    return true;
+                }
+            }
+        }
+        false
     }
 
-    /// The unit's cgroup; a template's instances share a slice.
-    fn cgroup(&self) -> PathBuf {
-        let slice = Path::new("system.slice");
-        match self.name.split_once('@') {
-            Some((template, _)) => {
-                let template = template.replace('-', "\\x2d");
-                slice
-                    .join(format!("system-{template}.slice"))
-                    .join(&self.name)
-            }
-            None => slice.join(&self.name),
+    /// Whether it is active without processes, as its file says.
+    fn remains(&self, files: &mut Files) -> bool {
+        let file = match self.name.split_once('@') {
+            Some((template, _)) => format!("{template}@.service"),
+            None => self.name.clone(),
+        };
+        let mut texts = UNIT_FILES.iter().map(|folder| format!("{folder}/{file}"));
+        let found = texts.find_map(|path| {
+            let mut lines = files.text(&path)?.lines();
+            Some(lines.any(|line| {
+                let value = line.trim().strip_prefix("RemainAfterExit=");
+                value.is_some_and(|value| ["yes", "true", "on", "1"].contains(&value.trim()))
+            }))
+        });
+        found.unwrap_or_default()
+    }
+}
+
+fn is_populated(files: &mut Files, cgroup: &Path) -> bool {
+    HIERARCHIES.iter().any(|hierarchy| {
+        let events = format!("{hierarchy}/{}/cgroup.events", cgroup.display());
+        let text = files.text(&events);
+        text.is_some_and(|text| text.lines().any(|line| line == "populated 1"))
+    })
+}
+
+/// A unit's cgroup in `system.slice`; a template's instances share a slice in it.
+fn within_slice(name: &str) -> PathBuf {
+    match name.split_once('@') {
+        Some((template, _)) => {
+            let template = template.replace('-', "\\x2d");
+            Path::new(&format!("system-{template}.slice")).join(name)
         }
+        None => PathBuf::from(name),
     }
 }
 
@@ -234,5 +285,44 @@ mod tests {
         assert_eq!(passes("robot-arm@left.service"), Ok(()));
         machine.run("lekiwi.timer", Some("01"));
         assert_eq!(passes("lekiwi.timer"), Ok(()));
+    }
+
+    #[test]
+    fn a_service_is_found_in_whatever_slice_it_is() {
+        let machine = Machine(tempfile::tempdir().unwrap());
+        let mut files = Files::new(machine.0.path());
+        let slices = [
+            ("base.service", "robot.slice/base.service"),
+            (
+                "arm@left.service",
+                "robot.slice/robot-arms.slice/arm@left.service",
+            ),
+        ];
+        for (name, cgroup) in slices {
+            machine.run(name, Some("01"));
+            let mut unit = Unit::new(name);
+            assert_eq!(unit.look(&mut files).0.state, ServiceState::Restarting);
+            let group = format!("sys/fs/cgroup/{cgroup}");
+            machine.write(&format!("{group}/cgroup.events"), "populated 1\n");
+            machine.write(&format!("{group}/memory.current"), "5000\n");
+            assert_eq!(unit.look(&mut files).1, Ok(()));
+            assert_eq!(unit.memory_bytes(&mut files), Some(5000));
+            machine.write(&format!("{group}/cgroup.events"), "populated 0\n");
+            assert_eq!(unit.look(&mut files).0.state, ServiceState::Restarting);
+        }
+    }
+
+    #[test]
+    fn what_remains_after_its_exit_needs_no_process() {
+        let machine = Machine(tempfile::tempdir().unwrap());
+        let mut files = Files::new(machine.0.path());
+        let mut unit = Unit::new("can@0.service");
+        let packaged = "usr/lib/systemd/system/can@.service";
+        machine.write(packaged, "[Service]\nType=oneshot\nRemainAfterExit=yes\n");
+        assert_eq!(unit.look(&mut files).0.state, ServiceState::Inactive);
+        machine.run("can@0.service", Some("01"));
+        assert_eq!(unit.look(&mut files).1, Ok(()));
+        machine.write("etc/systemd/system/can@.service", "RemainAfterExit=no\n");
+        assert_eq!(unit.look(&mut files).0.state, ServiceState::Restarting);
     }
 }

@@ -71,26 +71,26 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Enrolled, En
     let validity = certificate::check(&chain, &authority, robot_id, &key, now)
         .map_err(EnrolError::BadCertificate)?;
     store.keep(&chain, &authority).map_err(EnrolError::Store)?;
-    remove_token(enrolment);
+    remove_token(enrolment, "it is used");
     Ok(Enrolled {
         not_before: validity.not_before,
         not_after: validity.not_after,
     })
 }
 
-/// Removes the token of a robot that is enrolled, also one that a crash left behind.
-pub(crate) fn remove_token(enrolment: &Enrolment) {
+/// Removes the token of a robot that is enrolled, also one that a crash left behind; says why.
+pub(crate) fn remove_token(enrolment: &Enrolment, why: &str) {
     if !enrolment.remove_token {
         return;
     }
     match fs::remove_file(&enrolment.token_file) {
         Ok(()) => log::info!(
-            "the used token {} was removed",
+            "removed the token {}: {why}",
             enrolment.token_file.display()
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => log::warn!(
-            "the used token {} cannot be removed: {error}",
+            "the token {} cannot be removed, {why}: {error}",
             enrolment.token_file.display()
         ),
     }

@@ -119,15 +119,16 @@ pub struct Metric {
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Caller {
+pub struct Caller {
     /// The user's id.
-    pub(super) uid: u32,
-    pub(super) standing: Standing,
+    pub uid: u32,
+    /// What follows from it.
+    pub standing: Standing,
 }
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub enum Standing {
     /// Root and the agent's own user: everything.
     Owner,
     /// Members of the agent's group: report what the robot's programs know.
@@ -141,7 +142,7 @@ impl Request {
     ///
     /// # Errors
     /// When it is something else: what was expected, for people.
-    pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(line).map_err(|error| {
             format!(r#"expected a line such as {{"battery":{{"percent":80}}}}: {error}"#)
         })
@@ -151,7 +152,7 @@ impl Request {
     ///
     /// # Errors
     /// What was expected and what came, for people.
-    pub(super) fn check(&self, caller: Caller) -> Result<(), String> {
+    pub fn check(&self, caller: Caller) -> Result<(), String> {
         let Caller { uid, standing } = caller;
         match self {
             Self::Query(_) | Self::Subscribe(_) => return Ok(()),

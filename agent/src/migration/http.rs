@@ -15,12 +15,15 @@ const MAX_ANSWER_BYTES: usize = 512;
 
 /// A request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) method: String,
-    pub(super) path: String,
+pub struct Asked {
+    /// Such as `PUT`.
+    pub method: String,
+    /// What for, with its query.
+    pub path: String,
     /// The header `X-API-Key`.
-    pub(super) key: Option<String>,
-    pub(super) body: Vec<u8>,
+    pub key: Option<String>,
+    /// As long as the head says.
+    pub body: Vec<u8>,
 }
 
 /// Reads a request, or says what is wrong with it.
@@ -41,8 +44,11 @@ pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Result<Asked, Str
     }
 }
 
-/// `None` while the request is not complete.
-fn parse(bytes: &[u8]) -> Result<Option<Asked>, String> {
+/// Reads a request from its beginning; `None` while it is not complete.
+///
+/// # Errors
+/// When it is none, or too long: what was expected, for people.
+pub fn parse(bytes: &[u8]) -> Result<Option<Asked>, String> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };

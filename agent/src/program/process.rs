@@ -51,6 +51,29 @@ fn look_after(child: Child) {
     left.push(child);
 }
 
+/// Lets SIGKILL end `command` when the thread that starts it ends, however that ends: a thread that was killed has
+/// no drop. What the program has started itself by then goes on.
+pub(crate) fn end_with_us(command: &mut Command) {
+    let parent = std::process::id();
+    let bind = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It may have ended before.
+        if std::os::unix::process::parent_id() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::from(Errno::ESRCH))
+        }
+    };
+    #[expect(
+        unsafe_code,
+        reason = "this is how a child is told before its program starts"
+    )]
+    // SAFETY: two system calls, and no memory is asked for.
+    unsafe {
+        command.pre_exec(bind);
+    }
+}
+
 /// The first process of a group of its own. The group is killed when this is dropped, unless its first process
 /// was seen to end.
 #[derive(Debug)]
@@ -166,6 +189,31 @@ mod tests {
 
     fn file(folder: &tempfile::TempDir) -> PathBuf {
         folder.path().join("pid")
+    }
+
+    #[tokio::test]
+    async fn what_is_bound_to_its_starter_does_not_outlive_it() {
+        use std::os::unix::process::ExitStatusExt;
+
+        let begin = || {
+            let mut command = Command::new("sleep");
+            end_with_us(command.arg("1000"));
+            command.spawn().unwrap()
+        };
+        let mut stays = begin();
+        let mut goes = std::thread::spawn(begin).join().unwrap();
+        let deadline = clock::now() + Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = goes.try_wait().unwrap() {
+                break status;
+            }
+            assert!(clock::now() < deadline, "it outlives its starter");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+        assert_eq!(stays.try_wait().unwrap(), None);
+        stays.kill().unwrap();
+        stays.wait().unwrap();
     }
 
     #[tokio::test]

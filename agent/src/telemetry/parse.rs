@@ -4,13 +4,15 @@ use lekiwi_protocol::message::BatteryStatus;
 
 /// Time that a core spent, or all of them, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cpu {
+pub struct Cpu {
     busy: u64,
     all: u64,
 }
 
 impl Cpu {
-    pub(super) fn busy_percent_since(self, before: Self) -> Option<f64> {
+    /// The share in which it was busy; `None` when no time has passed.
+    #[must_use]
+    pub fn busy_percent_since(self, before: Self) -> Option<f64> {
         let all = self.all.checked_sub(before.all).filter(|all| *all > 0)?;
         let busy = self.busy.saturating_sub(before.busy).min(all);
         Some(100.0 * busy as f64 / all as f64)
@@ -19,7 +21,7 @@ impl Cpu {
 
 /// The first lines of `/proc/stat`: all cores, whose number is empty, then each by its number. user, nice,
 /// system, idle, iowait, irq, softirq, steal, guest, …
-pub(super) fn cpus(text: &str) -> impl Iterator<Item = (&str, Cpu)> {
+pub fn cpus(text: &str) -> impl Iterator<Item = (&str, Cpu)> {
     let lines = text.lines().map_while(|line| line.strip_prefix("cpu"));
     lines.filter_map(|line| {
         let (core, ticks) = line.split_once(' ')?;
@@ -46,7 +48,8 @@ fn cpu(ticks: &str) -> Option<Cpu> {
 }
 
 /// `/proc/loadavg`: the means of one, five and fifteen minutes.
-pub(super) fn load(text: &str) -> Option<[f64; 3]> {
+#[must_use]
+pub fn load(text: &str) -> Option<[f64; 3]> {
     let mut words = text.split_whitespace();
     let mut mean = || {
         let mean = words.next()?.parse::<f64>().ok()?;
@@ -56,7 +59,8 @@ pub(super) fn load(text: &str) -> Option<[f64; 3]> {
 }
 
 /// `/proc/meminfo`: what is neither free nor reclaimable, as a share.
-pub(super) fn memory_percent(text: &str) -> Option<f64> {
+#[must_use]
+pub fn memory_percent(text: &str) -> Option<f64> {
     used_percent(
         kilobytes(text, "MemTotal:")?,
         kilobytes(text, "MemAvailable:")?,
@@ -64,7 +68,8 @@ pub(super) fn memory_percent(text: &str) -> Option<f64> {
 }
 
 /// Used swap as a share; `None` without any.
-pub(super) fn swap_percent(text: &str) -> Option<f64> {
+#[must_use]
+pub fn swap_percent(text: &str) -> Option<f64> {
     used_percent(
         kilobytes(text, "SwapTotal:")?,
         kilobytes(text, "SwapFree:")?,
@@ -77,13 +82,15 @@ fn used_percent(total: u64, free: u64) -> Option<f64> {
 }
 
 /// A line of `/proc/meminfo` or `/proc/PID/status` in kB.
-pub(crate) fn kilobytes(text: &str, key: &str) -> Option<u64> {
+#[must_use]
+pub fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
 /// A line `key number`, as in a cgroup's `cpu.stat`.
-pub(crate) fn number_of(text: &str, key: &str) -> Option<u64> {
+#[must_use]
+pub fn number_of(text: &str, key: &str) -> Option<u64> {
     let mut lines = text.lines().map(|line| line.split_whitespace());
     lines.find_map(|mut words| match words.next() {
         Some(word) if word == key => words.next()?.parse().ok(),
@@ -92,7 +99,8 @@ pub(crate) fn number_of(text: &str, key: &str) -> Option<u64> {
 }
 
 /// A number in decimal, or after `0x` in hex.
-pub(super) fn number(text: &str) -> Option<u64> {
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
@@ -101,36 +109,41 @@ pub(super) fn number(text: &str) -> Option<u64> {
 }
 
 /// A Pi's `get_throttled`: hex, with or without `0x`.
-pub(super) fn throttled(text: &str) -> Option<u32> {
+#[must_use]
+pub fn throttled(text: &str) -> Option<u32> {
     let text = text.trim();
     u32::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
 }
 
 /// An eMMC's `life_time`, two estimates in tenths: the worse one as a share. 11 is beyond its life.
-pub(super) fn wear_percent(text: &str) -> Option<f64> {
+#[must_use]
+pub fn wear_percent(text: &str) -> Option<f64> {
     let estimates = text.split_whitespace().filter_map(number);
     let worst = estimates.filter(|tenth| (1..=11).contains(tenth)).max()?;
     Some(worst as f64 * 10.0)
 }
 
 /// A thermal zone in thousandths of a degree; values that no robot has are broken sensors.
-pub(super) fn temperature_c(text: &str) -> Option<f64> {
+#[must_use]
+pub fn temperature_c(text: &str) -> Option<f64> {
     let celsius = text.trim().parse::<i64>().ok()? as f64 / 1000.0;
     (-60.0..=200.0).contains(&celsius).then_some(celsius)
 }
 
 /// What an interface has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Traffic {
-    pub(super) received: u64,
-    pub(super) sent: u64,
+pub struct Traffic {
+    /// Bytes in.
+    pub received: u64,
+    /// Bytes out.
+    pub sent: u64,
     /// Packets broken or dropped, both ways.
-    pub(super) errors: u64,
+    pub errors: u64,
 }
 
 /// `/proc/net/dev` without loopback. Received: bytes, packets, errs, drop, fifo, frame, compressed,
 /// multicast; sent: bytes, packets, errs, drop, …
-pub(super) fn interfaces(text: &str) -> impl Iterator<Item = (&str, Traffic)> {
+pub fn interfaces(text: &str) -> impl Iterator<Item = (&str, Traffic)> {
     text.lines().skip(2).filter_map(|line| {
         let (name, numbers) = line.split_once(':')?;
         let mut columns = [0_u64; 12];
@@ -149,7 +162,7 @@ pub(super) fn interfaces(text: &str) -> impl Iterator<Item = (&str, Traffic)> {
 }
 
 /// `/proc/net/wireless`: signal level by interface in dBm; old drivers count from -256.
-pub(super) fn signals(text: &str) -> impl Iterator<Item = (&str, f64)> {
+pub fn signals(text: &str) -> impl Iterator<Item = (&str, f64)> {
     text.lines().skip(2).filter_map(|line| {
         let (name, columns) = line.split_once(':')?;
         let level = columns.split_whitespace().nth(2)?;
@@ -163,14 +176,18 @@ pub(super) fn signals(text: &str) -> impl Iterator<Item = (&str, f64)> {
 
 /// A battery as its `uevent` describes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Battery {
-    pub(super) percent: f64,
-    pub(super) voltage_v: Option<f64>,
-    pub(super) status: BatteryStatus,
+pub struct Battery {
+    /// Its charge, 0 to 100.
+    pub percent: f64,
+    /// Its voltage.
+    pub voltage_v: Option<f64>,
+    /// Whether it is charged or discharged.
+    pub status: BatteryStatus,
 }
 
 /// `/sys/class/power_supply/*/uevent`; `None` for what feeds no robot: mains, and a mouse's battery.
-pub(super) fn battery(uevent: &str) -> Option<Battery> {
+#[must_use]
+pub fn battery(uevent: &str) -> Option<Battery> {
     let value = |key: &str| {
         let mut lines = uevent
             .lines()

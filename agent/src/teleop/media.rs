@@ -132,7 +132,8 @@ struct Session {
 }
 
 /// Those of a list who read; what is not of its shape has none.
-fn readers(body: &[u8]) -> Vec<MediaSession> {
+#[must_use]
+pub fn readers(body: &[u8]) -> Vec<MediaSession> {
     let list: List = match serde_json::from_slice(body) {
         Ok(list) => list,
         Err(error) => {

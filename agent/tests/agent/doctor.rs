@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -150,6 +151,47 @@ async fn a_running_agent_is_asked_and_left_alone() {
         "error: one check failed\n"
     );
     assert_eq!(status(&site).unwrap()["session"], session);
+}
+
+#[tokio::test]
+async fn what_was_damaged_before_is_named_and_no_fault_of_now() {
+    let site = robot().await;
+    let state = site.folder.path().join("state");
+    fs::write(state.join("agent.db"), "garbage, and no database at all").unwrap();
+    let _agent = site.agent();
+    eventually("the agent runs", || status(&site).is_some()).await;
+    let outbox = line(&site, "outbox");
+    assert!(outbox.starts_with("warning outbox "), "{outbox}");
+    assert!(
+        outbox.contains(", set aside as agent.db.damaged-"),
+        "{outbox}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_has_a_hint_that_works() {
+    let site = robot().await;
+    let state = site.folder.path().join("state");
+    let left = Duration::from_secs(6 * 86_400 + 3_600);
+    let (certificate, key) = site.authority.ending("kiwi-01", left);
+    fs::write(state.join("cert.pem"), certificate).unwrap();
+    fs::write(state.join("key.pem"), key.serialize_pem()).unwrap();
+    let soon = line(&site, "identity");
+    let (found, hint) = soon.split_once('\n').unwrap();
+    assert!(found.starts_with("warning identity "), "{found}");
+    assert!(found.ends_with(", which is 6 days"), "{found}");
+    assert_eq!(
+        hint.trim(),
+        "(hint: no token is used before it ends: write one of `lekiwi token create --robot kiwi-01` into AT/token, \
+         `rm AT/state/cert.pem`, and restart the agent)"
+    );
+    fs::write(site.folder.path().join("token"), "lkt_x").unwrap();
+    fs::remove_file(state.join("cert.pem")).unwrap();
+    assert_eq!(
+        line(&site, "identity"),
+        "warning identity      not enrolled yet, and there is a token\n                      \
+         (hint: the agent enrols by itself; by hand: `lekiwi-agent enrol`)"
+    );
 }
 
 #[tokio::test]

@@ -137,6 +137,24 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
 }
 
 #[tokio::test]
+async fn a_damaged_key_gives_way_to_a_new_one_where_there_is_a_token() {
+    let authority = Arc::new(Authority::new("fleet"));
+    let answers = [Answer::Sign("kiwi-01".to_owned())];
+    let est = Est::start(&authority, authority.clone(), answers).await;
+    let robot = robot(est.port, &authority);
+    fs::write(robot.file("key.pem"), "half a k").unwrap();
+    fs::rename(robot.file("token"), robot.file("elsewhere")).unwrap();
+    let error = robot.enrol().await.unwrap_err();
+    assert!(matches!(error, EnrolError::NoToken { .. }), "{error}");
+    assert_eq!(fs::read(robot.file("key.pem")).unwrap(), b"half a k");
+    fs::rename(robot.file("elsewhere"), robot.file("token")).unwrap();
+    robot.enrol().await.unwrap();
+    robot.load().unwrap();
+    let aside = fs::read(robot.file("key.pem.damaged")).unwrap();
+    assert_eq!(aside, b"half a k");
+}
+
+#[tokio::test]
 async fn every_refusal_says_why_and_what_to_do() {
     let make = "make a new one with `lekiwi token create`";
     let cases = [

@@ -63,6 +63,16 @@ impl Authority {
         (certificate.pem(), key)
     }
 
+    /// The same for a certificate that ends so long from now.
+    pub(crate) fn ending(&self, common_name: &str, left: Duration) -> (String, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = client_params(common_name);
+        let end = Duration::from_millis(lekiwi_agent::clock::wall().as_ms()) + left;
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key)
+    }
+
     /// Signs the key of a PKCS#10 request as `common_name`.
     pub(crate) fn sign(&self, request: &[u8], common_name: &str) -> CertificateDer<'static> {
         let request = CertReq::from_der(request).unwrap();

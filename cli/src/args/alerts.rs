@@ -19,6 +19,12 @@ pub(crate) enum Alerts {
   lekiwi alerts list --severity critical --json | jq -r '.alerts[].robot_id'
   lekiwi alerts list --state resolved --robot kiwi-01")]
     List(AlertList),
+    /// Show what became of alerts: who looked after them, what was silenced, who was told; the newest first
+    #[command(after_help = "Examples:
+  lekiwi alerts history --robot kiwi-01
+  lekiwi alerts history --alert hot:kiwi-01:1795233120007
+  lekiwi alerts history --json | jq '.entries[] | select(.type == \"alert.undelivered\")'")]
+    History(History),
     /// Say that you look after an alert; nobody is reminded of it any more
     #[command(
         after_help = "Example:\n  lekiwi alerts ack hot:kiwi-01:1795233120007 --comment 'on my way'"
@@ -78,6 +84,27 @@ pub(crate) struct AlertList {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Only of this robot
+    #[arg(long, value_name = "ID")]
+    pub(crate) robot: Option<RobotId>,
+    /// Only of this rule
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rule: Option<RuleName>,
+    /// Only of this alert, as `lekiwi alerts list` names it
+    #[arg(long, value_name = "ALERT", value_parser = alert)]
+    pub(crate) alert: Option<String>,
+    /// Only what is before this position of the log
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) before: Option<u64>,
+    /// How many at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Acknowledge {
     /// The alert, as `lekiwi alerts list` names it
     pub(crate) id: String,
@@ -118,6 +145,16 @@ pub(crate) struct SetRule {
     pub(crate) output: Json,
 }
 
+/// The rest of its name is for the relay to check.
+fn alert(text: &str) -> Result<String, String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == ':';
+    if !text.is_empty() && text.chars().all(is_fine) {
+        Ok(text.into())
+    } else {
+        Err("expected an alert such as hot:kiwi-01:1795233120007".into())
+    }
+}
+
 fn state(text: &str) -> Result<AlertState, String> {
     let all = [
         AlertState::Pending,
@@ -153,6 +190,10 @@ mod tests {
             (
                 "lekiwi alerts list --state broken",
                 "error: invalid value 'broken' for '--state <STATE>': expected firing, resolved or pending",
+            ),
+            (
+                "lekiwi alerts history --alert a&b",
+                "error: invalid value 'a&b' for '--alert <ALERT>': expected an alert such as hot:kiwi-01:1795233120007",
             ),
             (
                 "lekiwi alerts silence --for 8d",

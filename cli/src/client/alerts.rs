@@ -3,13 +3,13 @@
 use lekiwi_protocol::RuleName;
 use lekiwi_protocol::alert::{Alert, Rule, Silence};
 use lekiwi_protocol::api::{
-    AcknowledgeRequest, AlertList, RuleList, RuleView, SilenceList, SilenceRequest,
+    AcknowledgeRequest, AlertHistory, AlertList, RuleList, RuleView, SilenceList, SilenceRequest,
 };
 use reqwest::Method;
 use uuid::Uuid;
 
 use super::Relay;
-use crate::args::alerts::AlertList as Wanted;
+use crate::args::alerts::{AlertList as Wanted, History};
 use crate::failure::Failure;
 
 impl Relay {
@@ -31,6 +31,40 @@ impl Relay {
         }
         self.json(Method::GET, &path, None::<&()>, "a list of alerts")
             .await
+    }
+
+    /// As much as is wanted: the relay's pages may be short.
+    pub(crate) async fn alert_history(&self, wanted: &History) -> Result<AlertHistory, Failure> {
+        let mut all = AlertHistory {
+            entries: Vec::new(),
+            next_before: wanted.before,
+        };
+        loop {
+            let limit = usize::from(wanted.limit) - all.entries.len();
+            let mut path = format!("/api/v1/alerts/history?limit={limit}");
+            // None of them has characters that queries reserve.
+            for (name, value) in [
+                ("robot", wanted.robot.as_ref().map(ToString::to_string)),
+                ("rule", wanted.rule.as_ref().map(ToString::to_string)),
+                ("alert", wanted.alert.clone()),
+                (
+                    "before",
+                    all.next_before.map(|position| position.to_string()),
+                ),
+            ] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{name}={value}"));
+                }
+            }
+            let page: AlertHistory = self
+                .json(Method::GET, &path, None::<&()>, "the history of alerts")
+                .await?;
+            all.entries.extend(page.entries);
+            all.next_before = page.next_before;
+            if all.next_before.is_none() || all.entries.len() >= usize::from(wanted.limit) {
+                return Ok(all);
+            }
+        }
     }
 
     pub(crate) async fn acknowledge(

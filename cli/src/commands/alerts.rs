@@ -21,6 +21,13 @@ pub(super) async fn run(relay: &Relay, alerts: Alerts, ui: &mut Ui) -> Result<()
             }
             ui.line(show::alerts(&list, wanted.state, ui.colour))
         }
+        Alerts::History(wanted) => {
+            let history = relay.alert_history(&wanted).await?;
+            if wanted.output.json {
+                return super::json(ui, &history);
+            }
+            ui.line(show::alert_history(&history, ui.colour))
+        }
         Alerts::Ack(arguments) => {
             let request = AcknowledgeRequest {
                 comment: arguments.comment,

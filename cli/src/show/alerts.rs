@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, Color};
 use lekiwi_protocol::alert::{Alert, AlertState, Condition, Matchers, Pattern, Severity, Silence};
-use lekiwi_protocol::api::{AlertList, RuleView};
+use lekiwi_protocol::api::{AlertEntry, AlertHistory, AlertList, RuleView};
 
 use super::{NONE, finish, table};
 use crate::ui::plain;
@@ -54,6 +54,64 @@ pub(crate) fn alerts(list: &AlertList, state: AlertState, colour: bool) -> Strin
         ]);
     }
     finish(&table)
+}
+
+/// What it is about: an alert, those that a receiver was told of, or what is silenced.
+fn about(entry: &AlertEntry) -> String {
+    if let Some(silence) = &entry.silence {
+        return matchers(&silence.matchers);
+    }
+    if let Some(id) = entry.silence_id {
+        return format!("silence {id}");
+    }
+    let told = entry.firing.iter().chain(&entry.resolved);
+    let mut all = entry.alert.iter().chain(told);
+    let first = all.next().map_or_else(|| NONE.to_owned(), |id| plain(id));
+    match all.count() + entry.omitted.unwrap_or_default() {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// What was found, said, or went wrong.
+fn detail(entry: &AlertEntry) -> String {
+    let words = match &entry.silence {
+        Some(silence) if silence.comment.is_empty() => format!("until {}", silence.until),
+        Some(silence) => format!("until {}: {}", silence.until, silence.comment),
+        None => {
+            let said = entry.reason.as_deref().or(entry.comment.as_deref());
+            said.unwrap_or(NONE).to_owned()
+        }
+    };
+    plain(&words)
+}
+
+/// `lekiwi alerts history`.
+pub(crate) fn alert_history(history: &AlertHistory, colour: bool) -> String {
+    if history.entries.is_empty() {
+        return "nothing happened to alerts".into();
+    }
+    let mut table = table(colour, &["at", "what", "about", "who", ""]);
+    for entry in &history.entries {
+        let what = entry.kind.strip_prefix("alert.").unwrap_or(&entry.kind);
+        let what = Cell::new(plain(what));
+        let who = entry.by.as_deref().or(entry.receiver.as_deref());
+        table.add_row(vec![
+            Cell::new(entry.at),
+            match entry.severity {
+                Some(severity) => what.fg(hue(severity)),
+                None => what,
+            },
+            Cell::new(about(entry)),
+            Cell::new(plain(who.unwrap_or(NONE))),
+            Cell::new(detail(entry)),
+        ]);
+    }
+    let mut text = finish(&table);
+    if let Some(before) = history.next_before {
+        text.push_str(&format!("\nearlier: --before {before}"));
+    }
+    text
 }
 
 /// One alert in a line.
@@ -183,6 +241,36 @@ mod tests {
             hot:kiwi-02:1795233120007  critical  2026-11-21T12:00:00.000Z  Too hot  temperature_c is 90, above 80  admin: on my way
             hot:kiwi-03:1795233120007  critical  2026-11-21T12:00:00.000Z  Too hot  temperature_c is 90, above 80  over 2026-11-21T12:05:00.000Z: the rule is gone, or switched off"#]]
         .assert_eq(&alerts(&list, AlertState::Firing, false));
+    }
+
+    #[test]
+    fn history_says_what_became_of_alerts() {
+        let at = "2026-11-21T12:00:00.000Z";
+        let id = "hot:kiwi-01:1795233120007";
+        let history: AlertHistory = serde_json::from_value(json!({
+            "entries": [
+                { "position": 9, "at": at, "type": "alert.resolved", "alert": id, "reason": "the rule is gone, or switched off" },
+                { "position": 8, "at": at, "type": "alert.unsilenced", "silence_id": "00000000-0000-0000-0000-000000000007", "by": "admin" },
+                { "position": 7, "at": at, "type": "alert.undelivered", "receiver": "ops", "firing": [id], "resolved": ["hot:kiwi-02:1"], "omitted": 3, "reason": "expected HTTP 2xx, got 410" },
+                { "position": 6, "at": at, "type": "alert.acknowledged", "alert": id, "by": "admin", "comment": "on my way" },
+                { "position": 5, "at": at, "type": "alert.silenced", "by": "admin", "silence": {
+                    "id": "00000000-0000-0000-0000-000000000007", "matchers": { "robots": ["kiwi-*"] }, "since": at,
+                    "until": "2026-11-21T14:00:00.000Z", "by": "admin", "comment": "new wheels" } },
+                { "position": 4, "at": at, "type": "alert.firing", "alert": id, "severity": "critical", "reason": "temperature_c is 90, above 80" },
+            ],
+            "next_before": 4,
+        }))
+        .unwrap();
+        expect![[r#"
+            AT                        WHAT          ABOUT                                         WHO
+            2026-11-21T12:00:00.000Z  resolved      hot:kiwi-01:1795233120007                     –      the rule is gone, or switched off
+            2026-11-21T12:00:00.000Z  unsilenced    silence 00000000-0000-0000-0000-000000000007  admin  –
+            2026-11-21T12:00:00.000Z  undelivered   hot:kiwi-01:1795233120007 and 4 more          ops    expected HTTP 2xx, got 410
+            2026-11-21T12:00:00.000Z  acknowledged  hot:kiwi-01:1795233120007                     admin  on my way
+            2026-11-21T12:00:00.000Z  silenced      robots kiwi-*                                 admin  until 2026-11-21T14:00:00.000Z: new wheels
+            2026-11-21T12:00:00.000Z  firing        hot:kiwi-01:1795233120007                     –      temperature_c is 90, above 80
+            earlier: --before 4"#]]
+        .assert_eq(&alert_history(&history, false));
     }
 
     #[test]

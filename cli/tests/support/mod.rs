@@ -12,6 +12,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 
+/// The answer of a relay: status, content type and body.
+pub(crate) type Canned = (u16, &'static str, &'static str);
+
+pub(crate) const JSON: &str = "application/json";
+/// What it answers who logs in.
+pub(crate) const SESSION: Canned = (
+    200,
+    JSON,
+    r#"{"token":"session-1","expires_at":"2126-11-21T16:00:00.000Z"}"#,
+);
+
 /// Serves what `answer` says to `METHOD /path`, and keeps the requests as they came.
 pub(crate) struct Relay {
     pub(crate) url: String,
@@ -21,7 +32,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn start(answer: fn(&str) -> (u16, &'static str, &'static str)) -> Self {
+    pub(crate) fn start(answer: fn(&str) -> Canned) -> Self {
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::alert::{Alert, Matchers, Rule, Silence};
+use uuid::Uuid;
+
+use crate::alert::{Alert, Matchers, Rule, Severity, Silence};
+use crate::id::{RobotId, RuleName};
 use crate::timestamp::Timestamp;
 
 /// `GET /api/v1/alerts`.
@@ -16,6 +19,82 @@ pub struct AlertList {
     /// The relay's time.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub now: Timestamp,
+}
+
+/// `GET /api/v1/alerts/history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AlertHistory {
+    /// Newest first.
+    pub entries: Vec<AlertEntry>,
+    /// Pass it as `before` for the next page; absent on the last one. A page may have fewer entries than were asked
+    /// for, or none, and not be the last: the relay looks only so far at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_before: Option<u64>,
+}
+
+/// Something that happened to alerts, as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AlertEntry {
+    /// Its place in the log.
+    pub position: u64,
+    /// When it happened, by the relay's clock.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    /// `alert.firing`, `alert.acknowledged`, `alert.resolved`; `alert.silenced`, `alert.unsilenced`; and of receivers
+    /// `alert.notified` and `alert.undelivered`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The alert that fires, is looked after, or is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert: Option<String>,
+    /// Its rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub rule: Option<RuleName>,
+    /// Its robot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub robot_id: Option<RobotId>,
+    /// How bad it is; of one that fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// The rule's words; of one that fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// What was found, why it is over where its condition does not just hold no more, or why a receiver was not
+    /// told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// What they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// What was silenced, by whom and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
+    /// The silence that was ended before its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "uuid"))]
+    pub silence_id: Option<Uuid>,
+    /// Who was told, or was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<String>,
+    /// How often it had been told the same before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
+    /// The alerts that it was told to fire; those that were asked for, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firing: Vec<String>,
+    /// Those that it was told to be over; likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolved: Vec<String>,
+    /// How many more there were, where there were more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<usize>,
 }
 
 /// `POST /api/v1/alerts/{id}/acknowledge`.

@@ -15,6 +15,10 @@ pub struct ConnectionList {
     /// `after` of the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Where robots and programs are connected by MQTT when the relay's broker is an external one, which does not say
+    /// who its clients are: none of them is listed here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
 }
 
 /// A connection, since it stands.

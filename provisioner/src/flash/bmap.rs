@@ -235,7 +235,7 @@ fn range(
     let (Some(start), Some(end)) = (start, end) else {
         return Err(wrong("blocks of the image", text));
     };
-    if start < after || end <= start || end > image_bytes.next_multiple_of(block) {
+    if start < after || end <= start || last >= image_bytes.div_ceil(block) {
         return Err(wrong("ascending blocks of the image", text));
     }
     let checksum = node.attribute("chksum").unwrap_or_default();

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use fatfs::{Date, DateTime, Dir, FatType, FileSystem, FsOptions, Time, TimeProvider};
@@ -121,6 +122,8 @@ pub(crate) struct BootSector {
     pub(crate) cluster: u64,
     /// Where the tables begin, in bytes.
     pub(crate) tables: u64,
+    /// How many tables there are, each with the same in it.
+    pub(crate) copies: u64,
     /// Bytes of one table.
     pub(crate) table: u64,
     /// Where cluster 2 is, in bytes.
@@ -171,6 +174,9 @@ impl BootSector {
         if clusters < 4085 {
             return Err(format!("FAT12 with {clusters} clusters"));
         }
+        if clusters > MOST_CLUSTERS {
+            return Err(format!("a volume of {clusters} clusters"));
+        }
         if (clusters + 2) * if wide { 4 } else { 2 } > per_table * sector {
             return Err("a volume with more clusters than its table has entries".to_owned());
         }
@@ -178,6 +184,7 @@ impl BootSector {
             sector,
             cluster: per_cluster * sector,
             tables,
+            copies: fats,
             table: per_table * sector,
             data,
             clusters,
@@ -188,16 +195,54 @@ impl BootSector {
     }
 }
 
-/// What is on a partition, by its first sector: `Ok` for FAT16 and FAT32.
+/// Of FAT32; higher numbers have meanings of their own.
+const MOST_CLUSTERS: u64 = 0x0fff_fff5;
+
+/// Whether a chain of clusters goes in a circle, in any table: the library would follow it for ever.
+fn has_circle(image: &File, partition: &Partition, boot: &BootSector) -> io::Result<bool> {
+    let count = usize::try_from(boot.clusters + 2).unwrap_or(usize::MAX);
+    let width = if boot.wide { 4 } else { 2 };
+    let mut table = vec![0; count * width];
+    for copy in 0..boot.copies {
+        let place = partition.start + boot.tables + copy * boot.table;
+        image.read_exact_at(&mut table, place)?;
+        let next = |cluster: usize| match table[cluster * width..][..width] {
+            // The highest four bits are not part of the number.
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d & 0x0f]) as usize,
+            [a, b] => usize::from(u16::from_le_bytes([a, b])),
+            _ => 0,
+        };
+        // From which cluster each one was reached first.
+        let mut reached = vec![0; count];
+        for start in 2..count {
+            let mut at = start;
+            while (2..count).contains(&at) && reached[at] == 0 {
+                reached[at] = start;
+                at = next(at);
+            }
+            if (2..count).contains(&at) && reached[at] == start {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// What is on a partition, by its first sector and its tables: `Ok` for FAT16 and FAT32.
 pub(crate) fn recognise(image: &File, partition: &Partition) -> Result<BootSector, FatError> {
     let mut bytes = [0; 512];
     Window::new(image, partition.start, partition.len)
         .read_exact(&mut bytes)
         .map_err(FatError::Image)?;
-    BootSector::read(&bytes, partition.len).map_err(|found| FatError::NotFat {
+    let not_fat = |found| FatError::NotFat {
         number: partition.number,
         found,
-    })
+    };
+    let boot = BootSector::read(&bytes, partition.len).map_err(not_fat)?;
+    if has_circle(image, partition, &boot).map_err(FatError::Image)? {
+        return Err(not_fat("FAT with clusters in a circle".to_owned()));
+    }
+    Ok(boot)
 }
 
 /// The volume's label, empty when it has none.
@@ -486,6 +531,7 @@ mod tests {
                 sector: 512,
                 cluster: 2048,
                 tables: 2048,
+                copies: 2,
                 table: 32_768,
                 data: 2048 + 65_536 + 16_384,
                 clusters: (60_000 * 512 - 83_968) / 2048,
@@ -493,6 +539,37 @@ mod tests {
                 root: 0,
                 info: None
             }
+        );
+    }
+
+    #[test]
+    fn a_chain_in_a_circle_is_refused() {
+        let seed = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../fuzz/seeds/provisioner/image/mbr-fat16"
+        );
+        let image = tempfile::tempfile().unwrap();
+        image
+            .write_all_at(&std::fs::read(seed).unwrap(), 0)
+            .unwrap();
+        image.set_len(3 << 20).unwrap();
+        let partition = Partition {
+            number: 1,
+            start: 512,
+            len: 4300 * 512,
+            kind: super::super::partition::Kind::Mbr(0x0c),
+        };
+        let boot = recognise(&image, &partition).unwrap();
+        let first_entry = partition.start + boot.tables;
+        // 10 to 12, and from there back to 11.
+        for (cluster, next) in [(10, 11_u16), (11, 12), (12, 11)] {
+            let place = first_entry + cluster * 2;
+            image.write_all_at(&next.to_le_bytes(), place).unwrap();
+        }
+        let refused = recognise(&image, &partition).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "expected FAT16 or FAT32 on partition 1, got FAT with clusters in a circle"
         );
     }
 

@@ -143,6 +143,12 @@ impl Volume<'_> {
             0
         };
         let blocks = number(&head, 0x04, 4) | high;
+        if blocks
+            .checked_mul(block)
+            .is_none_or(|bytes| bytes > self.partition.len)
+        {
+            return Ok(false);
+        }
         let first = number(&head, 0x14, 4);
         let groups = blocks.saturating_sub(first).div_ceil(per_group);
         let size = if wide {
@@ -281,6 +287,39 @@ mod tests {
         };
         assert!(read("zeros") == vec![0; 300_000]);
         assert!(read("text") == "text".repeat(9000).as_bytes());
+    }
+
+    #[test]
+    fn of_an_ext4_that_is_larger_than_its_partition_everything_matters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ext4");
+        File::create(&path).unwrap().set_len(8 << 20).unwrap();
+        let made = tool("mke2fs")
+            .args(["-t", "ext4", "-q", "-F"])
+            .arg(&path)
+            .status()
+            .expect("mke2fs is missing (hint: apt-get install -y e2fsprogs)");
+        assert!(made.success());
+        let image = File::open(&path).unwrap();
+        let patch = Patch::default();
+        let view = Patched {
+            base: &image,
+            patch: &patch,
+        };
+        let free = |len| {
+            let partition = Partition {
+                number: 1,
+                start: 0,
+                len,
+                kind: Kind::Mbr(0x83),
+            };
+            let occupied = Occupied::read(view, len, &[partition]).unwrap();
+            (0..len / BLOCK)
+                .filter(|block| !occupied.has(*block))
+                .count()
+        };
+        assert_ne!(free(8 << 20), 0);
+        assert_eq!(free((8 << 20) - BLOCK), 0);
     }
 
     #[test]

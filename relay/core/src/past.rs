@@ -53,6 +53,13 @@ impl Past {
         self.robots.insert(view.id, then);
     }
 
+    /// Gives a picture of an earlier relay, which kept the view only, the record that the log has.
+    pub fn correct(&self, picture: &mut Picture) {
+        if let Some(then) = self.robots.get(&picture.view.id) {
+            picture.recorded.clone_from(&then.recorded);
+        }
+    }
+
     /// Takes an event; those of a robot come in the log's order. What its picture includes already changes nothing.
     pub fn fold(&mut self, fact: &Fact) {
         let then = self.robots.entry(fact.robot.clone()).or_default();

@@ -2,7 +2,9 @@
 //! events and nothing else, so that it is the same from the whole log, and from a picture and the events after it.
 //! [`Fleet`](crate::Fleet) folds it beside what it hears; [`Past`](crate::Past) shows it at an earlier position.
 
-use lekiwi_protocol::api::{Claim, Registration};
+use std::time::Duration;
+
+use lekiwi_protocol::api::{Claim, Registration, Status};
 use lekiwi_protocol::message::{ConnectionState, RegistrationStatus};
 use lekiwi_protocol::{RobotId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -103,7 +105,7 @@ impl What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Presence {
     pub(crate) connection: ConnectionState,
-    /// Of the last birth.
+    /// Of the last birth; nil where only a view is known.
     session: Uuid,
     /// Since when it is silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +137,18 @@ pub(crate) struct Recorded {
     /// The serial number of the board that it changed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) serial: Option<String>,
+}
+
+impl Presence {
+    /// As an earlier relay showed it.
+    pub(crate) fn shown(status: &Status) -> Option<Self> {
+        let since = status.last_seen?;
+        Some(Self {
+            connection: status.connection,
+            session: Uuid::nil(),
+            stale_at: status.stale.then(|| since.plus(Duration::from_millis(1))),
+        })
+    }
 }
 
 impl Recorded {
@@ -191,7 +205,7 @@ impl Recorded {
 
     /// The end of an older session ends no newer one. Its birth may be forgotten by now.
     fn end(&mut self, session: Uuid, state: ConnectionState) {
-        let is_of_another = |known: &Presence| known.session != session;
+        let is_of_another = |known: &Presence| known.session != session && !known.session.is_nil();
         if !self.presence.as_ref().is_some_and(is_of_another) {
             self.presence = Some(Presence {
                 connection: state,
@@ -203,7 +217,8 @@ impl Recorded {
 
     /// The session of its last birth.
     pub(crate) fn session(&self) -> Option<Uuid> {
-        self.presence.as_ref().map(|presence| presence.session)
+        let known = self.presence.as_ref().map(|presence| presence.session);
+        known.filter(|session| !session.is_nil())
     }
 
     /// Whether it was there.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::Link;
 use crate::freshness::Known;
-use crate::recorded::{self, Recorded};
+use crate::recorded::{self, Presence, Recorded};
 
 /// The newest value of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,6 +86,9 @@ pub struct Picture {
     /// What the log was to learn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspicion: Option<Suspicion>,
+    /// An earlier relay kept the view only: the record is what can be told by it.
+    #[serde(skip)]
+    is_view_only: bool,
 }
 
 /// When the robot said what.
@@ -122,6 +125,12 @@ impl Picture {
                 .into())
         })
     }
+
+    /// Whether an earlier relay kept it, which kept the view only: [`Past::correct`](crate::Past::correct) knows the rest.
+    #[must_use]
+    pub fn is_view_only(&self) -> bool {
+        self.is_view_only
+    }
 }
 
 impl From<RobotView> for Picture {
@@ -132,6 +141,7 @@ impl From<RobotView> for Picture {
             registration: restored(&view),
             profile: Some(view.robot_type.clone()).filter(|profile| !profile.is_empty()),
             desired: configuration.map_or(0, |configuration| configuration.desired),
+            presence: Presence::shown(&view.status),
             ..Recorded::default()
         };
         Self {
@@ -139,6 +149,7 @@ impl From<RobotView> for Picture {
             recorded,
             sources: Sources::default(),
             suspicion: None,
+            is_view_only: true,
         }
     }
 }
@@ -197,6 +208,7 @@ impl Robot {
             recorded,
             sources,
             suspicion,
+            is_view_only,
         } = picture;
         let connection = match view.status.connection {
             ConnectionState::Online => ConnectionState::ConnectionBroken,
@@ -227,7 +239,8 @@ impl Robot {
             connection,
             last_seen: view.status.last_seen,
             recorded,
-            changed: false,
+            // It is kept again, with its record.
+            changed: is_view_only,
             registration,
             suspicion,
             sources,
@@ -519,6 +532,7 @@ impl Robot {
                 reason,
                 known: self.registration.clone().unwrap_or_default(),
             }),
+            is_view_only: false,
         }
     }
 }

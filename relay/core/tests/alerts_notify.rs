@@ -120,6 +120,17 @@ impl Relay {
         said
     }
 
+    /// Killed, and started again on its log.
+    fn restart(&mut self, receiver: Receiver) {
+        self.flying.clear();
+        self.notifier = Notifier::new(vec![receiver]);
+        for (seconds, kind, data) in &self.log {
+            if *kind == kind::ALERT_NOTIFIED {
+                self.notifier.logged(at(*seconds), "ops", &data.to_string());
+            }
+        }
+    }
+
     fn sent(&mut self, seconds: u64, outcome: Outcome) -> Vec<String> {
         let id = self.flying.pop().unwrap();
         self.notifier.sent(at(seconds), &id, outcome);
@@ -281,14 +292,47 @@ fn a_restart_tells_again_what_may_not_have_arrived_under_the_same_id() {
     let lost = "ops:hot:2:0 firing [kiwi-02] resolved []";
     assert_eq!(relay.follow(30), [lost]);
     // Killed before the answer.
-    relay.notifier = Notifier::new(vec![receiver()]);
-    for (seconds, kind, data) in relay.log.clone() {
-        if kind == kind::ALERT_NOTIFIED {
-            relay.notifier.logged(at(seconds), "ops", &data.to_string());
-        }
-    }
+    relay.restart(receiver());
     assert_eq!(relay.follow(40), NOTHING);
     assert_eq!(relay.follow(50), [lost]);
+}
+
+#[test]
+fn reminders_are_counted_for_each_alert_whenever_the_relay_restarts() {
+    for (restarts, resolved) in [(false, true), (true, true), (false, false), (true, false)] {
+        let receiver = Receiver {
+            resolved,
+            ..receiver()
+        };
+        let mut relay = Relay::new(vec![receiver.clone()]);
+        let mut told = Vec::new();
+        for second in 0..6_000 {
+            match second {
+                1 => relay.temperature(second, "kiwi-01", 60.0),
+                2_500 => relay.temperature(second, "kiwi-01", 50.0),
+                3_000 => relay.temperature(second, "kiwi-02", 60.0),
+                _ if restarts && second % 700 == 0 => relay.restart(receiver.clone()),
+                _ => {}
+            }
+            told.extend(relay.follow(second));
+            while !relay.flying.is_empty() {
+                told.extend(relay.sent(second, Outcome::Delivered));
+            }
+        }
+        told.retain(|said| said != kind::ALERT_NOTIFIED);
+        let mut expected = vec![
+            "ops:hot:1:0 firing [kiwi-01] resolved []",
+            "ops:hot:1:1 firing [kiwi-01] resolved []",
+            "ops:hot:1:2 firing [kiwi-01] resolved []",
+            "ops:hot:3:0 firing [kiwi-02] resolved []",
+            "ops:hot:3:1 firing [kiwi-02] resolved []",
+            "ops:hot:3:2 firing [kiwi-02] resolved []",
+        ];
+        if resolved {
+            expected.insert(3, "ops:hot:2:0 firing [] resolved [kiwi-01]");
+        }
+        assert_eq!(told, expected, "restarts: {restarts}, resolved: {resolved}");
+    }
 }
 
 #[test]
@@ -399,12 +443,7 @@ proptest! {
                             known.extend(firing);
                         }
                     }
-                    relay.notifier = Notifier::new(vec![receiver()]);
-                    for (then, kind, data) in relay.log.clone() {
-                        if kind == kind::ALERT_NOTIFIED {
-                            relay.notifier.logged(at(then), "ops", &data.to_string());
-                        }
-                    }
+                    relay.restart(receiver());
                 }
                 7 if failures < 3 => {
                     failures += 1;

@@ -1,67 +1,26 @@
 //! What is rebuilt is the same, whatever it is rebuilt from; and what an earlier position shows.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::collections::BTreeMap;
 
 use expect_test::expect;
 use lekiwi_protocol::api::{Claim, RobotView};
-use lekiwi_protocol::message::{
-    Connection, ConnectionState, Factsheet, Hardware, Heartbeat, Telemetry,
-};
-use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
+use lekiwi_protocol::message::{Connection, ConnectionState, Heartbeat};
+use lekiwi_protocol::{MessageType, RobotId, Timestamp};
 use lekiwi_relay_core::{Enrolment, Fact, Fleet, Input, Past, Picture, Policy, What};
 use proptest::prelude::*;
+use support::{at, envelope, robot, sheet, telemetry};
 use uuid::Uuid;
-
-fn robot(n: u8) -> RobotId {
-    RobotId::new(&format!("kiwi-{n}")).unwrap()
-}
-
-/// The relay's clock when it writes this position.
-fn at(position: u64) -> Timestamp {
-    Timestamp::from_ms(position * 1_000)
-}
 
 fn session(n: u8) -> Uuid {
     Uuid::from_u128(n.into())
 }
 
-fn envelope<P>(n: u8, message_type: MessageType, payload: P) -> Envelope<P> {
-    Envelope {
-        message_type,
-        robot_id: robot(n),
-        timestamp: at(0),
-        sequence: 0,
-        clock: Clock::Synced,
-        payload,
-    }
-}
-
 fn connection(n: u8, session: Uuid, state: ConnectionState) -> Input {
     let payload = Connection { session, state };
     Input::Connection(envelope(n, MessageType::Connection, payload))
-}
-
-fn sheet(n: u8, profile: &str, serial: &str) -> Input {
-    let payload = Factsheet {
-        uuid: Uuid::nil(),
-        profile: profile.to_owned(),
-        hardware: Hardware {
-            serial: serial.to_owned(),
-            ..Hardware::default()
-        },
-        agent_version: String::new(),
-        agent_target: String::new(),
-        capabilities: Vec::new(),
-        boot_id: Uuid::nil(),
-        identification: None,
-    };
-    Input::Factsheet(Box::new(envelope(n, MessageType::Factsheet, payload)))
-}
-
-fn telemetry(n: u8, value: f64) -> Input {
-    let metrics = [(MetricName::new("cpu_percent").unwrap(), value)].into();
-    Input::Telemetry(envelope(n, MessageType::Telemetry, Telemetry { metrics }))
 }
 
 fn heartbeat(n: u8) -> Input {

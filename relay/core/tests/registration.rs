@@ -1,51 +1,22 @@
 //! Who takes part: stories as a table, then properties.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 use lekiwi_protocol::api::Claim;
 use lekiwi_protocol::message::{
-    Activity, Connection, ConnectionState, Deployment, Factsheet, Hardware, Network, OperatingMode,
-    RegistrationStatus, State, Telemetry, Teleoperation, kind,
+    Activity, Connection, ConnectionState, Deployment, Network, OperatingMode, RegistrationStatus,
+    State, Teleoperation, kind,
 };
-use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
+use lekiwi_protocol::{MessageType, MetricName};
 use lekiwi_relay_core::{Enrolment, Fact, Fleet, Input, Output, Picture, Policy, What};
 use proptest::prelude::*;
+use support::{at, envelope, robot, sheet, telemetry};
 use uuid::Uuid;
-
-fn robot(n: u8) -> RobotId {
-    RobotId::new(&format!("kiwi-{n}")).unwrap()
-}
-
-fn envelope<P>(n: u8, message_type: MessageType, payload: P) -> Envelope<P> {
-    Envelope {
-        message_type,
-        robot_id: robot(n),
-        timestamp: Timestamp::from_ms(0),
-        sequence: 0,
-        clock: Clock::Unsynced,
-        payload,
-    }
-}
-
-fn sheet(n: u8, profile: &str, serial: &str) -> Input {
-    let payload = Factsheet {
-        uuid: Uuid::nil(),
-        profile: profile.to_owned(),
-        hardware: Hardware {
-            serial: serial.to_owned(),
-            ..Hardware::default()
-        },
-        agent_version: String::new(),
-        agent_target: String::new(),
-        capabilities: Vec::new(),
-        boot_id: Uuid::nil(),
-        identification: None,
-    };
-    Input::Factsheet(Box::new(envelope(n, MessageType::Factsheet, payload)))
-}
 
 fn online(n: u8) -> Input {
     let payload = Connection {
@@ -57,11 +28,6 @@ fn online(n: u8) -> Input {
 
 fn metrics(value: f64) -> lekiwi_protocol::message::Metrics {
     [(MetricName::new("cpu_percent").unwrap(), value)].into()
-}
-
-fn telemetry(n: u8, value: f64) -> Input {
-    let metrics = metrics(value);
-    Input::Telemetry(envelope(n, MessageType::Telemetry, Telemetry { metrics }))
 }
 
 fn state(n: u8, value: f64) -> Input {
@@ -94,10 +60,6 @@ enum Logged {
     Quarantined(u8, String),
     Approved(u8, Option<&'static str>, &'static str, &'static str),
     Rejected(u8),
-}
-
-fn at(position: u64) -> Timestamp {
-    Timestamp::from_ms(position * 1_000)
 }
 
 fn said(text: &str) -> Option<String> {

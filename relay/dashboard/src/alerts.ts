@@ -1,4 +1,4 @@
-/** What fires, above the fleet: hidden while nothing does. Asked for again whenever an event says that it changed. */
+/** What fires, above the fleet and on the page of alerts. Asked for again whenever an event says that it changed. */
 
 import * as api from "./api";
 import type { Alert, AlertList } from "./api";
@@ -13,6 +13,7 @@ const PAUSE_MS = 500;
 
 /** How many fire, in words. */
 export function title(firing: number): string {
+  if (firing === 0) return "Nothing fires";
   return firing === 1 ? "1 alert" : `${firing} alerts`;
 }
 
@@ -33,7 +34,11 @@ export class AlertsPanel {
   private timer: number | undefined;
   private closed = false;
 
-  constructor(private readonly context: Context) {}
+  constructor(
+    private readonly context: Context,
+    /** Whether it is there while nothing fires. */
+    private readonly always = false,
+  ) {}
 
   /** Something changed, or may have. */
   refresh(): void {
@@ -60,7 +65,7 @@ export class AlertsPanel {
       setText(this.error, error instanceof Error ? error.message : String(error));
     }
     if (this.closed) return;
-    this.element.hidden = this.known.firing === 0;
+    this.element.hidden = this.known.firing === 0 && !this.always;
     setText(this.title, title(this.known.firing));
     this.times = [];
     this.list.replaceChildren(...this.known.alerts.map((alert) => this.row(alert)));

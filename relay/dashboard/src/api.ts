@@ -93,6 +93,8 @@ export interface RobotView {
   readonly clock?: { readonly synchronized: boolean; readonly synchronized_at?: string };
   readonly resources: Metrics;
   readonly resources_at?: string;
+  /** Of the past only: when what is not in the log was as it is said here. */
+  readonly as_of?: { readonly position: number; readonly picture_at?: string };
 }
 
 export interface RobotList {
@@ -170,6 +172,36 @@ export interface Alert {
   readonly silenced_by?: string;
 }
 
+export interface Silence {
+  readonly matchers: { readonly rules?: readonly string[]; readonly robots?: readonly string[]; readonly severity?: Alert["severity"] };
+  readonly until: string;
+  readonly comment: string;
+}
+
+/** Something that happened to alerts, as the log has it. */
+export interface AlertEntry {
+  readonly position: number;
+  readonly at: string;
+  readonly type: string;
+  readonly alert?: string;
+  readonly robot_id?: string;
+  readonly severity?: Alert["severity"];
+  readonly summary?: string;
+  readonly reason?: string;
+  readonly by?: string;
+  readonly comment?: string;
+  readonly silence?: Silence;
+  readonly receiver?: string;
+  readonly firing?: readonly string[];
+  readonly resolved?: readonly string[];
+  readonly omitted?: number;
+}
+
+export interface AlertPage {
+  readonly entries: readonly AlertEntry[];
+  readonly next_before?: number;
+}
+
 export interface AlertList {
   readonly alerts: readonly Alert[];
   readonly firing: number;
@@ -226,6 +258,9 @@ const robotPath = (id: string): string => `/api/v1/robots/${encodeURIComponent(i
 
 export const robots = (): Promise<RobotList> => read("/api/v1/robots");
 
+/** As they were at this time, ms since 1970. */
+export const robotsAt = (at: number): Promise<RobotList> => read(`/api/v1/robots?at=${new Date(at).toISOString()}`);
+
 export const robot = (id: string): Promise<RobotView> => read(robotPath(id));
 
 /** Lets a robot in; without a profile, as what it or its token says. */
@@ -238,24 +273,35 @@ export const reject = (id: string): Promise<RobotView> => post(`${robotPath(id)}
 /** What fires, the newest first. */
 export const alerts = (limit: number): Promise<AlertList> => read(`/api/v1/alerts?limit=${limit}`);
 
+/** What became of alerts before a position of the log, of one robot or of all; newest first. */
+export function alertHistory(robot: string | undefined, before: number | undefined, limit: number, signal: AbortSignal): Promise<AlertPage> {
+  const query = new URLSearchParams({ limit: String(limit) });
+  if (robot !== undefined) query.set("robot", robot);
+  if (before !== undefined) query.set("before", String(before));
+  return read(`/api/v1/alerts/history?${query}`, signal);
+}
+
 /** Says that somebody looks after an alert. */
 export const acknowledge = (id: string): Promise<Alert> => post(`/api/v1/alerts/${encodeURIComponent(id)}/acknowledge`, {});
 
-/** The newest events of one robot, ascending. */
-export async function events(id: string, limit: number, signal?: AbortSignal): Promise<readonly EventRecord[]> {
-  const page = await read<{ events: EventRecord[] }>(`${robotPath(id)}/events?limit=${limit}`, signal);
+/** The newest events of one robot, or those up to a position of the log; ascending. */
+export async function events(id: string, limit: number, upTo: number | undefined, signal?: AbortSignal): Promise<readonly EventRecord[]> {
+  const before = upTo === undefined ? "" : `&before=${upTo + 1}`;
+  const page = await read<{ events: EventRecord[] }>(`${robotPath(id)}/events?limit=${limit}${before}`, signal);
   return page.events;
 }
 
-/** At most so many points of each metric since `fromMs`, ascending: of a long time the means of its steps. By metric. */
+/** At most so many points of each metric from `fromMs` to `toMs`, ascending: of a long time the means of its steps. By metric. */
 export async function telemetry(
   id: string,
   metrics: readonly string[],
   fromMs: number,
+  toMs: number | undefined,
   points: number,
   signal?: AbortSignal,
 ): Promise<ReadonlyMap<string, Series>> {
   const query = new URLSearchParams({ metric: metrics.join(","), from: String(Math.round(fromMs)), points: String(points) });
+  if (toMs !== undefined) query.set("to", String(Math.round(toMs)));
   return series(await read<TelemetryHistory>(`${robotPath(id)}/telemetry?${query}`, signal));
 }
 

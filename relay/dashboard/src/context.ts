@@ -3,14 +3,19 @@
 import type { Live } from "./api";
 import type { History } from "./history";
 import type { Fleet } from "./model";
+import type { Place } from "./place";
 
 export interface Context {
   readonly fleet: Fleet;
   readonly history: History;
-  /** The relay's time in ms: last seen is told by its clock, not by the browser's. */
+  /** While somebody looks back: where the log stood then. Nothing changes any more, and nothing can be decided. */
+  readonly position?: number;
+  /** The relay's time in ms: last seen is told by its clock, not by the browser's. Of the past, the time looked back at. */
   now(): number;
   /** Asks for `draw` in the next animation frame. */
   schedule(): void;
+  /** The address of another page of the same time. */
+  href(place: Place): string;
 }
 
 export interface View {

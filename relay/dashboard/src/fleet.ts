@@ -88,7 +88,7 @@ class Row {
     setText(this.badge, WORDS[state]);
     setAttribute(this.badge, "title", view.registration?.reason ?? "");
     setText(this.name, view.id);
-    setAttribute(this.name, "href", `#/robots/${encodeURIComponent(view.id)}`);
+    setAttribute(this.name, "href", context.href({ page: "robot", robot: view.id }));
     setText(this.kind, view.teleoperation?.active ? `${view.type} · driven` : view.type);
     showHealth(this.health, view);
     for (const { metric, value } of this.cells) {
@@ -141,7 +141,8 @@ export class FleetView implements View {
   private readonly narrow = matchMedia(NARROW);
   private readonly sort = h("select", { "aria-label": "Sort by", class: "sort" });
   private readonly onScroll = (): void => this.context.schedule();
-  private readonly alerts: AlertsPanel;
+  /** What fires is of now only. */
+  private readonly alerts: AlertsPanel | undefined;
   private loaded = false;
 
   constructor(
@@ -150,7 +151,7 @@ export class FleetView implements View {
     private readonly remember: (selection: Selection) => void,
   ) {
     this.selection = selection;
-    this.alerts = new AlertsPanel(context);
+    this.alerts = context.position === undefined ? new AlertsPanel(context) : undefined;
     const search = h("input", { type: "search", placeholder: "Filter by name, type, address…", "aria-label": "Filter robots", value: selection.text, autocomplete: "off", spellcheck: "false" });
     search.addEventListener("input", () => this.choose({ text: search.value }));
     this.table.append(this.header(), this.body);
@@ -159,7 +160,7 @@ export class FleetView implements View {
       { class: "fleet" },
       h("h1", { class: "hidden" }, "Fleet"),
       h("div", { class: "tools" }, h("div", { class: "totals", role: "group", "aria-label": "Show" }, ...this.buttons()), search, this.sorting()),
-      this.alerts.element,
+      ...(this.alerts === undefined ? [] : [this.alerts.element]),
       this.table,
       this.empty,
     );
@@ -169,21 +170,21 @@ export class FleetView implements View {
 
   refetch(): void {
     this.loaded = true;
-    this.alerts.refresh();
+    this.alerts?.refresh();
   }
 
   message(live: Live): void {
-    if (live.type.startsWith("alert.")) this.alerts.refresh();
+    if (live.type.startsWith("alert.")) this.alerts?.refresh();
   }
 
   close(): void {
-    this.alerts.close();
+    this.alerts?.close();
     removeEventListener("scroll", this.onScroll);
     removeEventListener("resize", this.onScroll);
   }
 
   draw(): void {
-    this.alerts.draw();
+    this.alerts?.draw();
     const { fleet } = this.context;
     const totals = fleet.totals();
     for (const [name, element] of this.totals) setText(element, String(totals[name as keyof typeof totals]));
@@ -201,6 +202,7 @@ export class FleetView implements View {
 
   private emptyText(all: number): string {
     if (all > 0) return "No robot fits this filter.";
+    if (this.context.position !== undefined) return "There were no robots then.";
     if (this.loaded) return "No robots yet. Make a token with “lekiwi token create” and enrol the first one.";
     return "Asking the relay…";
   }

@@ -19,6 +19,8 @@ export class History {
     private readonly fleet: Fleet,
     private readonly now: () => number,
     private readonly changed: () => void,
+    /** Of the past, nothing after it is wanted. */
+    private readonly isPast = false,
   ) {}
 
   /** Forget what was asked: after a gap the history has more than the page. */
@@ -47,8 +49,10 @@ export class History {
 
   private async load(id: string): Promise<void> {
     try {
-      const loaded = await api.telemetry(id, CORE_METRICS, this.now() - SPARK_MS, SPARK_POINTS);
+      const now = this.now();
+      const loaded = await api.telemetry(id, CORE_METRICS, now - SPARK_MS, this.isPast ? now : undefined, SPARK_POINTS);
       for (const [metric, { points }] of loaded) this.fleet.fill(id, metric, points);
+      if (this.isPast) this.fleet.measured(id, new Map([...loaded].map(([metric, { points }]) => [metric, points.at(-1)?.[1]])));
       this.changed();
     } catch {
       // The row shows live values meanwhile; ask again when it is next drawn.

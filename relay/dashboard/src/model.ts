@@ -164,6 +164,14 @@ export class Fleet {
     }
   }
 
+  /** Of the past: what history has of a metric counts more than an earlier picture. */
+  measured(id: string, values: ReadonlyMap<string, number | undefined>): void {
+    const view = this.robots.get(id)?.view;
+    if (view === undefined) return;
+    const found = [...values].filter((entry): entry is [string, number] => entry[1] !== undefined);
+    this.put({ ...view, resources: { ...view.resources, ...Object.fromEntries(found) } });
+  }
+
   private record(id: string, metrics: Metrics, at: number): void {
     for (const metric of CORE_METRICS) {
       const value = metrics[metric];

@@ -1,5 +1,6 @@
 /** One robot: what it is, how it is, its metrics over time and its events as they come. */
 
+import { AlertHistory } from "./alert-history";
 import * as api from "./api";
 import { Chart } from "./chart";
 import type { Context, View } from "./context";
@@ -28,6 +29,8 @@ export class RobotPage implements View {
   private readonly badge = h("span", { class: "badge" });
   private readonly health = h("span", { class: "health" });
   private readonly seen = h("span", { class: "soft" });
+  private readonly asOf = h("p", { class: "soft", hidden: true });
+  private readonly alerts: AlertHistory;
   private readonly facts = h("dl", { class: "facts" });
   private readonly sheet = h("dl", { class: "facts" });
   private readonly services = h("ul", { class: "services", "aria-label": "Services" });
@@ -51,6 +54,7 @@ export class RobotPage implements View {
     private readonly id: string,
   ) {
     this.title = id;
+    this.alerts = new AlertHistory(context, id);
     this.quarantine.addEventListener("submit", (event) => {
       event.preventDefault();
       this.decide(api.approve(id, this.profile.value.trim() || undefined));
@@ -71,8 +75,9 @@ export class RobotPage implements View {
     this.element = h(
       "article",
       { class: "robot", "data-robot": id },
-      h("p", { class: "back" }, h("a", { href: "#/" }, "← Fleet")),
+      h("p", { class: "back" }, h("a", { href: context.href({ page: "fleet" }) }, "← Fleet")),
       h("header", { class: "robot-head" }, h("h1", {}, id), this.badge, this.health, this.seen),
+      this.asOf,
       this.trouble,
       this.quarantine,
       h(
@@ -84,6 +89,8 @@ export class RobotPage implements View {
       ),
       h("div", { class: "section-head" }, h("h2", {}, "Metrics"), h("div", { class: "segments", role: "group", "aria-label": "Range" }, ...this.ranges)),
       h("div", { class: "charts" }, ...this.charts.map(({ chart }) => chart.element)),
+      h("div", { class: "section-head" }, h("h2", {}, "Alerts")),
+      this.alerts.element,
       h("div", { class: "section-head" }, h("h2", {}, "Events")),
       h("section", { class: "card" }, this.events),
     );
@@ -94,6 +101,7 @@ export class RobotPage implements View {
     this.abort.abort();
     this.abort = new AbortController();
     const { signal } = this.abort;
+    void this.alerts.newest();
     void this.load(signal).catch((cause: unknown) => {
       if (signal.aborted) return;
       setText(this.trouble, cause instanceof Error ? cause.message : String(cause));
@@ -103,11 +111,13 @@ export class RobotPage implements View {
 
   close(): void {
     this.abort.abort();
+    this.alerts.close();
   }
 
   message(live: api.Live): void {
     if (live.robot_id !== this.id) return;
-    if (live.type.includes(".")) this.take(live.payload as api.EventRecord);
+    if (live.type.startsWith("alert.")) this.alerts.refresh();
+    else if (live.type.includes(".")) this.take(live.payload as api.EventRecord);
     if (live.type !== "telemetry") return;
     const metrics = (live.payload as { metrics?: api.Metrics } | null)?.metrics ?? {};
     const at = Date.parse(live.timestamp);
@@ -128,7 +138,14 @@ export class RobotPage implements View {
       const heard = robot?.view.status.online ? now : seen === undefined ? 0 : Date.parse(seen);
       chart.draw({ points, spans }, now - this.range, now, heard);
     }
-    if (robot === undefined) return;
+    const isPast = this.context.position !== undefined;
+    if (robot === undefined) {
+      if (isPast) {
+        setText(this.asOf, "The relay did not know this robot then.");
+        this.asOf.hidden = false;
+      }
+      return;
+    }
     const { view } = robot;
     const state = standing(view);
     setAttribute(this.element, "data-status", state);
@@ -138,7 +155,12 @@ export class RobotPage implements View {
     if (robot.version === this.version) return;
     this.version = robot.version;
     showHealth(this.health, view);
-    this.quarantine.hidden = view.registration?.status !== "quarantined";
+    if (isPast) {
+      const at = view.as_of?.picture_at;
+      setText(this.asOf, at === undefined ? "Of that time the relay has what is in its log, and no picture of the rest." : `What is not in the log is as of ${format.moment(at)}.`);
+      this.asOf.hidden = false;
+    }
+    this.quarantine.hidden = isPast || view.registration?.status !== "quarantined";
     setText(this.reason, `Nobody hears it: ${view.registration?.reason ?? ""}.`);
     setAttribute(this.profile, "placeholder", view.registration?.profile ?? view.type);
     list(this.facts, stateFacts(view));
@@ -166,8 +188,9 @@ export class RobotPage implements View {
   }
 
   private async load(signal: AbortSignal): Promise<void> {
-    const from = this.context.now() - this.range;
-    const telemetry = api.telemetry(this.id, METRICS, from, MOST_POINTS, signal).then((loaded) => {
+    const { position } = this.context;
+    const now = this.context.now();
+    const telemetry = api.telemetry(this.id, METRICS, now - this.range, position === undefined ? undefined : now, MOST_POINTS, signal).then((loaded) => {
       for (const { chart, points, spans } of this.charts) {
         const history = loaded.get(chart.metric);
         const last = history?.points.at(-1)?.[0] ?? -Infinity;
@@ -176,7 +199,7 @@ export class RobotPage implements View {
       }
       this.context.schedule();
     });
-    const events = api.events(this.id, MOST_EVENTS, signal).then((page) => this.merge(page));
+    const events = api.events(this.id, MOST_EVENTS, position, signal).then((page) => this.merge(page));
     await Promise.all([telemetry, events]);
     this.trouble.hidden = true;
   }

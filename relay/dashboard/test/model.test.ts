@@ -186,6 +186,16 @@ describe("live messages", () => {
   });
 });
 
+describe("the past", () => {
+  it("shows what was measured then, and the picture's values of what was not", () => {
+    const f = fleet(view("kiwi-01"));
+    f.measured("kiwi-01", new Map([["cpu_percent", 55], ["disk_percent", undefined]]));
+    f.measured("kiwi-02", new Map([["cpu_percent", 55]]));
+    expect(f.get("kiwi-01")?.view.resources).toEqual({ cpu_percent: 55, memory_percent: 40 });
+    expect(f.get("kiwi-02")).toBeUndefined();
+  });
+});
+
 describe("sparklines", () => {
   it("are bounded, keep order, and take history before what came live", () => {
     const f = fleet(view("kiwi-01"));

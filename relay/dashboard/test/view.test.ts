@@ -1,8 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { series } from "../src/api";
+import { words } from "../src/alert-history";
 import { remark, title } from "../src/alerts";
-import type { Alert, RobotView } from "../src/api";
+import type { Alert, AlertEntry, RobotView } from "../src/api";
 import * as format from "../src/format";
+import { local, words as lookBackWords } from "../src/lookback";
+import { href, place } from "../src/place";
+import type { Place } from "../src/place";
 import { band, line, pointAt, range, sparkRange } from "../src/plot";
 import { select } from "../src/selection";
 import type { Selection } from "../src/selection";
@@ -40,7 +44,7 @@ describe("alerts", () => {
   const alert: Alert = { id: "hot:kiwi-01:1", rule: "hot", robot_id: "kiwi-01", severity: "critical", summary: "Too hot", reason: "", since: "2026-11-21T04:00:00.000Z" };
 
   it("are counted", () => {
-    expect([title(1), title(12)]).toEqual(["1 alert", "12 alerts"]);
+    expect([title(0), title(1), title(12)]).toEqual(["Nothing fires", "1 alert", "12 alerts"]);
   });
 
   it("say who looks after them", () => {
@@ -51,6 +55,67 @@ describe("alerts", () => {
       { ...alert, acknowledged: { by: "admin", comment: "on my way" } },
     ].map(remark);
     expect(remarks).toEqual(["", "silenced", "admin looks after it", "admin: on my way"]);
+  });
+});
+
+describe("the past of alerts", () => {
+  const entry = (type: string, more: Partial<AlertEntry>): AlertEntry => ({ position: 1, at: "2026-11-21T04:00:00.000Z", type, ...more });
+  const id = "hot:kiwi-01:1";
+  const until = "2026-11-21T06:00:00.000Z";
+
+  it.each([
+    [entry("alert.firing", { alert: id, reason: "90 is above 80", summary: "Too hot" }), ["fires", id, "90 is above 80"]],
+    [entry("alert.acknowledged", { alert: id, by: "ana", comment: "on my way" }), ["is looked after", id, "ana: on my way"]],
+    [entry("alert.acknowledged", { alert: id, by: "ana" }), ["is looked after", id, "ana"]],
+    [entry("alert.resolved", { alert: id }), ["is over", id, ""]],
+    [entry("alert.notified", { receiver: "ops", firing: [id] }), ["told", id, "ops"]],
+    [entry("alert.notified", { receiver: "ops", resolved: [id] }), ["told", id, "ops: that it is over"]],
+    [entry("alert.undelivered", { receiver: "ops", firing: [id], resolved: ["hot:kiwi-02:1"], omitted: 3, reason: "got 410" }), ["not told", "5 alerts", "ops: got 410"]],
+    [
+      entry("alert.silenced", { by: "ana", silence: { matchers: { robots: ["kiwi-*", "xle-1"], severity: "warning" }, until, comment: "new wheels" } }),
+      ["silenced", "robots kiwi-*, xle-1; warning and below", `ana, until ${format.moment(until)}: new wheels`],
+    ],
+    [entry("alert.unsilenced", { by: "ana" }), ["silence ended", "", "ana"]],
+    [entry("alert.something_new", {}), ["alert.something_new", "", ""]],
+  ])("says what happened", (said, expected) => {
+    expect(words(said)).toEqual(expected);
+  });
+});
+
+describe("places", () => {
+  const at = Date.UTC(2026, 10, 21, 4);
+  it.each([
+    ["", { page: "fleet" }],
+    ["#/", { page: "fleet" }],
+    ["#/nonsense", { page: "fleet" }],
+    ["#/alerts", { page: "alerts" }],
+    ["#/robots/kiwi-01", { page: "robot", robot: "kiwi-01" }],
+    ["#/robots/%ff", { page: "robot", robot: "%ff" }],
+    ["#/?at=2026-11-21T04:00:00.000Z", { page: "fleet", at }],
+    ["#/robots/kiwi-01?at=2026-11-21T04:00:00Z", { page: "robot", robot: "kiwi-01", at }],
+    ["#/alerts?at=yesterday", { page: "alerts" }],
+  ] as [string, Place][])("%s", (hash, expected) => {
+    expect(place(hash)).toEqual(expected);
+    expect(place(href(expected))).toEqual(expected);
+  });
+});
+
+describe("looking back", () => {
+  const at = Date.UTC(2026, 10, 21, 4);
+  const then = format.moment(at);
+  it("says which time it is, or why it is not shown", () => {
+    expect([
+      lookBackWords({ at, position: undefined, trouble: "" }),
+      lookBackWords({ at, position: 7, trouble: "" }),
+      lookBackWords({ at, position: undefined, trouble: "expected a moment from position 9 of the log on" }),
+    ]).toEqual([
+      `Asking the relay how it was at ${then}…`,
+      `This is the past: as of ${then}.`,
+      `The relay cannot show ${then}: expected a moment from position 9 of the log on.`,
+    ]);
+  });
+  it("has the time as inputs have it", () => {
+    expect(new Date(local(at)).getTime()).toBe(at);
   });
 });
 

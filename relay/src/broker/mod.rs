@@ -1,76 +1,27 @@
-//! The embedded MQTT broker: TLS with client certificates, MQTT 3.1.1 and 5 on one port. Nothing
-//! outside this folder knows that it is rmqtt. `main` starts it; `ingest` reads its [`Inputs`] and
-//! publishes through the [`Broker`].
-//!
-//! Invariants: a client is who its certificate says, and no certificate is admitted that the
-//! [`Authority`] does not know; a robot writes only its own `from/#`, by publish and by will; what a
-//! hook refused is counted and reported; consumers get messages of admitted robots only; a subscriber that does not read is disconnected; publishing
-//! never waits for ingest, but for births, deaths and states, which must not be lost.
+//! The fleet's MQTT broker: the [`Embedded`] one, or an [`External`] one of which the relay is a client. The `driver`
+//! starts it; `ingest` reads its [`Inputs`] and publishes through the [`Broker`], and neither knows which it is.
 
-mod admission;
 mod authority;
-mod clients;
-mod gate;
-mod hooks;
-mod retained;
+mod embedded;
+mod external;
 mod tap;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use lekiwi_protocol::api::Claim;
-use lekiwi_protocol::message::{Connection, ConnectionState};
-use lekiwi_protocol::{Envelope, FromRobot, RobotId, Root, Topic};
+use lekiwi_protocol::api::{Claim, ConnectionView};
+use lekiwi_protocol::{FromRobot, RobotId, Topic};
 use lekiwi_relay_core::Link;
-use rmqtt::codec::types::{Publish as CodecPublish, QoS};
-use rmqtt::context::ServerContext;
-use rmqtt::hook::Type;
-use rmqtt::net::Builder;
-use rmqtt::router::{DefaultRouter, Router};
-use rmqtt::server::MqttServer;
-use rmqtt::session::SessionState;
-use rmqtt::types::{ClientId, From, Id, Message, Publish, Reason, Retain};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
-pub use authority::{Authority, ClientCert, Denied, StoreAuthority};
-
-use self::admission::Admission;
-use self::clients::Clients;
-use self::gate::{Change, Gate, GatedRouter};
-use self::retained::Retained;
-use self::tap::Tap;
-use crate::clock;
+pub use self::authority::{Authority, ClientCert, Denied, StoreAuthority};
+pub use self::embedded::{Config, Embedded};
+pub use self::external::{Address, AddressError, External, Membership};
 use crate::metrics::Metrics;
 use crate::protect::Protect;
 use crate::store::records::Refused;
-
-/// A subscriber that has not emptied its queue for so long is disconnected.
-const STALLED_AFTER: Duration = Duration::from_secs(3);
-const PROBE_EVERY: Duration = Duration::from_millis(500);
-/// Time for clients to be sent away when the relay stops.
-const FAREWELL: Duration = Duration::from_secs(3);
-
-/// Where and with which files to listen.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Address; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Server certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
-    /// The authority whose client certificates are accepted, PEM.
-    pub client_ca: PathBuf,
-    /// Prefix and organisation.
-    pub root: Root,
-}
 
 /// Why the broker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +38,9 @@ pub enum BrokerError {
     /// The certificate, key or authority file is not usable.
     #[error("cannot set up TLS for MQTT: {0}")]
     Tls(String),
+    /// There is no key for the relay's own certificate.
+    #[error("cannot make a key for the broker")]
+    Key(#[source] rcgen::Error),
 }
 
 fn problem(error: &io::Error) -> &'static str {
@@ -143,31 +97,13 @@ pub struct Inputs {
     pub refused: mpsc::Receiver<Refused>,
 }
 
-/// A running broker; stops when dropped.
-pub struct Broker {
-    context: ServerContext,
-    clients: Arc<Clients>,
-    gate: Arc<Gate>,
-    retained: Retained,
-    router: DefaultRouter,
-    root: Root,
-    address: SocketAddr,
-    own: Id,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.stop_listening();
-    }
-}
-
-impl std::fmt::Debug for Broker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
+/// A running broker, or the way to one; ends when dropped.
+#[derive(Debug)]
+pub enum Broker {
+    /// In this process.
+    Embedded(Box<Embedded>),
+    /// Somewhere else.
+    External(External),
 }
 
 impl Broker {
@@ -181,322 +117,108 @@ impl Broker {
         metrics: Arc<Metrics>,
         protect: Arc<Protect>,
     ) -> Result<(Self, Inputs), BrokerError> {
-        let (tap, inputs) = Tap::new(metrics.clone());
-        let listener = listener(&config)?;
-        let address = listener.local_addr().map_err(|error| BrokerError::Listen {
-            address: config.listen,
-            source: io_error(error),
-        })?;
-        // Overload is judged by our own queues, not by the machine's load average.
-        let context = ServerContext::new().busy_check_enable(false).build().await;
-        let gate = Arc::new(Gate::default());
-        let retained = Retained::new(gate.clone());
-        *context.extends.retain_mut().await = Box::new(retained.clone());
-        let router = DefaultRouter::new(Some(context.clone()));
-        *context.extends.router_mut().await = Box::new(GatedRouter {
-            inner: router.clone(),
-            gate: gate.clone(),
-        });
-        *context.extends.fitter_mgr_mut().await = Box::new(Admission(protect.clone()));
-        let clients = Arc::new(Clients::default());
-        let hooks = hooks::Hooks {
-            root: config.root.clone(),
-            authority,
-            gate: gate.clone(),
-            tap,
-            clients: clients.clone(),
-            metrics: metrics.clone(),
-            protect,
-        };
-        let register = context.extends.hook_mgr().register();
-        for hook in [
-            Type::ClientAuthenticate,
-            Type::ClientConnected,
-            Type::ClientDisconnected,
-            Type::ClientSubscribeCheckAcl,
-            Type::MessagePublishCheckAcl,
-            Type::MessagePublish,
-            Type::MessageDelivered,
-            Type::MessageDropped,
-        ] {
-            register.add(hook, Box::new(hooks.clone())).await;
-        }
-        register.start().await;
-        let server = MqttServer::new(context.clone())
-            .listener_by_id(listener, address.port())
-            .build();
-        let serve = tokio::spawn(async move {
-            if let Err(error) = server.run().await {
-                tracing::error!(%error, "the broker ended");
-            }
-        });
-        let watch = tokio::spawn(watch_subscribers(context.clone(), clients.clone(), metrics));
-        let own = Id::new(
-            context.node.id(),
-            0,
-            None,
-            None,
-            ClientId::from_static(gate::OWN_CLIENT),
-            None,
-        );
-        Ok((
-            Self {
-                context,
-                clients,
-                gate,
-                retained,
-                router,
-                root: config.root,
-                address,
-                own,
-                tasks: vec![serve, watch],
-            },
-            inputs,
-        ))
+        let (embedded, inputs) = Embedded::start(config, authority, metrics, protect).await?;
+        Ok((Self::Embedded(Box::new(embedded)), inputs))
     }
 
-    /// Where it listens; the real port when port 0 was asked for.
+    /// Becomes a client of an external broker, and stays one whenever that is there. What robots say arrives at [`Inputs`].
+    ///
+    /// # Errors
+    /// When the system has no random numbers for a key.
+    pub fn join(
+        membership: Membership,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Inputs), BrokerError> {
+        let (external, inputs) = External::join(membership, metrics)?;
+        Ok((Self::External(external), inputs))
+    }
+
+    /// Where it listens, the real port when port 0 was asked for; nowhere in this process when it is external.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Embedded(broker) => Some(broker.address()),
+            Self::External(_) => None,
+        }
     }
 
-    /// Publishes in the relay's own name. `retain` keeps it for later subscribers.
+    /// Where it is, when that is not in this process.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Address> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::External(broker) => Some(broker.address()),
+        }
+    }
+
+    /// Publishes in the relay's own name. `retain` keeps it for later subscribers. Whom it does not reach is not told
+    /// later, but for what the relay retains of itself and of alerts.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>, retain: bool) {
-        let packet = CodecPublish {
-            dup: false,
-            retain,
-            qos: QoS::AtMostOnce,
-            topic: topic.to_string().into(),
-            packet_id: None,
-            payload: payload.into(),
-            properties: None,
-        };
-        let publish = Publish::new(
-            Box::new(packet),
-            None,
-            None,
-            i64::try_from(clock::now_ms()).ok(),
-        );
-        self.forward(From::from_system(self.own.clone()), publish)
-            .await;
+        match self {
+            Self::Embedded(broker) => broker.publish(topic, payload, retain).await,
+            Self::External(broker) => broker.publish(topic, payload, retain),
+        }
     }
 
     /// Whether consumers hear `robot`, by what it last said it is. When they begin to, they get what the
-    /// robot has retained; when they cease to, they are told that it went.
+    /// robot has retained; when they cease to, they are told that it went. An external broker gives them everything.
     pub async fn admit(&self, robot: &RobotId, admitted: bool, judged: Option<Claim>) {
-        match self.gate.judge(robot, admitted, judged) {
-            Change::Opened => {
-                for retain in self.retained(robot, "+") {
-                    let mut publish = retain.publish;
-                    publish.retain = false;
-                    // By way of the gate it might wait for the next verdict, which comes after this one.
-                    if self.gate.is_open(robot)
-                        && let Err(error) = self.deliver(retain.from, &publish).await
-                    {
-                        tracing::warn!(%robot, %error, "could not tell consumers of it");
-                    }
-                }
-            }
-            Change::Expelled => {
-                if let Some((from, publish)) = self.farewell(robot)
-                    && let Err(error) = self.deliver(from, &publish).await
-                {
-                    tracing::warn!(%robot, %error, "could not tell consumers that it went");
-                }
-            }
-            Change::None => {}
+        if let Self::Embedded(broker) = self {
+            broker.admit(robot, admitted, judged).await;
         }
     }
 
-    fn retained(&self, robot: &RobotId, level: &str) -> Vec<Retain> {
-        let filter = format!("{}/robots/{robot}/from/{level}", self.root);
-        // The filter is one of the contract.
-        let kept = self.retained.kept(&filter).unwrap_or_default();
-        kept.into_iter().map(|(_, retain)| retain).collect()
-    }
-
-    /// The death of a robot that was shown as online, as its will would say it.
-    fn farewell(&self, robot: &RobotId) -> Option<(From, Publish)> {
-        let retain = self.retained(robot, "connection").pop()?;
-        let mut envelope: Envelope<Connection> =
-            serde_json::from_slice(&retain.publish.payload).ok()?;
-        if envelope.payload.state != ConnectionState::Online {
-            return None;
-        }
-        envelope.payload.state = ConnectionState::ConnectionBroken;
-        let mut publish = retain.publish;
-        publish.retain = false;
-        publish.payload = envelope.to_json().into();
-        Some((retain.from, publish))
-    }
-
-    /// Past the gate, which is closed for this robot.
-    async fn deliver(&self, from: From, publish: &Publish) -> rmqtt::Result<()> {
-        let mut relations = self.router.matches(from.id.clone(), &publish.topic).await?;
-        if let Some(relations) = relations.remove(&self.context.node.id()) {
-            let shared = self.context.extends.shared().await;
-            // Whom it cannot reach is not there any more.
-            let _ = shared.forwards_to(from, publish, relations, None).await;
-        }
-        Ok(())
-    }
-
-    async fn forward(&self, from: From, publish: Publish) {
-        let topic = publish.topic.clone();
-        if let Err(error) =
-            SessionState::forwards(&self.context, from, publish, false, Some(Duration::ZERO)).await
-        {
-            tracing::warn!(%topic, %error, "could not publish");
-        }
-    }
-
-    /// Disconnects every client whose certificate says `common_name`; how many there were. Revoke
-    /// first: the client comes back at once.
-    pub async fn disconnect(&self, common_name: &str) -> usize {
-        let clients = self.clients.of(common_name);
-        for id in &clients {
-            if let Err(error) = kick(&self.context, id).await {
-                tracing::warn!(client = %id.client_id, %error, "could not disconnect");
+    /// Disconnects every client whose certificate says `common_name`. Revoke first: the client comes back at once. An
+    /// external broker keeps it until its certificate ends, or is in a list of revoked ones that it was given.
+    pub async fn disconnect(&self, common_name: &str) {
+        match self {
+            Self::Embedded(broker) => broker.disconnect(common_name).await,
+            Self::External(broker) => {
+                tracing::warn!(client = common_name, broker = %broker.address(), "its certificate is revoked, but only the broker can disconnect it");
             }
         }
-        clients.len()
+    }
+
+    /// How many clients are connected, as far as this process has their connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        match self {
+            Self::Embedded(broker) => broker.connections(),
+            Self::External(_) => 0,
+        }
+    }
+
+    /// The first `most` of them by id, of those whose id is beyond `after`.
+    #[must_use]
+    pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
+        match self {
+            Self::Embedded(broker) => broker.connected(after, most),
+            Self::External(_) => Vec::new(),
+        }
+    }
+
+    /// What keeps robots from being heard, if anything does.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        match self {
+            Self::Embedded(broker) if broker.is_listening() => None,
+            Self::Embedded(_) => Some("the broker does not listen any more".to_owned()),
+            Self::External(broker) => broker.missing(),
+        }
     }
 
     /// Takes no more connections; those that stand end with the runtime.
     pub fn stop_listening(&self) {
-        for task in &self.tasks {
-            task.abort();
+        if let Self::Embedded(broker) = self {
+            broker.stop_listening();
         }
     }
 
-    /// Stops listening and lets go of everybody, upon which agents come back after a random time. Waits for them to be
-    /// gone, [`FAREWELL`] at most.
+    /// Lets go of everybody, or of the external broker. Waits for that, a few seconds at most.
     pub async fn stop(&self) {
-        self.stop_listening();
-        for id in self.clients.ids() {
-            let entry = self.context.extends.shared().await.entry(id);
-            if let Some(tx) = entry.tx() {
-                // It may have gone by itself meanwhile. MQTT's "server shutting down" is spelled so; rmqtt closes the
-                // connection before it would say it, as it does with all reasons.
-                let _ = tx.unbounded_send(Message::Closed(Reason::ConnectRemoteClose));
-            }
-        }
-        let gone = async {
-            while self.connections() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(FAREWELL, gone).await.is_err() {
-            tracing::warn!(
-                clients = self.connections(),
-                "cut MQTT clients that did not go in time"
-            );
+        match self {
+            Self::Embedded(broker) => broker.stop().await,
+            Self::External(broker) => broker.stop().await,
         }
     }
-}
-
-async fn kick(context: &ServerContext, id: &Id) -> rmqtt::Result<()> {
-    let entry = context.extends.shared().await.entry(id.clone());
-    entry.try_lock().await?.kick(true, true, true).await?;
-    Ok(())
-}
-
-fn io_error(error: rmqtt::Error) -> io::Error {
-    error
-        .downcast::<io::Error>()
-        .unwrap_or_else(|error| io::Error::other(error.to_string()))
-}
-
-fn listener(config: &Config) -> Result<rmqtt::net::Listener, BrokerError> {
-    let text = |path: &PathBuf| Some(path.to_string_lossy().into_owned());
-    Builder::new()
-        .name("lekiwi")
-        .laddr(config.listen)
-        .reuseaddr(Some(true))
-        .backlog(4_096)
-        .nodelay(true)
-        .allow_anonymous(false)
-        .collect_cert_info(true)
-        .tls_cross_certificate(true)
-        .tls_client_ca_certs(text(&config.client_ca))
-        .tls_cert(text(&config.certificate))
-        .tls_key(text(&config.key))
-        // Well above the contract's limit, so that our own check refuses, counts and keeps it.
-        .max_packet_size(256 * 1024)
-        .max_clientid_len(128)
-        .max_topic_levels(16)
-        .max_subscriptions(64)
-        .max_topic_aliases(0)
-        .allow_zero_keepalive(false)
-        .max_keepalive(3_600)
-        .max_qos_allowed(QoS::AtLeastOnce)
-        // The defaults lose most of a burst without a word.
-        .max_inflight(NonZeroU16::new(1_024).unwrap_or(NonZeroU16::MIN))
-        .max_mqueue_len(20_000)
-        .send_timeout(Duration::from_secs(5))
-        .handshake_timeout(Duration::from_secs(15))
-        // Nothing waits in the broker for a client that went: the contract's own queues do that.
-        .session_expiry_interval(Duration::from_secs(1))
-        .max_session_expiry_interval(Duration::from_secs(1))
-        .message_expiry_interval(Duration::ZERO)
-        .bind()
-        .map_err(|error| BrokerError::Listen {
-            address: config.listen,
-            source: io_error(error),
-        })?
-        .tls()
-        .map_err(|error| BrokerError::Tls(format!("{error:#}")))
-}
-
-/// Puts a question into each consumer's queue and waits for its turn to come. A session that does not
-/// get there is stuck writing to a client that does not read, and its queue grows without a bound.
-async fn watch_subscribers(context: ServerContext, clients: Arc<Clients>, metrics: Arc<Metrics>) {
-    let mut asked: HashMap<Id, (oneshot::Receiver<Vec<rmqtt::Result<_>>>, std::time::Instant)> =
-        HashMap::new();
-    let mut ticks = tokio::time::interval(PROBE_EVERY);
-    loop {
-        ticks.tick().await;
-        let now = clock::monotonic();
-        let ids = clients.ids();
-        asked.retain(|id, _| ids.contains(id));
-        for id in ids {
-            match asked.get_mut(&id) {
-                Some((answer, since)) => {
-                    if !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
-                        asked.remove(&id);
-                    } else if now.saturating_duration_since(*since) > STALLED_AFTER {
-                        asked.remove(&id);
-                        metrics.stalled.inc();
-                        tracing::warn!(client = %id.client_id, "disconnected: it does not read what it subscribed to");
-                        cut_off(&context, &clients, &id).await;
-                    }
-                }
-                None if hooks::is_consumer(&id.client_id) => {
-                    let entry = context.extends.shared().await.entry(id.clone());
-                    let (question, answer) = oneshot::channel();
-                    if entry.tx().is_some_and(|tx| {
-                        tx.unbounded_send(Message::Subscribes(Vec::new(), Some(question)))
-                            .is_ok()
-                    }) {
-                        asked.insert(id, (answer, now));
-                    }
-                }
-                None => {}
-            }
-        }
-    }
-}
-
-/// Ends a session that does not listen even to us: no more messages reach its queue from now on, and
-/// it goes when its write times out.
-async fn cut_off(context: &ServerContext, clients: &Clients, id: &Id) {
-    let entry = context.extends.shared().await.entry(id.clone());
-    if let Ok(mut locked) = entry.try_lock().await
-        && let Ok(Some((_, tx))) = locked.remove().await
-    {
-        // Heard when it gets that far.
-        let _ = tx.unbounded_send(Message::Closed(Reason::from_static("does not read")));
-    }
-    clients.left(id);
 }

@@ -1,8 +1,11 @@
-//! How long telemetry is kept, as the configuration says it.
+//! How long telemetry and events are kept, as the configuration says it.
+
+use std::collections::BTreeMap;
 
 use lekiwi_relay_core::history::Retention;
 
 use super::ConfigError;
+use crate::store::NEVER_FORGOTTEN;
 
 /// The keys, from the finest to the coarsest.
 const KEYS: [&str; 4] = [
@@ -55,6 +58,37 @@ pub(super) fn check(written: [Option<String>; 4]) -> Result<Retention, ConfigErr
         quarter_days,
         hour_days,
     })
+}
+
+/// Checks which events are kept for how long.
+pub(super) fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
+    for (kind, days) in &days {
+        let name = kind.strip_suffix(".*").unwrap_or(kind);
+        let is_kind = name.split('.').all(|part| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+        if !is_kind {
+            return Err(ConfigError::EventKind(kind.clone()));
+        }
+        // A family may have members that stay; a type that stays must not be asked for.
+        let stays = |never: &&&str| match never.strip_suffix('*') {
+            Some(family) => kind.starts_with(family),
+            None => **never == kind,
+        };
+        if let Some(never) = NEVER_FORGOTTEN.iter().find(stays) {
+            return Err(ConfigError::NeverForgotten {
+                kind: kind.clone(),
+                never,
+            });
+        }
+        if !(1..=36_500).contains(days) {
+            return Err(ConfigError::EventDays {
+                kind: kind.clone(),
+                days: *days,
+            });
+        }
+    }
+    Ok(days.into_iter().collect())
 }
 
 #[cfg(test)]

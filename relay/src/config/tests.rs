@@ -61,6 +61,25 @@ fn file_environment_and_command_line_in_ascending_order() {
 }
 
 #[test]
+fn an_external_broker_is_named_by_its_url() {
+    let file = parse(Path::new("relay.yml"), "broker: mqtts://broker.example\n").unwrap();
+    let (environment, warnings) = environment([(
+        "LEKIWI_RELAY_BROKER".to_owned(),
+        "mqtts://broker.example:1".to_owned(),
+    )]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let config = environment.over(file).check().unwrap();
+    assert_eq!(
+        config.broker.map(|broker| broker.to_string()).as_deref(),
+        Some("broker.example:1")
+    );
+    assert_eq!(
+        refusal("broker: tcp://broker\n").0,
+        "cannot use broker: expected the broker as mqtts://host or mqtts://host:port, got \"tcp://broker\""
+    );
+}
+
+#[test]
 fn a_slip_is_named_with_its_line() {
     assert_eq!(
         refusal("version: 1\nhtps: 127.0.0.1:1\n"),

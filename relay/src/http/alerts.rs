@@ -8,12 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use lekiwi_protocol::alert::{Alert, AlertState, Rule, Severity, Silence, check_comment};
 use lekiwi_protocol::api::{
-    self, AcknowledgeRequest, AlertList, RuleList, RuleOrigin, RuleView, SilenceList,
+    self, AcknowledgeRequest, AlertHistory, AlertList, RuleList, RuleOrigin, RuleView, SilenceList,
     SilenceRequest,
 };
 use lekiwi_protocol::limits::{MAX_ALERT_RULES, MAX_ALERT_TIME, MAX_SILENCES};
 use lekiwi_protocol::message::kind;
 use lekiwi_protocol::{RobotId, RuleName, Timestamp};
+use lekiwi_relay_core::alerts::history::{About, Name, page};
 use lekiwi_relay_core::alerts::{
     ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Filter, MAX_RESOLVED, Origin, Output,
 };
@@ -25,7 +26,10 @@ use super::auth::Who;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
 use crate::clock;
+use crate::store::records::StoredEvent;
 
+/// Entries of a page of the past.
+const MOST: u64 = 1_000;
 const USUAL: u64 = 100;
 
 fn now() -> Timestamp {
@@ -82,6 +86,47 @@ pub(super) async fn list(
         alerts,
         firing,
         now,
+    }))
+}
+
+/// The past of alerts, newest first, as the log has it: what fired, who looked after it, what was silenced, what is
+/// over, who was told and who could not be. A page may be short and not the last one: `next_before` says where the next
+/// begins.
+#[utoipa::path(
+    get, path = "/api/v1/alerts/history", tag = "alerts",
+    params(
+        ("robot" = Option<String>, Query, pattern = "^[a-z0-9][a-z0-9-]{0,62}$", description = "Only of this robot"),
+        ("rule" = Option<String>, Query, pattern = "^[a-z0-9][a-z0-9-]{0,39}$", description = "Only of this rule"),
+        ("alert" = Option<String>, Query, pattern = "^[a-z0-9][a-z0-9-]{0,39}:[a-z0-9][a-z0-9-]{0,62}:[0-9]{1,15}$", description = "Only of this alert"),
+        ("before" = Option<u64>, Query, maximum = 9223372036854775807_u64, description = "Only what is before this position of the log; all when absent"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 100 when absent"),
+    ),
+    responses(
+        (status = 200, body = AlertHistory),
+        (status = 400, description = "invalid-query", body = api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("session" = []), ("cookie" = []))
+)]
+pub(super) async fn history(
+    State(app): State<App>,
+    mut query: Query,
+) -> Result<Answer<AlertHistory>, Failure> {
+    let robot = query.text("robot", RobotId::EXPECTED, |text| RobotId::new(text).ok())?;
+    let rule = query.text("rule", RuleName::EXPECTED, |text| RuleName::new(text).ok())?;
+    let alert = query.text("alert", Name::EXPECTED, Name::parse)?;
+    let before = query.number("before", 0..=i64::MAX as u64)?;
+    let limit = query.number("limit", 1..=MOST)?.unwrap_or(USUAL);
+    query.finish()?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let about = About { robot, rule, alert };
+    let before = before.unwrap_or(i64::MAX as u64);
+    let found = app.store.alert_events(about.clone(), before, limit).await?;
+    let logged = found.events.iter().map(StoredEvent::logged);
+    let entries = logged.filter_map(|event| about.entry(&event)).collect();
+    let (entries, next_before) = page(&about, entries, found.down_to, limit);
+    Ok(Answer(AlertHistory {
+        entries,
+        next_before,
     }))
 }
 
@@ -373,19 +418,22 @@ pub(super) async fn unsilence(
     Id(id): Id,
     Who(session): Who,
 ) -> Result<StatusCode, Failure> {
-    let lasts = |id: &Uuid| look(&app, |alerts| alerts.is_silence(now(), *id));
-    let Some(silence) = id.parse::<Uuid>().ok().filter(lasts) else {
+    let lasts = |id: Uuid| {
+        let that = |silence: &&Silence| silence.id == id;
+        look(&app, |alerts| alerts.silences(now()).find(that).cloned())
+    };
+    let Some(silence) = id.parse::<Uuid>().ok().and_then(lasts) else {
         let shown: String = id.chars().take(80).collect();
         let detail = format!("there is no silence {shown:?} that has not ended");
         return Err(Failure::new(Kind::SilenceUnknown, detail)
             .hint("GET /api/v1/alert-silences lists them"));
     };
-    tracing::info!(%silence, user = %session.user, "silence ended");
+    tracing::info!(silence = %silence.id, user = %session.user, "silence ended");
     let event = Output {
         aggregate_type: ALERT_SILENCE,
-        aggregate_id: silence.to_string(),
+        aggregate_id: silence.id.to_string(),
         kind: kind::ALERT_UNSILENCED,
-        data: json!({ "id": silence, "by": session.user }),
+        data: json!({ "id": silence.id, "matchers": silence.matchers, "by": session.user }),
     };
     app.fleet.decree(event).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -138,20 +138,27 @@ fn login_required(headers: &HeaderMap) -> Failure {
 }
 
 /// What a request shows.
-enum Credential<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// `Authorization: Bearer …`.
     Bearer(&'a str),
+    /// The cookie.
     Cookie(&'a str),
 }
 
 impl<'a> Credential<'a> {
-    fn token(&self) -> &'a str {
+    /// The secret in it.
+    #[must_use]
+    pub fn token(&self) -> &'a str {
         match self {
             Self::Bearer(token) | Self::Cookie(token) => token,
         }
     }
 }
 
-fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
+/// What a request shows, if anything; a bearer token counts before a cookie.
+#[must_use]
+pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
     let bearer = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())

@@ -38,8 +38,9 @@ pub(super) async fn list(
     let limit = limit.map_or(PAGE, |limit| usize::try_from(limit).unwrap_or(PAGE));
     query.finish()?;
     let (after, live) = (after.unwrap_or_default(), app.fleet.live());
-    let mut connections: Vec<ConnectionView> = app.broker.connected(&after);
-    connections.extend(live.connected(&after));
+    // One more tells whether there is another page.
+    let mut connections: Vec<ConnectionView> = app.broker.connected(&after, limit + 1);
+    connections.extend(live.connected(&after, limit + 1));
     connections.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let more = connections.len() > limit;
     connections.truncate(limit);
@@ -47,6 +48,7 @@ pub(super) async fn list(
     Ok(Answer(ConnectionList {
         next: next.map(|last| last.id.clone()),
         connections,
+        elsewhere: app.broker.elsewhere().map(ToString::to_string),
         total: (app.broker.connections() + live.count()) as u64,
     }))
 }

@@ -103,7 +103,9 @@ fn certificates(der: &[u8], content_type: &'static str) -> Result<Response, Fail
     Ok((headers, body).into_response())
 }
 
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+/// User and password of HTTP Basic; `None` where there is something else, or nothing.
+#[must_use]
+pub fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let (scheme, encoded) = headers
         .get(header::AUTHORIZATION)?
         .to_str()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use lekiwi_protocol::{RobotId, Timestamp};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -186,9 +186,22 @@ pub struct Query {
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let pairs = axum::extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state)
-            .await
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Self::of(&parts.uri)
+    }
+}
+
+fn cut(text: &str) -> String {
+    format!("{:?}", text.chars().take(80).collect::<String>())
+}
+
+impl Query {
+    /// The query of an address.
+    ///
+    /// # Errors
+    /// When it is none, or says something twice.
+    pub fn of(uri: &Uri) -> Result<Self, Failure> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Failure::new(Kind::InvalidQuery, "expected a query of name=value pairs"))?
             .0;
         let mut values = BTreeMap::new();
@@ -205,13 +218,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
             known: Vec::new(),
         })
     }
-}
 
-fn cut(text: &str) -> String {
-    format!("{:?}", text.chars().take(80).collect::<String>())
-}
-
-impl Query {
     fn take<T>(
         &mut self,
         name: &'static str,

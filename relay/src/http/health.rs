@@ -90,8 +90,8 @@ pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readine
     let mut missing = Vec::new();
     if app.stopping.is_cancelled() {
         missing.push("the relay is stopping".to_owned());
-    } else if !app.broker.is_listening() {
-        missing.push("the broker does not listen any more".to_owned());
+    } else {
+        missing.extend(app.broker.missing());
     }
     readiness(missing)
 }

@@ -38,13 +38,20 @@ const BACK_AFTER_MS: std::ops::RangeInclusive<u64> = 1_000..=10_000;
 const BY_URL: &str = "url";
 
 /// What a URL asks for, and whether it asks for anything.
-struct Wish {
-    request: Subscribe,
-    named: bool,
+#[derive(Debug)]
+pub struct Wish {
+    /// The subscription.
+    pub request: Subscribe,
+    /// Whether the URL names anything of it.
+    pub named: bool,
 }
 
 impl Wish {
-    fn from_query(mut query: Query) -> Result<Self, Failure> {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// When a parameter is unknown or has no meaning.
+    pub fn from_query(mut query: Query) -> Result<Self, Failure> {
         let topics = query.text(
             "topic",
             "topics such as robot.*.heartbeat or teleoperation.*, separated by commas",

@@ -238,7 +238,11 @@ fn number(headers: &HeaderMap, name: &'static str) -> Result<u64, Failure> {
     })
 }
 
-fn digest(headers: &HeaderMap) -> Result<[u8; 32], Failure> {
+/// The SHA-256 that a client says its whole upload has (RFC 9530).
+///
+/// # Errors
+/// When it says none.
+pub fn digest(headers: &HeaderMap) -> Result<[u8; 32], Failure> {
     let text = headers
         .get(REPR_DIGEST)
         .and_then(|value| value.to_str().ok());

@@ -52,6 +52,7 @@ use super::problem::{Failure, Kind};
         super::live::websocket,
         super::live::watchers,
         super::alerts::list,
+        super::alerts::history,
         super::alerts::one,
         super::alerts::acknowledge,
         super::alerts::rules,

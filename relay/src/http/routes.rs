@@ -96,6 +96,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,    "/api/v1/ws",                        Read,   || get(live::websocket)),
 
     route(Method::GET,    "/api/v1/alerts",                    Read,   || get(alerts::list)),
+    route(Method::GET,    "/api/v1/alerts/history",            Read,   || get(alerts::history)),
     route(Method::GET,    "/api/v1/alerts/{id}",               Read,   || get(alerts::one)),
     route(Method::POST,   "/api/v1/alerts/{id}/acknowledge",   Admin,  || post(alerts::acknowledge)),
     route(Method::GET,    "/api/v1/alert-rules",               Read,   || get(alerts::rules)),

@@ -10,7 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lekiwi_protocol::{ConsumerName, Org, RobotId};
+use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::{ConsumerName, Org, RelayId, RobotId};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo,
@@ -97,6 +98,8 @@ pub enum Subject {
     Robot(RobotId),
     /// A read-only broker client.
     Consumer(ConsumerName),
+    /// A relay, as a client of an external broker.
+    Relay(RelayId),
 }
 
 impl Subject {
@@ -106,6 +109,7 @@ impl Subject {
         match self {
             Self::Robot(id) => id.to_string(),
             Self::Consumer(name) => name.common_name(),
+            Self::Relay(id) => Principal::Relay(id.clone()).common_name(),
         }
     }
 
@@ -113,6 +117,7 @@ impl Subject {
         match self {
             Self::Robot(_) => "robot",
             Self::Consumer(_) => "consumer",
+            Self::Relay(_) => "relay",
         }
     }
 }

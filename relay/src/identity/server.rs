@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 
-use super::authority::{Authority, AuthorityError, BACKDATED, io_error};
+use super::authority::{Authority, AuthorityError, BACKDATED, CA_CERTIFICATE, Issued, io_error};
 use crate::files;
 
 const CERTIFICATE: &str = "server.pem";
@@ -165,22 +165,7 @@ fn make(
     names: &[ServerName],
     now_ms: u64,
 ) -> Result<ServerIdentity, AuthorityError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "lekiwi-relay");
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    for name in names {
-        params.subject_alt_names.push(match name {
-            ServerName::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
-            ServerName::Address(address) => SanType::IpAddress(*address),
-        });
-    }
-    let issued = authority.sign(params, &key, now_ms, BACKDATED, LIFETIME)?;
+    let (key, issued) = issue(authority, "lekiwi-relay", names, now_ms)?;
     let (certificate_path, key_path) = paths(authority);
     let chain_pem = super::pem("CERTIFICATE", &issued.der) + &authority.certificate_pem();
     files::replace(&key_path, key.serialize_pem().as_bytes(), files::SECRET)
@@ -194,6 +179,56 @@ fn make(
         key_path,
         not_after_ms: issued.not_after_ms,
     })
+}
+
+/// Writes the certificate of an external broker, its key and the authority's certificate into `folder`, which is made
+/// where it is missing; the end of the certificate, milliseconds since the epoch.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_for_broker(
+    authority: &Authority,
+    names: &[ServerName],
+    folder: &Path,
+    now_ms: u64,
+) -> Result<u64, AuthorityError> {
+    let (key, issued) = issue(authority, "lekiwi-broker", names, now_ms)?;
+    fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+    let write = |name: &str, text: &str, mode| {
+        let path = folder.join(name);
+        files::replace(&path, text.as_bytes(), mode).map_err(io_error("write", &path))
+    };
+    write(KEY, &key.serialize_pem(), files::SECRET)?;
+    let chain = super::pem("CERTIFICATE", &issued.der) + &authority.certificate_pem();
+    write(CERTIFICATE, &chain, files::PUBLIC)?;
+    write(CA_CERTIFICATE, &authority.certificate_pem(), files::PUBLIC)?;
+    Ok(issued.not_after_ms)
+}
+
+/// A key, and a certificate for it that is good for `names`.
+fn issue(
+    authority: &Authority,
+    common_name: &str,
+    names: &[ServerName],
+    now_ms: u64,
+) -> Result<(KeyPair, Issued), AuthorityError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in names {
+        params.subject_alt_names.push(match name {
+            ServerName::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
+            ServerName::Address(address) => SanType::IpAddress(*address),
+        });
+    }
+    let issued = authority.sign(params, &key, now_ms, BACKDATED, LIFETIME)?;
+    Ok((key, issued))
 }
 
 fn private_key(key: &KeyPair) -> PrivateKeyDer<'static> {

@@ -8,9 +8,7 @@ use lekiwi_protocol::alert::{Alert, Rule};
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::topic::Name;
 use lekiwi_protocol::{RobotId, Timestamp};
-use lekiwi_relay_core::alerts::{
-    ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Logged, Output as Wanted,
-};
+use lekiwi_relay_core::alerts::{ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Output as Wanted};
 use lekiwi_relay_core::{Fleet, LivePayload};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -136,17 +134,7 @@ fn is_own(stored: &StoredEvent) -> bool {
 
 fn take(alerts: &mut Alerts, now: Timestamp, stored: &StoredEvent) {
     if is_own(stored) {
-        let event = &stored.event;
-        alerts.logged(
-            now,
-            Logged {
-                position: stored.position,
-                at: Timestamp::from_ms(event.ts_ms),
-                kind: &event.kind,
-                aggregate_id: &event.aggregate_id,
-                data: &event.data,
-            },
-        );
+        alerts.logged(now, stored.logged());
     }
 }
 
@@ -332,21 +320,5 @@ impl Ingest {
         if is_over {
             broker.publish(&topic, Vec::new(), true).await;
         }
-    }
-}
-
-/// The robot that an event about an alert names, for its live stream.
-pub(super) fn robot_of(stored: &StoredEvent) -> Option<RobotId> {
-    #[derive(serde::Deserialize)]
-    struct Data {
-        robot_id: RobotId,
-    }
-    match stored.event.aggregate_type {
-        "robot" => RobotId::new(&stored.event.aggregate_id).ok(),
-        ALERT => {
-            let data: Data = serde_json::from_str(&stored.event.data).ok()?;
-            Some(data.robot_id)
-        }
-        _ => None,
     }
 }

@@ -4,13 +4,14 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use lekiwi_relay_core::Picture;
 use lekiwi_relay_core::history::day_of;
 
 use super::Ingest;
 use crate::broker::Broker;
 use crate::clock::{self, Gait};
-use crate::store::Health;
 use crate::store::records::{NewSample, Snapshot};
+use crate::store::{Health, LookedBack, Moment, Store, StoreError};
 
 /// Resolution of history: each metric's newest value in every such span.
 const HISTORY: Duration = Duration::from_secs(5);
@@ -45,6 +46,32 @@ fn is_due(last: &mut Option<Instant>, now: Instant, span: Duration) -> bool {
         *last = Some(now);
     }
     is_due
+}
+
+/// The last picture of each robot, and the position that it includes.
+pub(super) async fn pictures(store: &Store) -> Result<Vec<(Picture, u64)>, StoreError> {
+    let mut pictures = Vec::new();
+    for snapshot in store.snapshots().await? {
+        match Picture::from_json(&snapshot.picture) {
+            Ok(picture) => pictures.push((picture, snapshot.position)),
+            Err(error) => {
+                tracing::warn!(robot = %snapshot.robot, %error, "a robot's snapshot cannot be read")
+            }
+        }
+    }
+    // Of an earlier relay; what this one keeps of them has the record.
+    if pictures.iter().any(|(picture, _)| picture.is_view_only()) {
+        let newest = pictures.iter().map(|(_, position)| *position).max();
+        let moment = Moment::Position(newest.unwrap_or_default());
+        if let LookedBack::Past(past, _) = store.look_back(moment, None).await? {
+            for (picture, _) in &mut pictures {
+                if picture.is_view_only() {
+                    past.correct(picture);
+                }
+            }
+        }
+    }
+    Ok(pictures)
 }
 
 impl Ingest {
@@ -139,17 +166,19 @@ impl Ingest {
 mod tests {
     use std::sync::Arc;
 
+    use lekiwi_protocol::message::ConnectionState;
     use lekiwi_protocol::{RelayId, Root, Timestamp};
     use lekiwi_relay_core::history::Retention;
     use lekiwi_relay_core::{Fleet, Policy};
+    use tokio::sync::mpsc;
     use uuid::Uuid;
 
     use super::super::folded::folded;
     use super::super::{Settings, alerts};
     use super::*;
     use crate::metrics::Metrics;
+    use crate::store::Batch;
     use crate::store::records::{Commit, NewEvent};
-    use crate::store::{Batch, Store};
 
     fn event(seq: u64, robot: &str, kind: &str) -> NewEvent {
         NewEvent {
@@ -248,5 +277,65 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(restored.robots(), before);
+    }
+
+    /// A robot that came back before its earlier session was known to be over, and a relay that kept the view only.
+    #[tokio::test]
+    async fn what_an_earlier_relay_kept_gets_its_record_from_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.db");
+        let metrics = Arc::new(Metrics::default());
+        let (store, mut commits) = Store::open(&path, metrics.clone()).unwrap();
+        let session = |n| format!(r#"{{"session":"{}"}}"#, Uuid::from_u128(n));
+        let say = async |store: &Store, commits: &mut mpsc::Receiver<Commit>, seq, kind, data| {
+            let event = NewEvent {
+                data: String::into(data),
+                ..event(seq, "kiwi-01", kind)
+            };
+            let batch = Batch {
+                events: vec![event],
+                ..Batch::default()
+            };
+            assert!(store.submit(batch).is_empty());
+            commits.recv().await.unwrap()
+        };
+        let mut fleet = Fleet::new(Policy::Open);
+        for (seq, kind, data) in [
+            (1, "robot.registered", "{}".to_owned()),
+            (2, "robot.connected", session(1)),
+            (3, "robot.connected", session(2)),
+        ] {
+            fold(
+                &mut fleet,
+                &say(&store, &mut commits, seq, kind, data).await,
+            );
+        }
+        let close = async |store: Store| {
+            let closed = tokio::task::spawn_blocking(move || store.close());
+            closed.await.unwrap();
+        };
+        close(store).await;
+        let view = serde_json::to_string(&fleet.views().next().unwrap()).unwrap();
+        let file = rusqlite::Connection::open(&path).unwrap();
+        let keep = "UPDATE robots SET position = 3, taken = 3, picture = ?1";
+        assert_eq!(file.execute(keep, [view]).unwrap(), 1);
+
+        let (store, commits) = Store::open(&path, metrics.clone()).unwrap();
+        let restored = Ingest::restore(settings(), store.clone(), commits, metrics).await;
+        let (_handle, mut ingest) = restored.unwrap();
+        ingest.take_snapshots(3);
+        ingest.submit();
+        let ended = session(1).replace('}', r#","state":"OFFLINE"}"#);
+        say(&store, &mut ingest.commits, 4, "robot.disconnected", ended).await;
+        let pictures = store.snapshots().await.unwrap();
+        let picture = Picture::from_json(&pictures[0].picture).unwrap();
+        assert!(!picture.is_view_only(), "it is kept again");
+        let then = store.look_back(Moment::Position(4), None).await.unwrap();
+        let LookedBack::Past(then, 4) = then else {
+            panic!("expected the past, got {then:?}");
+        };
+        let status = then.views().next().unwrap().status;
+        assert_eq!(status.connection, ConnectionState::Online, "in session 2");
+        close(store).await;
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Batch, Content, Message, content};
 use crate::clock;
+use crate::logging::Seldom;
 use crate::metrics::Metrics;
 use crate::store::Page;
 use crate::store::records::StoredEvent;
@@ -39,6 +40,8 @@ struct Inner {
     begun: Instant,
     subscribers: Gauge,
     metrics: Arc<Metrics>,
+    /// Who is slow is said now and then.
+    slow: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +95,8 @@ struct State {
 #[derive(Debug)]
 pub struct Watcher {
     id: ClientId,
+    number: u64,
+    user: Arc<str>,
     mailbox: Arc<Mailbox>,
     live: Live,
 }
@@ -120,6 +125,7 @@ impl Live {
                 begun: clock::monotonic(),
                 subscribers: metrics.live_subscribers.clone(),
                 metrics: metrics.clone(),
+                slow: Seldom::default(),
             }),
         }
     }
@@ -133,16 +139,18 @@ impl Live {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         });
+        let user: Arc<str> = user.into();
         let mut hub = lock(&self.inner.hub);
         hub.numbers += 1;
+        let number = hub.numbers;
         lock(&mailbox.client).ended = hub.ended;
         let slot = Slot {
-            number: hub.numbers,
+            number,
             since: Timestamp::from_ms(clock::now_ms()),
             mailbox: mailbox.clone(),
             keys: Box::default(),
             robots: Box::default(),
-            user: user.into(),
+            user: user.clone(),
             session,
         };
         let id = match hub.free.pop() {
@@ -159,6 +167,8 @@ impl Live {
         self.inner.subscribers.inc();
         Watcher {
             id,
+            number,
+            user,
             mailbox,
             live: self.clone(),
         }
@@ -176,19 +186,37 @@ impl Live {
         self.inner.watching.load(Ordering::SeqCst)
     }
 
-    /// Listeners whose id is beyond `after`, in no order.
+    /// The first `most` listeners by id, of those whose id is beyond `after`.
     #[must_use]
-    pub fn connected(&self, after: &str) -> Vec<ConnectionView> {
+    pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
+        // Messages are handed out under the same lock: names are made and sorted without it.
+        let taken: Vec<(u64, usize)> = {
+            let hub = lock(&self.inner.hub);
+            let slots = hub.clients.iter().enumerate();
+            slots
+                .filter_map(|(at, slot)| Some((slot.as_ref()?.number, at)))
+                .collect()
+        };
+        let named = taken
+            .into_iter()
+            .map(|(number, at)| (format!("live:{number}"), number, at));
+        let mut all: Vec<_> = named.filter(|(id, ..)| &**id > after).collect();
+        all.sort_unstable();
         let hub = lock(&self.inner.hub);
-        let views = hub.clients.iter().flatten().map(|slot| ConnectionView {
-            id: format!("live:{}", slot.number),
-            kind: ConnectionKind::Live,
-            user: Some(slot.user.to_string()),
-            since: slot.since,
-            received: slot.mailbox.received.load(Ordering::Relaxed),
-            sent: slot.mailbox.sent.load(Ordering::Relaxed),
-        });
-        views.filter(|view| &*view.id > after).collect()
+        let view = |(id, number, at): (String, u64, usize)| {
+            // It may have gone meanwhile, and another have come in its place.
+            let slot = hub.clients.get(at)?.as_ref();
+            let slot = slot.filter(|slot| slot.number == number)?;
+            Some(ConnectionView {
+                id,
+                kind: ConnectionKind::Live,
+                user: Some(slot.user.to_string()),
+                since: slot.since,
+                received: slot.mailbox.received.load(Ordering::Relaxed),
+                sent: slot.mailbox.sent.load(Ordering::Relaxed),
+            })
+        };
+        all.into_iter().filter_map(view).take(most).collect()
     }
 
     /// Ends the listeners of sessions that do not count any more.
@@ -400,9 +428,7 @@ impl Watcher {
     #[must_use]
     pub fn page(&self, read: &Read, page: Page) -> Vec<Arc<Message>> {
         let message = |stored: StoredEvent| {
-            let robot = (stored.event.aggregate_type == "robot")
-                .then(|| RobotId::new(&stored.event.aggregate_id).ok())
-                .flatten()?;
+            let robot = stored.told_as()?;
             Some(Arc::new(content::event(robot, stored)))
         };
         let events = page.events.into_iter().filter_map(message).collect();
@@ -429,6 +455,7 @@ impl Watcher {
 
     fn todo(&self, client: &mut Client<Content>, now: Duration, most: usize) -> Vec<Todo> {
         let (mut todo, mut bytes) = (Vec::new(), 0);
+        let (mut dropped, mut behind) = (0, 0);
         let metrics = &self.live.inner.metrics;
         while todo.len() < most && bytes < BURST_BYTES {
             match client.poll_output(now) {
@@ -436,12 +463,14 @@ impl Watcher {
                 Some(Output::Say(message)) => {
                     if let RelayMessage::Lagged(lagged) = &message {
                         metrics.shed("live", lagged.dropped);
+                        dropped += lagged.dropped;
                     }
                     todo.push(Todo::Say(message));
                 }
                 Some(Output::Tell { message, late }) => {
                     if late {
                         metrics.live_late.inc();
+                        behind += 1;
                         tracing::debug!(
                             kind = %message.kind, deadline = ?deadline(message.priority), "told too late"
                         );
@@ -457,7 +486,20 @@ impl Watcher {
         }
         let messages = todo.iter().filter(|todo| matches!(todo, Todo::Tell(..)));
         self.told(messages.count());
+        if dropped + behind > 0 {
+            self.lags(dropped, behind);
+        }
         todo
+    }
+
+    /// So many messages were dropped because the client did not take them, or came to it too late.
+    fn lags(&self, dropped: u64, late: u64) {
+        let inner = &*self.live.inner;
+        inner.metrics.slow_consumer("live");
+        if let Some(unsaid) = inner.slow.may_say(clock::monotonic()) {
+            let (client, user) = (format!("live:{}", self.number), &*self.user);
+            tracing::warn!(client, user, dropped, late, unsaid, "a live client is slow");
+        }
     }
 
     fn change(

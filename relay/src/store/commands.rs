@@ -117,7 +117,7 @@ impl Store {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |database| {
+            .read("command", move |database| {
                 database.row(
                     &format!("{COLUMNS} WHERE id = ?1 AND robot = ?2"),
                     values![id.to_string(), robot.as_str()],
@@ -140,7 +140,7 @@ impl Store {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |database| {
+            .read("commands_of_robot", move |database| {
                 database.rows(
                     &format!("{COLUMNS} WHERE robot = ?1 ORDER BY issued DESC, id LIMIT ?2"),
                     values![robot.as_str(), limit],
@@ -162,7 +162,7 @@ impl Store {
         let robot = robot.clone();
         self.inner
             .readers
-            .read(move |database| {
+            .read("open_commands_of_robot", move |database| {
                 database.value(
                     "SELECT count(*) FROM commands
                      WHERE robot = ?1 AND state NOT IN ('successful', 'failed')",
@@ -180,7 +180,7 @@ impl Store {
     pub async fn open_commands(&self) -> std::result::Result<Vec<CommandView>, StoreError> {
         self.inner
             .readers
-            .read(|database| {
+            .read("open_commands", |database| {
                 database.rows(
                     &format!(
                         "{COLUMNS} WHERE state NOT IN ('successful', 'failed') ORDER BY issued, id"

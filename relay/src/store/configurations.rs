@@ -69,7 +69,7 @@ impl Store {
     ) -> std::result::Result<Vec<(RobotId, Desired, bool)>, StoreError> {
         self.inner
             .readers
-            .read(|database| {
+            .read("desired_configurations", |database| {
                 database.rows(
                     "SELECT robot, desired, state IS NOT NULL FROM configurations c WHERE version =
                      (SELECT max(version) FROM configurations n WHERE n.robot = c.robot) ORDER BY robot",
@@ -127,7 +127,7 @@ impl Store {
         let read = move |database: &mut dyn Database| {
             database.value(query, values![robot.as_str(), version])
         };
-        let json: Option<String> = self.inner.readers.read(read).await?;
+        let json: Option<String> = self.inner.readers.read("read_desired", read).await?;
         Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
     }
 }

@@ -323,17 +323,14 @@ pub(super) trait Database: Send {
     fn batch(&mut self, sql: &str) -> Result<()>;
 
     /// Begins the one writing transaction that there can be at a time, of all relays on this database; connects
-    /// again where that is necessary.
-    fn begin(&mut self) -> Result<()>;
+    /// again where that is necessary. By its number it is found again where its commit was not answered.
+    fn begin(&mut self) -> Result<i64>;
 
     /// Begins a transaction in which all reads see the same state.
     fn begin_reading(&mut self) -> Result<()>;
 
     /// Makes the transaction durable. [`DatabaseError::Lost`] leaves open whether it is.
     fn commit(&mut self) -> Result<()>;
-
-    /// Of the writing transaction: by this it is found again where its commit was not answered.
-    fn transaction_id(&mut self) -> Result<i64>;
 
     /// Whether this transaction, which has ended, was committed.
     fn is_committed(&mut self, transaction: i64) -> Result<bool>;

@@ -3,6 +3,8 @@
 use lekiwi_protocol::api::Claim;
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
+use lekiwi_relay_core::alerts::history::Name;
+use lekiwi_relay_core::alerts::{ALERT, Logged};
 use lekiwi_relay_core::{Enrolment, Fact, What};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -43,6 +45,28 @@ impl StoredEvent {
     pub fn robot(&self) -> Option<RobotId> {
         let is_robots = self.event.aggregate_type == "robot";
         is_robots.then(|| RobotId::new(&self.event.aggregate_id).ok())?
+    }
+
+    /// The robot under whose name it is told live: an alert's is the one that it is about.
+    #[must_use]
+    pub fn told_as(&self) -> Option<RobotId> {
+        if self.event.aggregate_type == ALERT {
+            return Some(Name::parse(&self.event.aggregate_id)?.robot);
+        }
+        self.robot()
+    }
+
+    /// The event as alerts look at it.
+    #[must_use]
+    pub fn logged(&self) -> Logged<'_> {
+        let event = &self.event;
+        Logged {
+            position: self.position,
+            at: Timestamp::from_ms(event.ts_ms),
+            kind: &event.kind,
+            aggregate_id: &event.aggregate_id,
+            data: &event.data,
+        }
     }
 
     /// What it says of a robot, where it is about one.

@@ -462,7 +462,7 @@ impl Store {
             };
             metrics.into_iter().map(one).collect()
         };
-        self.inner.readers.read(read).await
+        self.inner.readers.read("history", read).await
     }
 
     /// Samples of one metric within `from_ms..to_ms`, oldest first, as long as they are kept. When there are more than
@@ -481,9 +481,11 @@ impl Store {
         let (robot, metric) = (robot.to_owned(), metric.to_owned());
         self.inner
             .readers
-            .read(move |database| match series(database, &robot, &metric)? {
-                Some(series) => read_newest(database, series, &(from_ms..to_ms), limit),
-                None => Ok(Vec::new()),
+            .read("telemetry", move |database| {
+                match series(database, &robot, &metric)? {
+                    Some(series) => read_newest(database, series, &(from_ms..to_ms), limit),
+                    None => Ok(Vec::new()),
+                }
             })
             .await
     }
@@ -499,7 +501,7 @@ impl Store {
         let robot = robot.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("metrics_of_robot", move |database| {
                 database.rows(
                     "SELECT m.metric FROM metrics m, robots r WHERE r.robot = ?1
                      AND (EXISTS (SELECT 1 FROM telemetry t WHERE t.robot = r.id AND t.metric = m.id)

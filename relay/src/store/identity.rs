@@ -208,7 +208,7 @@ impl Store {
         let serial = serial.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("certificate", move |database| {
                 database.row(
                     &format!("SELECT {CERTIFICATE} FROM certificates c WHERE c.serial = ?1"),
                     values![serial],
@@ -229,7 +229,7 @@ impl Store {
         let name = common_name.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("certificates_of", move |database| {
                 database.rows(
                     &format!(
                         "SELECT {CERTIFICATE} FROM certificates c WHERE c.common_name = ?1 ORDER BY c.not_before DESC"
@@ -396,7 +396,7 @@ impl Store {
         let user = user.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("credential", move |database| {
                 database.row(
                     "SELECT \"user\", hash FROM credentials WHERE \"user\" = ?1",
                     values![user],

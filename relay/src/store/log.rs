@@ -9,7 +9,7 @@ use super::database::{Database, Result, Row, ToValue, Value, values};
 use super::past::RECORDED;
 use super::records::{NewEvent, RELAY, StoredEvent};
 use super::writer::Op;
-use super::{Store, StoreError, past, transaction};
+use super::{Store, StoreError, alerts, past, transaction};
 
 pub(super) const COLUMNS: &str = "position, aggregate_type, aggregate_id, source, stream, seq, type, ts, received, data, metadata";
 
@@ -119,6 +119,24 @@ impl EventQuery {
             limit.to_value(),
         );
         database.rows(&statement.sql, &statement.parameters, event)
+    }
+
+    fn page(&self, database: &mut dyn Database, limit: usize) -> Result<Page> {
+        let end = last_position(database)?;
+        let mut events = self.read(database, limit)?;
+        if let Some(robot) = &self.robot {
+            events.extend(alerts::of_robot(database, robot, self.after, limit)?);
+            events.sort_by_key(|stored| stored.position);
+        }
+        // Each part has its first `limit`, and so has what they are together.
+        let whole = events.len() < limit;
+        events.truncate(limit);
+        let last = events.last().map_or(self.after, |last| last.position);
+        Ok(Page {
+            position: if whole { last.max(end) } else { last },
+            events,
+            whole,
+        })
     }
 }
 
@@ -264,7 +282,7 @@ impl Store {
     ) -> std::result::Result<Vec<StoredEvent>, StoreError> {
         self.inner
             .readers
-            .read(move |database| query.read(database, limit))
+            .read("find_events", move |database| query.read(database, limit))
             .await
     }
 
@@ -286,25 +304,8 @@ impl Store {
         self.find_events(query, limit).await
     }
 
-    /// The newest `limit` events of one robot, newest first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn last_events_of_robot(
-        &self,
-        robot: &str,
-        limit: usize,
-    ) -> std::result::Result<Vec<StoredEvent>, StoreError> {
-        let query = EventQuery {
-            robot: Some(robot.to_owned()),
-            newest_first: true,
-            ..EventQuery::default()
-        };
-        self.find_events(query, limit).await
-    }
-
-    /// At most `limit` events beyond `after`, of one robot or of everything, and how far that reaches into the log:
-    /// of a robot that has nothing new it is the log's end.
+    /// At most `limit` events beyond `after`, of one robot and its alerts or of everything, and how far that reaches
+    /// into the log: of a robot that has nothing new it is the log's end.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -321,17 +322,12 @@ impl Store {
         };
         self.inner
             .readers
-            .read(move |database| {
-                // First the end: what is appended between the two reads may be among the events, and need not be.
-                let end = last_position(database)?;
-                let events = query.read(database, limit)?;
-                let whole = events.len() < limit;
-                let last = events.last().map_or(after, |last| last.position);
-                Ok(Page {
-                    position: if whole { last.max(end) } else { last },
-                    events,
-                    whole,
-                })
+            .read("page", move |database| {
+                // What is appended meanwhile must not be missing in a part of the answer.
+                database.begin_reading()?;
+                let page = query.page(database, limit);
+                database.rollback();
+                page
             })
             .await
     }
@@ -357,7 +353,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn last_position(&self) -> std::result::Result<u64, StoreError> {
-        self.inner.readers.read(last_position).await
+        self.inner
+            .readers
+            .read("last_position", last_position)
+            .await
     }
 
     /// Puts events about one thing into the log if it stands there as expected, and answers after the commit. The

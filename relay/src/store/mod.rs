@@ -11,6 +11,7 @@
 //! in the log at most once, and positions appear in their order; the queue is bounded in bytes, and what does
 //! not fit is handed back.
 
+mod alerts;
 pub mod backup;
 mod commands;
 mod configurations;
@@ -24,6 +25,7 @@ mod past;
 mod postgres;
 mod reader;
 pub mod records;
+mod slow;
 mod sqlite;
 mod tokens;
 mod transaction;
@@ -39,6 +41,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
+pub use alerts::AlertEvents;
 use database::Database;
 pub use database::DatabaseError;
 pub use follow::Follower;
@@ -48,6 +51,7 @@ pub use past::{LookedBack, Moment};
 pub use postgres::{Options as PostgresOptions, OptionsError as PostgresError};
 use reader::Readers;
 use records::Commit;
+use slow::Slow;
 use sqlite::Sqlite;
 pub use writer::Batch;
 use writer::{Backlog, Job, Op, Writer};
@@ -248,6 +252,7 @@ impl Store {
             index: index.clone(),
             backlog: backlog.clone(),
             metrics: metrics.clone(),
+            slow: Slow::new(metrics.clone()),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -259,7 +264,7 @@ impl Store {
         let inner = Inner {
             queue,
             backlog,
-            readers: Readers::new(location.clone()),
+            readers: Readers::new(location.clone(), Slow::new(metrics.clone())),
             index,
             health,
             appended,

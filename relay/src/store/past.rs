@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! * Of each robot at most one picture an hour is kept; after a week one a day, after a quarter of a year one in 30 days.
+//!   Each robot's hour begins at a time of its own, so that not all are written at once.
 //! * An answer is exact in all that the log says, or refused: an event that changes a robot's record is forgotten only
 //!   when a picture includes it, and before the latest such picture nobody can look back.
 
@@ -62,7 +63,7 @@ impl Store {
     ) -> std::result::Result<LookedBack, StoreError> {
         self.inner
             .readers
-            .read(move |database| {
+            .read("look_back", move |database| {
                 // What is forgotten meanwhile must not be missing in one half of the answer.
                 database.begin_reading()?;
                 let answer = look_back(database, moment, robot.as_deref());
@@ -160,9 +161,18 @@ pub(super) fn last_kept(database: &mut dyn Database, robot: i64) -> Result<Optio
     database.value(sql, values![robot])
 }
 
-/// Whether it is time to keep another one; also by a clock that was set back.
-pub(super) fn is_due(last_ms: u64, now_ms: u64) -> bool {
-    now_ms.abs_diff(last_ms) >= HOUR_MS
+/// Whether it is time to keep another one of this robot, by its number: in each of its hours, also by a clock that was
+/// set back.
+pub(super) fn is_due(robot: i64, last_ms: u64, now_ms: u64) -> bool {
+    let hour = |ms: u64| (ms + phase(robot)) / HOUR_MS;
+    hour(now_ms) != hour(last_ms)
+}
+
+/// How much before that of the clock the robot's hour begins. Multiples of the golden ratio, of which numbers that follow
+/// each other are spread the most evenly.
+fn phase(robot: i64) -> u64 {
+    let part = (robot as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    (part * HOUR_MS) >> 32
 }
 
 /// Keeps a picture, and lets go of those that are too many by now. `last_ms`: when the one before was kept.
@@ -244,4 +254,42 @@ pub(super) fn forget(
         database.execute("INSERT INTO log_base (position) VALUES (?1)", values![base])?;
     }
     Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay takes pictures of all robots that change twice a minute.
+    #[test]
+    fn hourly_pictures_of_a_fleet_are_spread_over_the_hour() {
+        const TICK_MS: u64 = 30_000;
+        const ROBOTS: i64 = 1_200;
+        // All were kept at once, when the relay started.
+        let start = 1_795_000_000_000;
+        let mut last = vec![start; ROBOTS as usize];
+        let mut kept = vec![0; ROBOTS as usize];
+        for tick in 1..=2 * HOUR_MS / TICK_MS {
+            let now = start + tick * TICK_MS;
+            let mut at_once = 0;
+            for (robot, (last, kept)) in (1..).zip(last.iter_mut().zip(&mut kept)) {
+                if is_due(robot, *last, now) {
+                    (*last, at_once, *kept) = (now, at_once + 1, *kept + 1);
+                }
+            }
+            let even = ROBOTS as u64 * TICK_MS / HOUR_MS;
+            assert!(at_once <= even + 2, "{at_once} of {ROBOTS} at tick {tick}");
+        }
+        assert!(kept.iter().all(|kept| *kept == 2), "each once an hour");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_picture_from_being_taken() {
+        let now = 1_795_000_000_000;
+        for robot in 1..100 {
+            assert!(!is_due(robot, now, now));
+            assert!(is_due(robot, now, now + HOUR_MS));
+            assert!(is_due(robot, now, now - HOUR_MS));
+        }
+    }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ::postgres::error::{Error, Severity};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{FromSql, IsNull, ToSql, Type, WrongType, to_sql_checked};
-use ::postgres::{Client, Statement};
+use ::postgres::{Client, SimpleQueryMessage, Statement};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -259,14 +259,11 @@ impl Database for Postgres {
         self.with(|client, _| client.batch_execute(sql))
     }
 
-    fn begin(&mut self) -> Result<()> {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({WRITER_LOCK})"
-        );
+    fn begin(&mut self) -> Result<i64> {
         let was_connected = self.client.is_some();
-        let begun = match self.batch(&begin) {
+        let begun = match self.begin_once() {
             // It went away while nobody used it: once more, with a new one.
-            Err(DatabaseError::Lost(_)) if was_connected => self.batch(&begin),
+            Err(DatabaseError::Lost(_)) if was_connected => self.begin_once(),
             other => other,
         };
         self.is_in_transaction = !matches!(begun, Err(DatabaseError::Lost(_)));
@@ -286,11 +283,6 @@ impl Database for Postgres {
         let committed = self.batch("COMMIT");
         self.is_in_transaction = false;
         committed
-    }
-
-    fn transaction_id(&mut self) -> Result<i64> {
-        let id = (self as &mut dyn Database).value("SELECT txid_current()", &[])?;
-        Ok(id.unwrap_or_default())
     }
 
     fn is_committed(&mut self, transaction: i64) -> Result<bool> {
@@ -436,6 +428,25 @@ impl Database for Postgres {
 }
 
 impl Postgres {
+    /// Begins, takes the lock and learns the transaction's number, all in one message: a round trip to a server may
+    /// cost as much as what is written.
+    fn begin_once(&mut self) -> Result<i64> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+             SELECT pg_advisory_xact_lock({WRITER_LOCK}), txid_current()"
+        );
+        let answers = self.with(|client, _| client.simple_query(&begin))?;
+        let number = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(1)?.parse().ok(),
+            _ => None,
+        });
+        number.ok_or(DatabaseError::Column {
+            column: 1,
+            expected: "the number of the transaction",
+            actual: "something else",
+        })
+    }
+
     /// Which of the events the log has.
     fn known(&mut self, events: &[&NewEvent]) -> Result<Vec<bool>> {
         let sources: Vec<&str> = events.iter().map(|event| &*event.source).collect();

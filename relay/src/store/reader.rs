@@ -6,7 +6,9 @@ use tokio::sync::Semaphore;
 
 use super::database::{Database, Result, values};
 use super::records::{RefusedRow, Snapshot};
+use super::slow::Slow;
 use super::{Location, Store, StoreError};
+use crate::clock;
 
 /// Reads at the same time; more wait.
 const READERS: usize = 4;
@@ -19,29 +21,35 @@ pub(super) struct Readers {
     location: Location,
     idle: Idle,
     permits: Arc<Semaphore>,
+    slow: Slow,
 }
 
 impl Readers {
-    pub(super) fn new(location: Location) -> Self {
+    pub(super) fn new(location: Location, slow: Slow) -> Self {
         Self {
             location,
             idle: Arc::default(),
             permits: Arc::new(Semaphore::new(READERS)),
+            slow,
         }
     }
 
+    /// Reads; `what` names it where it is slow.
     pub(super) async fn read<T: Send + 'static>(
         &self,
+        what: &'static str,
         work: impl FnOnce(&mut dyn Database) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, StoreError> {
+        let asked = clock::monotonic();
         let permit = self
             .permits
             .clone()
             .acquire_owned()
             .await
             .map_err(|_| StoreError::Closed)?;
+        let waited = asked.elapsed();
         let (idle, location) = (self.idle.clone(), self.location.clone());
-        tokio::task::spawn_blocking(move || {
+        let answer = tokio::task::spawn_blocking(move || {
             let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut database = match waiting {
                 Some(waiting) => waiting,
@@ -59,7 +67,9 @@ impl Readers {
             Ok(answer)
         })
         .await
-        .map_err(|_| StoreError::Closed)?
+        .map_err(|_| StoreError::Closed)?;
+        self.slow.read(what, waited, asked.elapsed());
+        answer
     }
 }
 
@@ -71,7 +81,7 @@ impl Store {
     pub async fn refused(&self, limit: usize) -> std::result::Result<Vec<RefusedRow>, StoreError> {
         self.inner
             .readers
-            .read(move |database| {
+            .read("refused", move |database| {
                 database.rows(
                     "SELECT id, at, client, topic, kind, reason, payload, bytes FROM refused ORDER BY id DESC LIMIT ?1",
                     values![limit],
@@ -99,7 +109,7 @@ impl Store {
     pub async fn snapshots(&self) -> std::result::Result<Vec<Snapshot>, StoreError> {
         self.inner
             .readers
-            .read(|database| {
+            .read("snapshots", |database| {
                 database.rows(
                     "SELECT robot, position, taken, picture FROM robots WHERE picture IS NOT NULL ORDER BY robot",
                     &[],

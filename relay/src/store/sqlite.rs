@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0005_history.sql"),
     include_str!("migrations/sqlite/0006_queries.sql"),
     include_str!("migrations/sqlite/0007_pictures.sql"),
+    include_str!("migrations/sqlite/0008_base.sql"),
 ];
 
 /// Statements that stay prepared: all that there are.
@@ -194,8 +195,10 @@ impl Database for Sqlite {
         Ok(self.connection.execute_batch(sql)?)
     }
 
-    fn begin(&mut self) -> Result<()> {
-        self.batch("BEGIN IMMEDIATE")
+    fn begin(&mut self) -> Result<i64> {
+        self.batch("BEGIN IMMEDIATE")?;
+        // Every commit is answered: there is nothing on the way to the file that could be lost.
+        Ok(0)
     }
 
     fn begin_reading(&mut self) -> Result<()> {
@@ -205,11 +208,6 @@ impl Database for Sqlite {
 
     fn commit(&mut self) -> Result<()> {
         self.batch("COMMIT")
-    }
-
-    fn transaction_id(&mut self) -> Result<i64> {
-        // Every commit is answered: there is nothing on the way to the file that could be lost.
-        Ok(0)
     }
 
     fn is_committed(&mut self, _transaction: i64) -> Result<bool> {

@@ -70,7 +70,7 @@ impl Store {
     ) -> std::result::Result<Option<Token>, StoreError> {
         self.inner
             .readers
-            .read(move |database| {
+            .read("token_by_hash", move |database| {
                 database.row(&format!("{TOKENS} WHERE t.hash = ?1"), values![hash], token)
             })
             .await
@@ -83,7 +83,7 @@ impl Store {
     pub async fn tokens(&self) -> std::result::Result<Vec<Token>, StoreError> {
         self.inner
             .readers
-            .read(|database| {
+            .read("tokens", |database| {
                 database.rows(
                     &format!("{TOKENS} ORDER BY t.created DESC, t.id"),
                     &[],
@@ -121,7 +121,7 @@ impl Store {
         let id = token_id.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("has_used", move |database| {
                 database.exists(
                     "SELECT 1 FROM token_uses WHERE token = ?1 AND key = ?2",
                     values![id, key],
@@ -220,7 +220,7 @@ impl Store {
         let serial = serial.to_owned();
         self.inner
             .readers
-            .read(move |database| {
+            .read("replaced_by", move |database| {
                 database.value(
                     "SELECT old.serial FROM token_uses u
                      JOIN certificates new ON new.serial = u.certificate

@@ -222,7 +222,7 @@ fn insert_snapshot(database: &mut dyn Database, ids: &mut Ids, snapshot: &Snapsh
         None => past::last_kept(database, robot)?,
     };
     let kept = match last {
-        Some(last) if !past::is_due(last, snapshot.taken_ms) => last,
+        Some(last) if !past::is_due(robot, last, snapshot.taken_ms) => last,
         _ => {
             past::keep(database, robot, snapshot, last)?;
             snapshot.taken_ms

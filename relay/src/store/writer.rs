@@ -14,6 +14,7 @@ use super::history::Upkeep;
 use super::identity::Index;
 use super::log::{self, EventRetention};
 use super::records::{Commit, NewBacklog, NewEvent, NewSample, Refused, Snapshot};
+use super::slow::Slow;
 use super::transaction::{Ids, fill};
 use super::{Health, StoreError};
 use crate::clock;
@@ -115,6 +116,7 @@ pub(super) struct Writer {
     pub(super) index: Arc<Index>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) slow: Slow,
 }
 
 /// What is to be packed and deleted beside other writes.
@@ -189,9 +191,9 @@ impl Writer {
             match self.write(&mut ids, &pending, &mut jobs, backoff.is_some()) {
                 Ok(commit) => {
                     backoff = None;
-                    self.metrics
-                        .commit_seconds
-                        .observe(started.elapsed().as_secs_f64());
+                    let took = started.elapsed();
+                    self.metrics.commit_seconds.observe(took.as_secs_f64());
+                    self.slow.write(&pending, jobs.len(), took);
                     self.recovered();
                     self.committed(&mut pending, &mut jobs, commit);
                 }
@@ -360,7 +362,10 @@ impl Writer {
         if let Some(walk) = &mut chores.history
             && (is_idle || walk.is_due())
         {
-            match walk.step(database) {
+            let started = clock::monotonic();
+            let step = walk.step(database);
+            self.slow.chore("pack history", started.elapsed());
+            match step {
                 Ok(true) => {}
                 Ok(false) => chores.history = None,
                 Err(error) => {
@@ -370,7 +375,10 @@ impl Writer {
             }
         }
         if is_idle && let Some(rule) = chores.events.last() {
-            match database.transaction(|database| log::forget(database, rule, FORGET_ROWS)) {
+            let started = clock::monotonic();
+            let step = database.transaction(|database| log::forget(database, rule, FORGET_ROWS));
+            self.slow.chore("forget events", started.elapsed());
+            match step {
                 Ok(true) => {}
                 Ok(false) => drop(chores.events.pop()),
                 Err(error) => {
@@ -415,14 +423,14 @@ impl Writer {
         is_after_failure: bool,
     ) -> std::result::Result<Commit, Failure> {
         let database = &mut *self.database;
-        database.begin()?;
+        let transaction = database.begin()?;
         let filled = fill(database, ids, pending, jobs).and_then(|filled| {
             if is_after_failure {
                 self.index.reload(database)?;
             }
-            Ok((database.transaction_id()?, filled))
+            Ok(filled)
         });
-        let (transaction, (commit, failed)) = match filled {
+        let (commit, failed) = match filled {
             Ok(filled) => filled,
             Err(error) => {
                 database.rollback();

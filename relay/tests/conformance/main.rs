@@ -2,6 +2,7 @@
 //! PostgreSQL, and what only several relays on one database can show.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod alerts;
 mod backup;
 mod log;
 mod past;
@@ -29,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A place for a store, empty at first.
 struct Place {
     location: Location,
-    /// What must live as long.
-    _server: Option<Arc<Server>>,
+    /// What must live as long, and the name of the database.
+    server: Option<(Arc<Server>, String)>,
     dir: TempDir,
 }
 
@@ -39,7 +40,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         Self {
             location: Location::Sqlite(dir.path().join("relay.db")),
-            _server: None,
+            server: None,
             dir,
         }
     }
@@ -49,7 +50,7 @@ impl Place {
         let name = server.database();
         Self {
             location: at(&server, &server.url(&name)),
-            _server: Some(server),
+            server: Some((server, name)),
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -63,6 +64,19 @@ impl Place {
 
     async fn open(&self) -> (Store, Receiver<Commit>) {
         open(&self.location).await.unwrap()
+    }
+
+    /// Does something to the store beside every relay.
+    fn batch(&self, sql: &str) {
+        match &self.server {
+            Some((server, name)) => server
+                .admin(name, |client| client.batch_execute(sql))
+                .unwrap(),
+            None => {
+                let file = rusqlite::Connection::open(self.dir.path().join("relay.db")).unwrap();
+                file.execute_batch(sql).unwrap();
+            }
+        }
     }
 }
 

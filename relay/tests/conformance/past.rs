@@ -6,7 +6,7 @@ use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::message::{ConnectionState, kind};
 use lekiwi_protocol::{Clock, Envelope, MessageType, MetricName, RobotId, Timestamp};
 use lekiwi_relay::store::records::{NewEvent, Snapshot};
-use lekiwi_relay::store::{Batch, EventRetention, LookedBack, Moment, Store, backup};
+use lekiwi_relay::store::{Batch, EventRetention, Location, LookedBack, Moment, Store, backup};
 use lekiwi_relay_core::{Fleet, Input, Past, Policy};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -153,7 +153,7 @@ async fn a_restored_backup_has_the_fleet_of_its_position_to_the_byte() {
         let kept = pictures(&store, 400, taken_ms).await;
         assert_eq!(kept.len() as u64, ROBOTS);
         write(&store, &mut commits, 501..=600, kept).await;
-        let later = pictures(&store, 600, taken_ms + 60_000).await;
+        let later = pictures(&store, 600, taken_ms + 1_000).await;
         let writing = {
             let store = store.clone();
             tokio::spawn(async move {
@@ -289,6 +289,43 @@ async fn what_is_forgotten_is_in_a_picture_first_and_nothing_else_changes() {
     }
 }
 
+/// A relay that kept no pictures had forgotten how sessions ended; what it showed last is what later moments begin with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_forgotten_before_there_were_pictures_is_not_looked_back_at() {
+    for place in Place::of_each_kind() {
+        let (store, mut commits) = place.open().await;
+        write(&store, &mut commits, 1..=60, Vec::new()).await;
+        let mut shown = pictures(&store, 60, 60_000).await;
+        for snapshot in &mut shown {
+            let mut picture: Value = serde_json::from_str(&snapshot.picture).unwrap();
+            picture["view"]["status"]["connection"] = json!(ConnectionState::ConnectionBroken);
+            snapshot.picture = picture["view"].to_string();
+        }
+        write(&store, &mut commits, 60..=60, shown).await;
+        store.close();
+        let version = match place.location {
+            Location::Sqlite(_) => "PRAGMA user_version = 7",
+            Location::Postgres(_) => "UPDATE lekiwi_schema SET version = 2",
+        };
+        place.batch(&format!(
+            "DELETE FROM pictures; DELETE FROM events WHERE type = 'robot.disconnected'; {version}"
+        ));
+        let (store, mut commits) = place.open().await;
+        write(&store, &mut commits, 61..=61, Vec::new()).await;
+        let gone = store.look_back(Moment::Position(59), None).await.unwrap();
+        assert!(matches!(gone, LookedBack::Gone(Some((60, _)))), "{gone:?}");
+        for position in [60, 61] {
+            let then = store.look_back(Moment::Position(position), None).await;
+            let LookedBack::Past(then, _) = then.unwrap() else {
+                panic!("expected the fleet at {position}");
+            };
+            let connections: Vec<_> = then.views().map(|view| view.status.connection).collect();
+            assert_eq!(connections, [ConnectionState::ConnectionBroken; 3]);
+        }
+        store.close();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_is_the_last_event_by_then() {
     for place in Place::of_each_kind() {
@@ -334,7 +371,11 @@ async fn pictures_are_thinned_out_as_they_get_older() {
             taken_ms: n * HOUR_MS / 2,
             picture: "{}".into(),
         });
-        write(&store, &mut commits, 2..=2, snapshots.collect()).await;
+        let snapshots: Vec<_> = snapshots.collect();
+        // In parts, each of which is written in time.
+        for (seq, part) in (2..).zip(snapshots.chunks(480)) {
+            write(&store, &mut commits, seq..=seq, part.to_vec()).await;
+        }
         store.close();
         let location = place.location.clone();
         let contents = tokio::task::spawn_blocking(move || {

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lekiwi_relay::store::records::{Certificate, CertificateKind, Commit, NewSample, Session};
@@ -20,6 +20,8 @@ use super::{PATIENCE, Server, at, batch, committed, event, open, until};
 struct Proxy {
     port: u16,
     cut: Arc<AtomicU8>,
+    /// How often the last transaction asked the server, its beginning and its end included.
+    turns: Arc<AtomicUsize>,
 }
 
 const PASS: u8 = 0;
@@ -36,7 +38,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let cut = Arc::new(AtomicU8::new(PASS));
-        let told = cut.clone();
+        let turns = Arc::<AtomicUsize>::default();
+        let (told, counted) = (cut.clone(), turns.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 while told.load(Ordering::SeqCst) == HOLD {
@@ -45,7 +48,8 @@ impl Proxy {
                 let (server, told) = (TcpStream::connect(("127.0.0.1", server)), told.clone());
                 let Ok(server) = server else { continue };
                 let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                std::thread::spawn(move || pass(client, server, &told));
+                let counted = counted.clone();
+                std::thread::spawn(move || pass(client, server, &told, &counted));
                 std::thread::spawn(move || {
                     // Ends with the connection.
                     let _ = std::io::copy(&mut from, &mut to);
@@ -53,15 +57,22 @@ impl Proxy {
                 });
             }
         });
-        Self { port, cut }
+        Self { port, cut, turns }
     }
 }
 
-fn pass(mut client: TcpStream, mut server: TcpStream, cut: &AtomicU8) {
+fn pass(mut client: TcpStream, mut server: TcpStream, cut: &AtomicU8, turns: &AtomicUsize) {
     let mut buffer = vec![0; 65_536];
+    let mut asked = 0;
+    // The client waits for each answer, so that what comes at once is one turn.
     while let Ok(count @ 1..) = client.read(&mut buffer) {
         let said = &buffer[..count];
+        asked += 1;
+        if said.windows(6).any(|part| part == b"BEGIN ") {
+            asked = 1;
+        }
         if said.windows(7).any(|part| part == b"COMMIT\0") {
+            turns.store(asked, Ordering::SeqCst);
             match cut.swap(PASS, Ordering::SeqCst) {
                 BEFORE => break,
                 BEFORE_AND_HOLD => {
@@ -130,6 +141,24 @@ async fn a_commit_whose_answer_is_lost_is_reported_once() {
         "{refusal}"
     );
     until("known", async || store.certificate_status("aa").is_some()).await;
+    store.close();
+}
+
+/// What the commit's number costs is no turn of its own: a server may be far away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_asks_the_server_as_often_as_it_must() {
+    let server = Server::shared();
+    let proxy = Proxy::start(server.port());
+    let url = server.url(&server.database());
+    let through = url.replace(&server.port().to_string(), &proxy.port.to_string());
+    let (store, mut commits) = open(&at(&server, &through)).await.unwrap();
+    // The first one prepares its statements.
+    for seq in [1, 2] {
+        store.submit(batch([event("kiwi-01", seq)]));
+        committed(&mut commits).await;
+    }
+    // Begin; what the log has, and how far it goes; write, tell the others, commit.
+    assert_eq!(proxy.turns.load(Ordering::SeqCst), 6);
     store.close();
 }
 
@@ -338,7 +367,7 @@ async fn relays_that_start_at_once_make_the_tables_once() {
     assert_eq!(
         refusal.to_string(),
         format!(
-            "expected a store of version 2 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
+            "expected a store of version 3 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
             server.port()
         )
     );

@@ -4,11 +4,11 @@
 mod receivers;
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 
 use self::receivers::{Hook, Mail};
-use crate::common::{Relay, certificate, openssl, read_all, request, wait_for};
+use crate::common::{Relay, openssl, wait_for};
+use crate::gateway::{self, events};
+use crate::standing::{self, Follower, client, follow};
 use serde_json::{Value, json};
 
 const JSON: &str = "content-type: application/json";
@@ -30,32 +30,9 @@ fn relay(alerts: &str) -> Relay {
     Relay::start_in(data)
 }
 
-fn client(relay: &Relay, program: &str, id: &str) -> Command {
-    let (host, port) = relay.mqtt.rsplit_once(':').expect("an address");
-    let name = id.trim_start_matches("consumer:");
-    let at = |suffix: &str| relay.data.path().join(format!("{name}.{suffix}"));
-    let mut command = Command::new("stdbuf");
-    command
-        .args(["--output=L", program])
-        .args(["-V", "5", "-i", id, "-h", host, "-p", port, "--cafile"])
-        .arg(relay.ca())
-        .arg("--cert")
-        .arg(at("pem"))
-        .arg("--key")
-        .arg(at("key"));
-    command
-}
-
 fn enrol(relay: &Relay, robot: &str) {
-    let folder = relay.data.path();
-    let (_, csr) = request(folder, robot, &format!("/CN={robot}"));
-    let answer = relay.enrol(robot, &relay.token(&["--profile", "lekiwi"]), &csr);
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    fs::write(
-        folder.join(format!("{robot}.pem")),
-        certificate(&answer.body),
-    )
-    .expect("a file");
+    let token = relay.token(&["--profile", "lekiwi"]);
+    standing::enrol(relay, robot, robot, &token, "");
 }
 
 fn temperature(relay: &Relay, robot: &str, value: f64) {
@@ -64,7 +41,7 @@ fn temperature(relay: &Relay, robot: &str, value: f64) {
         "payload": { "metrics": { "temperature_c": value, "cpu_percent": 1.0 } },
     });
     let topic = format!("fleet/v1/default/robots/{robot}/from/telemetry");
-    let sent = client(relay, "mosquitto_pub", robot)
+    let sent = client(relay, "mosquitto_pub", robot, robot)
         .args(["-q", "1", "-t", &topic, "-m", &message.to_string()])
         .output()
         .expect("mosquitto_pub is installed (apt-get install mosquitto-clients)");
@@ -76,53 +53,16 @@ fn temperature(relay: &Relay, robot: &str, value: f64) {
 }
 
 /// A consumer that listens to alerts.
-struct Listener(Child, Arc<Mutex<String>>);
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+fn listen(relay: &Relay, session: &str) -> Follower {
+    if !relay.data.path().join("watcher.pem").exists() {
+        standing::consumer(relay, session);
     }
-}
-
-impl Listener {
-    fn start(relay: &Relay, session: &str) -> Self {
-        let folder = relay.data.path();
-        if !folder.join("watcher.pem").exists() {
-            let (key, _) = request(folder, "watcher", "/CN=watcher");
-            let key = key.to_str().expect("text");
-            let csr = openssl(&["req", "-new", "-key", key, "-subj", "/CN=watcher"], "");
-            let body = json!({ "name": "watcher", "csr_pem": csr }).to_string();
-            let made = relay.curl_as(session, "/api/v1/consumers", &["-H", JSON, "-d", &body]);
-            let pem = made.json()["certificate_pem"].clone();
-            fs::write(folder.join("watcher.pem"), pem.as_str().expect("PEM")).expect("a file");
-        }
-        let mut child = client(relay, "mosquitto_sub", "consumer:watcher")
-            .args([
-                "-d",
-                "-t",
-                "fleet/v1/default/alerts/#",
-                "-F",
-                "heard %t %r %p",
-            ])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("mosquitto_sub is installed (apt-get install mosquitto-clients)");
-        let said = read_all(child.stdout.take().expect("a pipe"));
-        let listener = Self(child, said);
-        listener.wait("received SUBACK");
-        listener
-    }
-
-    fn wait(&self, text: &str) -> String {
-        wait_for(text, || {
-            let said = self.1.lock().expect("no panic");
-            said.lines()
-                .find(|line| line.contains(text))
-                .map(str::to_owned)
-        })
-    }
+    follow(
+        relay,
+        "consumer:watcher",
+        "watcher",
+        "fleet/v1/default/alerts/#",
+    )
 }
 
 /// How many events of this type the log has.
@@ -141,6 +81,12 @@ fn alerts(relay: &Relay, session: &str, query: &str) -> Vec<Value> {
     answer.json()["alerts"].as_array().expect("a list").clone()
 }
 
+fn history(relay: &Relay, session: &str, query: &str) -> Vec<Value> {
+    let answer = relay.curl_as(session, &format!("/api/v1/alerts/history{query}"), &[]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()["entries"].as_array().expect("a list").clone()
+}
+
 const HOT: &str = "  defaults: false
   rules: [{id: hot, summary: Too hot, severity: critical, when: {threshold: {metric: temperature_c, above: 80, until: 75}}}]
 ";
@@ -153,7 +99,7 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
         hook.url
     ));
     let session = relay.log_in();
-    let listener = Listener::start(&relay, &session);
+    let listener = listen(&relay, &session);
     enrol(&relay, "kiwi-01");
     temperature(&relay, "kiwi-01", 90.5);
 
@@ -190,7 +136,7 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
     let id = firing[0]["id"].as_str().expect("an id").to_owned();
     assert_eq!((firing.len(), &firing[0]["state"]), (1, &json!("firing")));
     listener.wait(&format!("heard fleet/v1/default/alerts/{id} 0 {{"));
-    let later = Listener::start(&relay, &session);
+    let later = listen(&relay, &session);
     later.wait(&format!("heard fleet/v1/default/alerts/{id} 1 {{"));
 
     let path = format!("/api/v1/alerts/{id}/acknowledge");
@@ -209,7 +155,7 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
     let again = alerts(&relay, &session, "");
     assert_eq!(again[0]["id"], id.as_str());
     assert_eq!(again[0]["acknowledged"]["comment"], "on my way");
-    let listener = Listener::start(&relay, &session);
+    let listener = listen(&relay, &session);
     listener.wait(&format!("heard fleet/v1/default/alerts/{id} 1 {{"));
     temperature(&relay, "kiwi-01", 76.0);
     temperature(&relay, "kiwi-01", 75.0);
@@ -222,12 +168,63 @@ fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
         alerts(&relay, &session, "?state=resolved&robot=kiwi-01")[0]["id"],
         id.as_str()
     );
-    let none = Listener::start(&relay, &session);
-    drop(listener);
-    assert!(
-        !none.1.lock().expect("no panic").contains("heard"),
-        "nothing is kept"
+    // The log has all of it, for who asks later and for who follows it from the start.
+    let past = wait_for("the past", || {
+        let all = history(&relay, &session, &format!("?alert={id}"));
+        (all.len() == 5).then_some(all)
+    });
+    let mut kinds: Vec<&str> = past
+        .iter()
+        .filter_map(|entry| entry["type"].as_str())
+        .collect();
+    assert_eq!(
+        (kinds[0], kinds[1], kinds[4]),
+        ("alert.notified", "alert.resolved", "alert.firing")
     );
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds[..3],
+        ["alert.acknowledged", "alert.firing", "alert.notified"]
+    );
+    let of = |kind: &str, name: &str| {
+        let entry = past.iter().find(|entry| entry["type"] == kind);
+        entry.map_or(Value::Null, |entry| entry[name].clone())
+    };
+    assert_eq!(of("alert.acknowledged", "by"), "admin");
+    assert_eq!(of("alert.acknowledged", "comment"), "on my way");
+    assert_eq!(
+        of("alert.firing", "reason"),
+        "temperature_c is 90.5, above 80"
+    );
+    assert_eq!(
+        (&past[0]["receiver"], &past[0]["resolved"]),
+        (&json!("ops"), &json!([id]))
+    );
+    for query in ["?robot=kiwi-01", "?rule=hot", ""] {
+        assert_eq!(history(&relay, &session, query), past, "{query}");
+    }
+    assert_eq!(
+        history(&relay, &session, "?robot=kiwi-02"),
+        [] as [Value; 0]
+    );
+    let first = history(
+        &relay,
+        &session,
+        &format!("?before={}", past[3]["position"]),
+    );
+    assert_eq!(first, past[4..]);
+    for query in ["?robot=kiwi-01&from=0", "?topic=alert.*&from=0"] {
+        let stream = gateway::listen(&relay, &session, query, "x: y");
+        wait_for("alerts of the past, live", || {
+            let told = events(&stream.text());
+            let kinds = ["alert.firing", "alert.acknowledged", "alert.resolved"];
+            let places = kinds.map(|kind| told.iter().position(|event| event.ends_with(kind)));
+            (places.is_sorted() && places[0].is_some()).then_some(())
+        });
+    }
+    let none = listen(&relay, &session);
+    drop(listener);
+    assert!(!none.said().contains("heard"), "nothing is kept");
     let error = relay
         .curl_as(&session, &path, &["-H", JSON, "-d", "{}"])
         .problem();
@@ -398,6 +395,16 @@ fn rules_and_silences_are_made_over_http_and_outlive_the_relay() {
             "/api/v1/alerts/none",
             json!(null),
             (404, "alert-unknown", "there is no alert \"none\""),
+        ),
+        (
+            "GET",
+            "/api/v1/alerts/history?alert=hot",
+            json!(null),
+            (
+                400,
+                "invalid-query",
+                "expected alert to be an alert's id: the rule, the robot and a time in ms, with colons between them, got \"hot\"",
+            ),
         ),
         (
             "GET",

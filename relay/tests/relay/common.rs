@@ -56,6 +56,11 @@ impl Relay {
     }
 
     pub(crate) fn start_in(data: tempfile::TempDir) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    /// The same with more on the command line.
+    pub(crate) fn start_with(data: tempfile::TempDir, options: &[&str]) -> Self {
         let ready = data.path().join("ready.json");
         let _ = fs::remove_file(&ready);
         let log = fs::File::options()
@@ -79,6 +84,7 @@ impl Relay {
             .arg(data.path().join("password"))
             .arg("--ready-file")
             .arg(&ready)
+            .args(options)
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()

@@ -21,7 +21,7 @@ fn register(relay: &Relay, robot: &str) {
 }
 
 /// A child that ends with the test, and what it printed.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     printed: Arc<std::sync::Mutex<String>>,
     complained: Arc<std::sync::Mutex<String>>,
@@ -52,7 +52,7 @@ impl Running {
         }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.printed.lock().expect("no panic").clone()
     }
 
@@ -69,7 +69,7 @@ impl Running {
     }
 }
 
-fn listen(relay: &Relay, session: &str, query: &str, header: &str) -> Running {
+pub(crate) fn listen(relay: &Relay, session: &str, query: &str, header: &str) -> Running {
     let bearer = format!("authorization: Bearer {session}");
     let url = format!("https://{}/api/v1/stream{query}", relay.https);
     let options = ["-N", "-H", &bearer, "-H", header, "--max-time", "60"];
@@ -77,7 +77,7 @@ fn listen(relay: &Relay, session: &str, query: &str, header: &str) -> Running {
 }
 
 /// The ids and names of a stream's events so far.
-fn events(text: &str) -> Vec<String> {
+pub(crate) fn events(text: &str) -> Vec<String> {
     let mut events = Vec::new();
     for event in text.replace('\r', "").split("\n\n") {
         let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));

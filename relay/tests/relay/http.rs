@@ -204,11 +204,11 @@ fn errors_are_problems_with_a_detail() {
             "expected after to be a whole number, got \"-1\"",
         ),
         (
-            "/api/v1/robots/kiwi-09/events?before=1",
+            "/api/v1/robots/kiwi-09/events?newer=1",
             &[],
             400,
             "invalid-query",
-            "expected only after, limit in the query, got \"before\"",
+            "expected only after, before, limit in the query, got \"newer\"",
         ),
         (
             "/api/v1/refused?limit=2&limit=3",

@@ -5,9 +5,14 @@ mod common;
 mod configuration;
 mod connections;
 mod enrolment;
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod external;
 mod gateway;
 mod http;
 mod limits;
+#[expect(clippy::unwrap_used, reason = "tests")]
+#[path = "../support/mosquitto.rs"]
+mod mosquitto;
 mod observability;
 mod openapi;
 mod past;
@@ -16,3 +21,6 @@ mod port;
 mod program;
 mod prometheus;
 mod standing;
+#[expect(clippy::unwrap_used, reason = "tests")]
+#[path = "../support/mod.rs"]
+mod support;

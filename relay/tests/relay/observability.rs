@@ -1,6 +1,7 @@
 //! How the relay is, as those who watch it see it: `/ready`, `/connections`, `/metrics`.
 
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use crate::common::{Answer, Relay, command, curl_command, wait_for};
 use crate::port;
@@ -84,6 +85,38 @@ fn a_relay_that_starts_says_what_is_missing() {
     });
     assert_eq!(ask("/login").expect("it answers").status, 200);
     drop(folder);
+}
+
+#[test]
+fn a_slow_store_is_said_without_what_it_was_told() {
+    let relay = Relay::start();
+    let session = relay.log_in();
+    let file = relay.data_folder().join("relay.db");
+    let other = rusqlite::Connection::open(file).expect("the store");
+    other.execute_batch("BEGIN IMMEDIATE").expect("a turn");
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            let body = r#"{"robot_id":"kiwi-77"}"#;
+            let json = "content-type: application/json";
+            relay.curl_as(&session, "/api/v1/tokens", &["-H", json, "-d", body])
+        });
+        // So long it has to wait.
+        std::thread::sleep(Duration::from_millis(1_500));
+        other.execute_batch("COMMIT").expect("nothing was written");
+        assert_eq!(made.join().expect("an answer").status, 201);
+    });
+    let metrics = relay.curl_as(&session, "/metrics", &[]).body;
+    assert!(
+        metrics.contains("\nlekiwi_store_slow_total{work=\"write\"} 1\n"),
+        "{metrics}"
+    );
+    let log = relay.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("the store was slow to write"));
+    let line = line.unwrap_or_else(|| panic!("expected a line of it in {log}"));
+    assert!(line.contains("jobs=1 took_ms="), "{line}");
+    assert!(!log.contains("kiwi-77"), "{log}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The program from outside: how it starts, refuses to start, tells what is wrong, and ends.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::common::{Relay, command, wait_for};
+use crate::common::{Answer, Relay, command, curl_command, wait_for};
+use crate::port;
 
 /// Runs the program to its end.
 fn ended(command: &mut Command) -> (Option<i32>, String, String) {
@@ -68,6 +71,54 @@ fn sigterm_ends_it_well_and_the_next_start_goes_on() {
     );
     // The log did not get the password.
     assert!(!relay.log().contains(&password));
+}
+
+#[test]
+fn sigterm_is_heard_while_it_starts() {
+    let (_, folder) = Relay::start().stop();
+    let data = folder.path().join("data");
+    let other = rusqlite::Connection::open(data.join("relay.db")).expect("the store");
+
+    // Whoever has the file alone keeps the relay from opening it.
+    let hold = "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE";
+    other.execute_batch(hold).expect("nobody else has it");
+    stopped_while(&data, "the store is not open yet");
+
+    // A log that takes long to fold.
+    let fill = "ROLLBACK; BEGIN;
+        WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 300000)
+        INSERT INTO events SELECT 100000 + n, 'robot', 'kiwi-01', 'kiwi-01', zeroblob(16), n, 'agent.started', n, n, '{}', '{}'
+            FROM n;
+        COMMIT";
+    other.execute_batch(fill).expect("room for it");
+    drop(other);
+    stopped_while(&data, "the picture of the fleet is not read yet");
+}
+
+/// Starts a relay on the folder, and asks it to stop while this is what it waits for.
+fn stopped_while(data: &Path, missing: &str) {
+    let https = format!("127.0.0.1:{}", port::free());
+    let mut child = run_at(data, &https, "127.0.0.1:0")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the relay starts");
+    let url = format!("https://{https}/ready");
+    wait_for(missing, || {
+        let mut ask = curl_command(&data.join("ca/ca.pem"), &url, &[]);
+        let output = ask.output().expect("curl is installed");
+        let says = |output| Answer::read(output).json()["missing"][0] == missing;
+        (output.status.success() && says(output)).then_some(())
+    });
+    let asked = Instant::now();
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let status = child.wait().expect("a child");
+    let took = asked.elapsed();
+    let mut log = String::new();
+    let mut stderr = child.stderr.take().expect("its log");
+    stderr.read_to_string(&mut log).expect("text");
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(took < Duration::from_secs(1), "{took:?}: {log}");
+    assert!(log.trim_end().ends_with("stopped"), "{log}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const JSON: &str = "content-type: application/json";
 
 /// A child that ends with the test, and what it prints.
-struct Follower(Child, Arc<Mutex<String>>);
+pub(crate) struct Follower(Child, Arc<Mutex<String>>);
 
 impl Drop for Follower {
     fn drop(&mut self) {
@@ -22,11 +22,11 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.1.lock().expect("no panic").clone()
     }
 
-    fn wait(&self, what: &str) {
+    pub(crate) fn wait(&self, what: &str) {
         wait_for(what, || self.said().contains(what).then_some(()));
     }
 
@@ -38,7 +38,8 @@ impl Follower {
     }
 }
 
-fn client(relay: &Relay, program: &str, id: &str, files: &str) -> Command {
+/// One of Mosquitto's programs, with the key and the certificate that are kept as `files`.
+pub(crate) fn client(relay: &Relay, program: &str, id: &str, files: &str) -> Command {
     let (host, port) = relay.mqtt.rsplit_once(':').expect("an address");
     let at = |suffix: &str| relay.data.path().join(format!("{files}.{suffix}"));
     // Line by line: what a client says into a pipe would otherwise come at its end.
@@ -55,7 +56,7 @@ fn client(relay: &Relay, program: &str, id: &str, files: &str) -> Command {
 }
 
 /// Connected and subscribed when this returns.
-fn follow(relay: &Relay, id: &str, files: &str, filter: &str) -> Follower {
+pub(crate) fn follow(relay: &Relay, id: &str, files: &str, filter: &str) -> Follower {
     let mut child = client(relay, "mosquitto_sub", id, files)
         .args(["-d", "-t", filter, "-F", "heard %t %r %p"])
         .stdout(Stdio::piped())

@@ -10,6 +10,7 @@ use lekiwi_protocol::{Org, RelayId, RobotId, Root};
 use lekiwi_relay::broker::{Broker, BrokerError, Config, StoreAuthority};
 use lekiwi_relay::clock;
 use lekiwi_relay::ingest::{Handle, Ingest, Settings, own_source};
+use lekiwi_relay::live::{Todo, Watcher};
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::protect::Protect;
 use lekiwi_relay::store::records::{Certificate, CertificateKind, NewEvent};
@@ -36,6 +37,14 @@ use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is to be done next for a listener of the live stream.
+pub(crate) async fn next(watcher: &Watcher) -> Vec<Todo> {
+    tokio::time::timeout(PATIENCE, watcher.next(10_000))
+        .await
+        .expect("something in time")
+        .unwrap()
+}
 
 /// A client's certificate and key.
 #[derive(Clone)]
@@ -101,33 +110,47 @@ impl Ca {
     }
 
     pub(crate) fn tls(&self, identity: &Identity) -> TlsConfiguration {
-        let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        TlsConfiguration::Rustls(Arc::new(config))
+        tls(&self.pem, identity)
     }
 
     /// A client of whichever broker has a certificate of this authority and listens on `port`.
     pub(crate) fn options(&self, port: u16, identity: &Identity, client_id: &str) -> MqttOptions {
-        let mut options = MqttOptions::new(client_id, "localhost", port);
-        options.set_transport(Transport::Tls(self.tls(identity)));
-        options.set_keep_alive(Duration::from_secs(15));
-        options.set_clean_start(true);
-        options.set_max_packet_size(Some(512 * 1024));
-        options.set_outgoing_inflight_upper_limit(100);
-        options
+        options(&self.pem, port, identity, client_id)
     }
+}
+
+fn tls(ca_pem: &str, identity: &Identity) -> TlsConfiguration {
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    TlsConfiguration::Rustls(Arc::new(config))
+}
+
+/// A client of whichever broker has a certificate of the authority and listens on `port`.
+pub(crate) fn options(
+    ca_pem: &str,
+    port: u16,
+    identity: &Identity,
+    client_id: &str,
+) -> MqttOptions {
+    let mut options = MqttOptions::new(client_id, "localhost", port);
+    options.set_transport(Transport::Tls(tls(ca_pem, identity)));
+    options.set_keep_alive(Duration::from_secs(15));
+    options.set_clean_start(true);
+    options.set_max_packet_size(Some(512 * 1024));
+    options.set_outgoing_inflight_upper_limit(100);
+    options
 }
 
 /// A running relay.
@@ -313,8 +336,11 @@ impl Relay {
     }
 
     pub(crate) fn options(&self, identity: &Identity, client_id: &str) -> MqttOptions {
-        let port = self.broker.address().port();
-        self.ca.options(port, identity, client_id)
+        self.ca.options(self.port(), identity, client_id)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.broker.address().unwrap().port()
     }
 
     pub(crate) async fn connect(&self, identity: &Identity, client_id: &str) -> Client {

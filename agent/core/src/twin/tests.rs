@@ -49,7 +49,9 @@ impl Robot {
                     self.twin
                         .checked(if refused { Err("no".into()) } else { Ok(()) });
                 }
-                Output::Keep if self.disk_is_full => self.twin.not_kept(self.now),
+                Output::Keep if self.disk_is_full => {
+                    self.twin.not_kept(self.now, "no space left");
+                }
                 Output::Keep => {
                     self.disk = self.twin.record().clone();
                     self.twin.kept(self.now);
@@ -213,11 +215,15 @@ fn a_full_disk_begins_nothing_and_is_asked_again_for_the_way_back() {
     let mut robot = Robot::new();
     robot.disk_is_full = true;
     robot.want(1, false);
-    robot.says(&[]);
+    let full = "expected the robot's disk to take configuration 1: no space left";
+    // Still of the version before, so that the relay goes on asking.
+    robot.says(&[&format!("0 applied 0 {full}")]);
     robot.disk_is_full = false;
     robot.want(1, false);
     robot.says(&["1 trying 1"]);
     robot.disk_is_full = true;
+    robot.want(1, true);
+    robot.says(&[&format!("1 trying 1 {full}")]);
     robot.wait(60);
     robot.wait(5);
     robot.says(&[]);

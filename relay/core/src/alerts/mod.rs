@@ -16,6 +16,7 @@
 mod book;
 pub mod defaults;
 mod feed;
+pub mod history;
 pub mod notify;
 mod rules;
 mod watch;
@@ -27,7 +28,6 @@ use lekiwi_protocol::alert::{Alert, AlertState, Condition, RobotCondition, Rule,
 use lekiwi_protocol::message::kind;
 use lekiwi_protocol::{RobotId, RuleName, Timestamp};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use self::book::Book;
 pub use self::book::{Filter, MAX_RESOLVED};
@@ -445,12 +445,6 @@ impl Alerts {
     /// The silences that have not ended at `now`.
     pub fn silences(&self, now: Timestamp) -> impl Iterator<Item = &Silence> {
         self.book.silences(now)
-    }
-
-    /// Whether this silence has not ended at `now`.
-    #[must_use]
-    pub fn is_silence(&self, now: Timestamp, id: Uuid) -> bool {
-        self.silences(now).any(|silence| silence.id == id)
     }
 
     /// All rules by name, and where each comes from.

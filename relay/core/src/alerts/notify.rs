@@ -66,7 +66,7 @@ pub struct Notification {
     pub receiver: ReceiverName,
     /// The rule that all of it is about.
     pub rule: RuleName,
-    /// How often the same was told before.
+    /// How often it was told before; of several alerts, the one that was told most often.
     pub repeats: u32,
     /// What fires; at most [`MAX_LISTED`].
     pub firing: Vec<Alert>,
@@ -107,14 +107,21 @@ struct Flight {
     next: Option<Timestamp>,
 }
 
-#[derive(Debug, Default)]
-struct Group {
-    /// Alerts that the receiver knows to fire, and when it was told that last.
-    told: BTreeMap<String, Timestamp>,
-    /// Alerts that the run before may have told it of, without the log knowing that.
-    maybe: BTreeSet<String>,
+/// What a receiver knows of an alert that fires.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// When it was told that last.
+    at: Timestamp,
     /// How often it was reminded.
     repeats: u32,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    /// Alerts that the receiver knows to fire.
+    told: BTreeMap<String, Told>,
+    /// Alerts that the run before may have told it of, without the log knowing that.
+    maybe: BTreeSet<String>,
     wait_until: Option<Timestamp>,
     flight: Option<Flight>,
 }
@@ -284,16 +291,17 @@ impl Group {
         resolved: &[String],
         repeats: u32,
     ) {
+        let is_reminder = repeats > 0;
         for id in firing {
             self.maybe.remove(&id);
-            self.told.insert(id, at);
+            let known = self.told.get(&id).filter(|_| is_reminder);
+            let repeats = known.map_or(0, |known| known.repeats + 1);
+            self.told.insert(id, Told { at, repeats });
         }
         for id in resolved {
             self.maybe.remove(id);
             self.told.remove(id);
         }
-        // News do not begin the count anew: no two messages would have to be told apart.
-        self.repeats = self.repeats.max(repeats);
         self.wait_until = None;
     }
 
@@ -357,7 +365,12 @@ impl Group {
         // What is over and no more remembered has a time in its name.
         let begun = |id: &String| id.rsplit(':').next().and_then(|ms| ms.parse::<u64>().ok());
         let position = position.or_else(|| gone.iter().filter_map(begun).max());
-        let repeats = if is_repeated { self.repeats + 1 } else { 0 };
+        // Each alert has its own count, so that it is what the log says of those that fire, whatever ended before.
+        let reminded = told
+            .iter()
+            .filter_map(|(alert, _)| self.told.get(&alert.id));
+        let reminded = reminded.map(|told| told.repeats).max().unwrap_or_default();
+        let repeats = if is_repeated { reminded + 1 } else { 0 };
         let firing: BTreeSet<String> = told.iter().map(|(alert, _)| alert.id.clone()).collect();
         let listed = told.len().min(MAX_LISTED) + ended.len().min(MAX_LISTED);
         // What it says makes it this message: the newest event alone may be in two.
@@ -401,7 +414,8 @@ impl Group {
         let is_open = |alert: &Alert| alert.acknowledged.is_none() && alert.silenced_by.is_none();
         let open = firing.iter().filter(|(alert, _)| is_open(alert));
         let told = open.filter_map(|(alert, _)| self.told.get(&alert.id));
-        told.min().map(|told| told.plus(receiver.repeat))
+        let first = told.map(|told| told.at).min();
+        first.map(|first| first.plus(receiver.repeat))
     }
 
     /// When there is something to do, were nothing to happen.

@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 /// What a client said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub enum Incoming {
     /// A message in JSON.
     Text(Vec<u8>),
     /// A message in CBOR.
@@ -27,9 +27,11 @@ pub(super) enum Incoming {
 /// What a client must not say; the connection ends with this code and reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub(super) struct Violation {
-    pub(super) code: CloseCode,
-    pub(super) reason: &'static str,
+pub struct Violation {
+    /// What the client is told as a number.
+    pub code: CloseCode,
+    /// What it is told in words: what was expected.
+    pub reason: &'static str,
 }
 
 fn violation<T>(code: CloseCode, reason: &'static str) -> Result<T, Violation> {
@@ -45,7 +47,7 @@ struct Partial {
 
 /// Takes bytes as they come.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     bytes: BytesMut,
     /// A message of which more is to come.
     partial: Option<Partial>,
@@ -53,7 +55,9 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(deflate: bool) -> Self {
+    /// Nothing has come yet; with `deflate` messages may be compressed.
+    #[must_use]
+    pub fn new(deflate: bool) -> Self {
         Self {
             bytes: BytesMut::new(),
             partial: None,
@@ -62,7 +66,7 @@ impl Decoder {
     }
 
     /// Where new bytes go.
-    pub(super) fn buffer(&mut self) -> &mut BytesMut {
+    pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.bytes
     }
 
@@ -70,7 +74,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the client breaks the protocol, or says too much.
-    pub(super) fn next(&mut self) -> Result<Option<Incoming>, Violation> {
+    pub fn next_incoming(&mut self) -> Result<Option<Incoming>, Violation> {
         loop {
             let mut cursor = Cursor::new(&self.bytes[..]);
             let header = match FrameHeader::parse(&mut cursor) {
@@ -218,7 +222,7 @@ mod tests {
         // Byte by byte, as the worst network would bring it.
         for byte in bytes {
             decoder.buffer().extend_from_slice(&[*byte]);
-            while let Some(incoming) = decoder.next().map_err(|v| v.to_string())? {
+            while let Some(incoming) = decoder.next_incoming().map_err(|v| v.to_string())? {
                 said.push(incoming);
             }
         }

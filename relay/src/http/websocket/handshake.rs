@@ -130,7 +130,8 @@ fn names(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 }
 
 /// Whether the client offers permessage-deflate in a way that can be agreed to.
-fn deflates(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn deflates(headers: &HeaderMap) -> bool {
     names(headers, header::SEC_WEBSOCKET_EXTENSIONS).any(|offer| {
         let mut parts = offer.split(';').map(str::trim);
         parts.next() == Some("permessage-deflate")

@@ -5,8 +5,8 @@
 //! Invariant: a client that does not read for 30 s is disconnected, and one that does not answer a ping on a quiet
 //! connection, too.
 
-mod frames;
-mod handshake;
+pub mod frames;
+pub mod handshake;
 
 use std::time::Duration;
 
@@ -135,7 +135,7 @@ struct Heard {
 
 async fn hear(decoder: &mut Decoder, listener: &Listener) -> Result<Heard, Violation> {
     let mut heard = Heard::default();
-    while let Some(incoming) = decoder.next()? {
+    while let Some(incoming) = decoder.next_incoming()? {
         let request = match incoming {
             Incoming::Text(text) => parse_json(&text),
             Incoming::Binary(bytes) => parse_cbor(&bytes),
@@ -177,7 +177,11 @@ async fn obey(request: Result<ClientMessage, RequestError>, listener: &Listener)
     }
 }
 
-fn parse_cbor(bytes: &[u8]) -> Result<ClientMessage, RequestError> {
+/// A client's message in CBOR, not checked any further.
+///
+/// # Errors
+/// When it is too long or cannot be read.
+pub fn parse_cbor(bytes: &[u8]) -> Result<ClientMessage, RequestError> {
     if bytes.len() > MAX_REQUEST_BYTES {
         return Err(RequestError::TooLong(bytes.len()));
     }

@@ -10,6 +10,7 @@ use super::{Options, Postgres};
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/postgres/0001_first.sql"),
     include_str!("../migrations/postgres/0002_pictures.sql"),
+    include_str!("../migrations/postgres/0003_base.sql"),
 ];
 const PARTITIONS: &str = include_str!("../migrations/postgres/history_partitions.sql");
 const TIMESCALE: &str = include_str!("../migrations/postgres/history_timescale.sql");

@@ -22,6 +22,7 @@ const ROWS: &[&str] = &[
     "INSERT INTO telemetry_blocks VALUES (1, 1, 0, 20000, x'01');",
     "",
     "INSERT INTO pictures VALUES (1, 7, 5, '{}');",
+    "",
 ];
 
 /// A file as the relay of `version` left it.
@@ -72,7 +73,9 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),
-                ("pictures", 7),
+                // Of the log's first six events no picture tells: they are gone.
+                ("pictures", 1),
+                ("log_base", 1),
             ] {
                 assert_eq!(count(table), has(since), "{table} of version {version}");
             }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::curves::Curve;
+
 /// What a figure is to be.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +32,8 @@ struct Row {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Table {
     goals: Vec<Row>,
+    /// Drawn, and not printed.
+    pub(crate) curves: Vec<Curve>,
 }
 
 impl Table {

@@ -3,10 +3,14 @@
 //! Each goal is measured in rounds, and the median counts. A goal that is missed is said in the table and does
 //! not fail the program: only what could not be measured does.
 
+mod curves;
 mod goal;
 mod ingest;
+mod plot;
 mod presence;
 mod site;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -16,7 +20,7 @@ use site::Site;
 /// What the relay costs, with Mosquitto as its peer in the same run.
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  cargo xtask bench relay\n  cargo xtask bench relay --only memory,back --robots 10000"
+    after_help = "Examples:\n  cargo xtask bench relay\n  cargo xtask bench relay --only memory,back --robots 10000\n  cargo xtask bench relay --only curves --robots 10000 --svg docs/relay-curves.svg"
 )]
 struct Arguments {
     /// Only these goals.
@@ -34,6 +38,9 @@ struct Arguments {
     /// Seconds of each measurement that takes as long as one likes.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// Plot the curves into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -56,6 +63,8 @@ enum Goal {
     Back,
     /// Restart with a long log, to the first answer.
     Restart,
+    /// Cost against robots (10 to as many as there are), message rate and length of the log.
+    Curves,
 }
 
 #[tokio::main]
@@ -93,6 +102,14 @@ async fn main() -> Result<()> {
         let mut site = Site::start(ingest::CLIENTS).await?;
         ingest::fill(&site, arguments.events).await?;
         presence::restart(&mut site, arguments.events, arguments.rounds, &mut table).await?;
+    }
+    if wants(Goal::Curves) {
+        let (robots, events) = (arguments.robots, arguments.events);
+        let curves = curves::all(robots, events, seconds, &mut table).await?;
+        if let Some(path) = &arguments.svg {
+            plot::svg(&curves, path)?;
+        }
+        table.curves = curves;
     }
     if arguments.json {
         print(&serde_json::to_string(&table)?);

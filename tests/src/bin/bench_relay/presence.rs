@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const OUTAGE: Duration = Duration::from_secs(40);
 
 /// A fleet that says as little as the contract has it.
-fn quiet(site: &Site) -> Pace {
+pub(crate) fn quiet(site: &Site) -> Pace {
     Pace {
         heartbeat: Duration::from_secs(30),
         telemetry: None,
@@ -26,7 +26,7 @@ fn quiet(site: &Site) -> Pace {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a count of robots")]
-fn count(site: &Site) -> f64 {
+pub(crate) fn count(site: &Site) -> f64 {
     site.identities.len() as f64
 }
 
@@ -126,23 +126,7 @@ pub(crate) async fn query(
     let admin = site.admin().await?;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let mut took = Vec::new();
-        let end = Instant::now() + duration;
-        for identity in site.identities.iter().cycle() {
-            let start = Instant::now();
-            if start >= end {
-                break;
-            }
-            let path = format!("/api/v1/robots/{}", identity.id);
-            admin
-                .get(&path)
-                .send()
-                .await?
-                .error_for_status()?
-                .bytes()
-                .await?;
-            took.push(start.elapsed().as_secs_f64() * 1e3);
-        }
+        let took = states(site, &admin, duration).await?;
         p50.push(quantile(&took, 0.5));
         p99.push(quantile(&took, 0.99));
     }
@@ -156,6 +140,33 @@ pub(crate) async fn query(
     table.add(row("p50"), "ms", Wish::None, p50);
     table.add(row("p99"), "ms", Wish::AtMost(1.0), p99);
     Ok(())
+}
+
+/// How long it takes to ask for the state of one robot after the other, ms.
+pub(crate) async fn states(site: &Site, admin: &Admin, duration: Duration) -> Result<Vec<f64>> {
+    let robots = site.identities.iter().cycle();
+    let paths = robots.map(|identity| format!("/api/v1/robots/{}", identity.id));
+    answers(admin, duration, paths).await
+}
+
+/// How long each answer takes, on one connection, ms.
+pub(crate) async fn answers(
+    admin: &Admin,
+    duration: Duration,
+    paths: impl Iterator<Item = String>,
+) -> Result<Vec<f64>> {
+    let mut took = Vec::new();
+    let end = Instant::now() + duration;
+    for path in paths {
+        let start = Instant::now();
+        if start >= end {
+            break;
+        }
+        let answer = admin.get(&path).send().await?;
+        answer.error_for_status()?.bytes().await?;
+        took.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(took)
 }
 
 /// SIGKILL, until all are online again and the log is exact.

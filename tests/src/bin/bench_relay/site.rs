@@ -1,7 +1,6 @@
 //! A relay with enrolled robots, and what is read of it from outside.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,8 @@ use lekiwi_tests::fleet::{
     self, Admin, Endpoint, Identity, Kept, Pace, Plan, Pulses, Scenario, Simulation,
 };
 use lekiwi_tests::harness::{Relay, RelayOptions};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 /// Longest time for all robots to be online.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -79,16 +80,23 @@ impl Site {
 
     /// The relay's resident memory.
     pub(crate) fn resident_kb(&mut self) -> Result<f64> {
-        let id = self
-            .relay
-            .process()
-            .id()
-            .context("expected a running relay")?;
-        let status =
-            std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status"))?;
+        let id = self.process_id()?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let size = line.context("expected VmRSS in the status of the relay")?;
         Ok(size.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// The relay's processor time until now, of all its threads.
+    pub(crate) fn processor(&mut self) -> Result<Duration> {
+        let id = Pid::from_raw(i32::try_from(self.process_id()?)?);
+        let time = ClockId::pid_cpu_clock_id(id).and_then(clock_gettime)?;
+        Ok(time.into())
+    }
+
+    fn process_id(&mut self) -> Result<u32> {
+        let id = self.relay.process().id();
+        id.context("expected a running relay")
     }
 }
 

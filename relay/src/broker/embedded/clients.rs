@@ -8,7 +8,10 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView};
 use rmqtt::types::{ClientId, Id};
 
-use super::{Broker, hooks};
+use super::{Embedded, hooks};
+use crate::clock;
+use crate::logging::Seldom;
+use crate::metrics::Metrics;
 
 /// One of them.
 #[derive(Debug)]
@@ -21,15 +24,23 @@ struct Client {
 
 /// Connected clients, by name.
 #[derive(Debug, Default)]
-pub(super) struct Clients(RwLock<HashMap<ClientId, Client>>);
+pub(super) struct Clients {
+    connected: RwLock<HashMap<ClientId, Client>>,
+    /// Who is slow is said now and then.
+    slow: Seldom,
+}
 
 impl Clients {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<ClientId, Client>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<ClientId, Client>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn joined(&self, id: &Id, now: Timestamp) {
@@ -67,6 +78,14 @@ impl Clients {
         }
     }
 
+    /// Notes that a client does not read as fast as it is told.
+    pub(super) fn slow(&self, metrics: &Metrics, id: &Id, waiting: usize) {
+        metrics.slow_consumer("mqtt");
+        if let Some(unsaid) = self.slow.may_say(clock::monotonic()) {
+            tracing::warn!(client = %id.client_id, waiting, unsaid, "an MQTT client is slow");
+        }
+    }
+
     pub(super) fn len(&self) -> i64 {
         self.read().len() as i64
     }
@@ -93,22 +112,30 @@ impl Clients {
     }
 }
 
-impl Broker {
+impl Embedded {
     /// How many clients are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
         usize::try_from(self.clients.len()).unwrap_or(0)
     }
 
-    /// Connected clients whose id is beyond `after`, in no order.
+    /// The first `most` connected clients by id, of those whose id is beyond `after`.
     #[must_use]
-    pub fn connected(&self, after: &str) -> Vec<ConnectionView> {
+    pub fn connected(&self, after: &str, most: usize) -> Vec<ConnectionView> {
+        // Whoever connects waits for this lock: names are sorted without it.
+        let mut all: Vec<ClientId> = {
+            let clients = self.clients.read();
+            let beyond = clients.keys().filter(|id| &***id > after);
+            beyond.cloned().collect()
+        };
+        all.sort_unstable();
         let clients = self.clients.read();
-        let beyond = clients.iter().filter(|(id, _)| &***id > after);
-        beyond
-            .map(|(id, client)| ConnectionView {
+        let view = |id: ClientId| {
+            // It may have gone meanwhile.
+            let client = clients.get(&id)?;
+            Some(ConnectionView {
                 id: id.to_string(),
-                kind: if hooks::is_consumer(id) {
+                kind: if hooks::is_consumer(&id) {
                     ConnectionKind::Consumer
                 } else {
                     ConnectionKind::Robot
@@ -118,7 +145,8 @@ impl Broker {
                 received: client.received.load(Ordering::Relaxed),
                 sent: client.sent.load(Ordering::Relaxed),
             })
-            .collect()
+        };
+        all.into_iter().filter_map(view).take(most).collect()
     }
 
     /// Whether clients can connect.

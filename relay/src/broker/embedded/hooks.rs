@@ -12,6 +12,7 @@ use bytes::Bytes;
 use lekiwi_protocol::access::{Principal, Refusal};
 use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
 use lekiwi_protocol::message::Factsheet;
+use lekiwi_protocol::topic::Path;
 use lekiwi_protocol::{ConsumerName, Envelope, FromRobot, MessageType, RobotId, Root, Timestamp};
 use lekiwi_relay_core::Link;
 use lekiwi_relay_core::protect::Refusal as Limited;
@@ -21,9 +22,10 @@ use rmqtt::types::{
     AuthResult, ConnectInfo, FromType, Id, LastWill, PublishAclResult, SubscribeAclResult,
 };
 
-use super::authority::{Authority, ClientCert};
+use super::Clients;
 use super::gate::Gate;
-use super::{Clients, Input, Tap};
+use crate::broker::tap::Tap;
+use crate::broker::{Authority, ClientCert, Input};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::protect::Protect;
@@ -168,9 +170,13 @@ impl Hooks {
             "client-id",
             "expected a robot's or consumer's client id".to_owned(),
         ))?;
-        let (robot, from) = principal
+        let topic = principal
             .may_publish(&self.root, topic)
             .map_err(|refusal| (slug(&refusal), refusal.to_string()))?;
+        // Only robots and consumers have certificates for this broker.
+        let Path::From(robot, from) = topic.path else {
+            return Ok(());
+        };
         if from == FromRobot::Factsheet
             && let Ok(envelope) =
                 Envelope::<Factsheet>::parse(MessageType::Factsheet, &robot, payload)
@@ -197,7 +203,10 @@ fn slug(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::Topic(lekiwi_protocol::topic::TopicError::Version(_)) => "version",
         Refusal::Topic(_) => "topic",
-        Refusal::Root { .. } | Refusal::Publish { .. } | Refusal::ReadOnly(_) => "publish",
+        Refusal::Root { .. }
+        | Refusal::Publish { .. }
+        | Refusal::Relay { .. }
+        | Refusal::ReadOnly(_) => "publish",
         Refusal::Will { .. } => "will",
         Refusal::Subscribe { .. } => "subscribe",
         Refusal::ClientId { .. } => "client-id",
