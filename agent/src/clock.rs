@@ -12,8 +12,8 @@ use lekiwi_agent_core::time::{Known, Reading};
 use lekiwi_protocol::{Clock, Timestamp};
 use rustls_pki_types::UnixTime;
 
-/// Where systemd-timesyncd says that, and by the file's time when, it set the clock since boot.
-pub(crate) const SYNCHRONISED: &str = "run/systemd/timesync/synchronized";
+/// Where systemd-timesyncd says that the clock was set from the network since boot.
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 
 /// Monotonic time, for the pure cores.
 #[must_use]
@@ -37,37 +37,15 @@ pub fn reading(uptime_s: u64) -> Reading {
     }
 }
 
-/// Whether the system's clock was set from the network.
+/// Whether the system's clock was set from the network. Only timesyncd is asked: elsewhere the answer
+/// is the cautious one.
 #[must_use]
 pub fn state() -> Clock {
-    if is_synchronised(Path::new("/")) {
+    if Path::new(SYNCHRONISED).exists() {
         Clock::Synced
     } else {
         Clock::Unsynced
     }
-}
-
-/// Whether timesyncd says so, or the kernel, which whatever else keeps the clock (chrony, ntpd) tells. The kernel
-/// begins each boot without, and forgets it after some nine hours in which nobody tells it anew; it is asked
-/// only where `root` is this machine's.
-pub(crate) fn is_synchronised(root: &Path) -> bool {
-    root.join(SYNCHRONISED).exists() || (root == Path::new("/") && kernel().is_some_and(is_kept))
-}
-
-/// What the kernel says of its clock: the state and the status bits.
-fn kernel() -> Option<(i32, i32)> {
-    #[expect(unsafe_code, reason = "none of the safe bindings has this call")]
-    // SAFETY: the structure is plain numbers, for which zeros are valid. Without a mode the call only fills it in.
-    let (state, timex) = unsafe {
-        let mut timex: nix::libc::timex = std::mem::zeroed();
-        (nix::libc::adjtimex(&raw mut timex), timex)
-    };
-    (state >= 0).then_some((state, timex.status))
-}
-
-/// Whether somebody keeps a clock of this state and status.
-fn is_kept((state, status): (i32, i32)) -> bool {
-    state != nix::libc::TIME_ERROR && status & nix::libc::STA_UNSYNC == 0
 }
 
 /// When this program was built.
@@ -142,24 +120,6 @@ pub fn unix_time(time: Timestamp) -> UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_clock_is_set_where_timesyncd_or_the_kernel_says_so() {
-        use nix::libc::{STA_PLL, STA_UNSYNC, TIME_ERROR, TIME_INS, TIME_OK};
-        assert!(is_kept((TIME_OK, 0)) && is_kept((TIME_INS, STA_PLL)));
-        // As a machine starts, and as one whose clock nobody keeps any more goes on.
-        assert!(!is_kept((TIME_ERROR, STA_UNSYNC)) && !is_kept((TIME_ERROR, STA_PLL)));
-        assert!(!is_kept((TIME_OK, STA_UNSYNC | STA_PLL)));
-        let of_the_kernel = kernel().expect("the kernel says it to everybody");
-        assert!(is_synchronised(Path::new("/")) || !is_kept(of_the_kernel));
-
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        assert!(!is_synchronised(folder.path()), "it is another machine's");
-        let file = folder.path().join(SYNCHRONISED);
-        std::fs::create_dir_all(file.parent().expect("a folder")).expect("writable");
-        std::fs::write(file, "").expect("writable");
-        assert!(is_synchronised(folder.path()));
-    }
 
     #[test]
     fn certificates_are_never_judged_by_a_time_before_what_is_known() {

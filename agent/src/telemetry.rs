@@ -14,7 +14,6 @@ use lekiwi_protocol::limits::MAX_FAMILY;
 use lekiwi_protocol::message::{BatteryStatus, Throttling, TimeSync, metric};
 use nix::sys::statvfs::statvfs;
 
-use crate::clock;
 use board::Board;
 pub(crate) use files::Files;
 pub use parse::uptime_s;
@@ -25,6 +24,8 @@ pub type Sink<'a> = &'a mut dyn FnMut(&'static str, &str, f64);
 
 /// Time between two looks at what changes slowly or costs more: disk, supply, firmware, Wi-Fi, clock.
 const SLOWLY: Duration = Duration::from_secs(10);
+/// Where systemd-timesyncd says that, and by the file's time when, it set the clock.
+const SYNCHRONISED: &str = "run/systemd/timesync/synchronized";
 
 /// All memory in bytes, from the text of `/proc/meminfo`.
 pub(crate) fn memory_bytes(meminfo: &str) -> Option<u64> {
@@ -259,11 +260,10 @@ impl Sampler {
     }
 
     fn synchronisation(&self) -> TimeSync {
-        let root = self.files.root();
-        let metadata = std::fs::metadata(root.join(clock::SYNCHRONISED));
-        let at = metadata.ok().and_then(|metadata| metadata.modified().ok());
+        let metadata = std::fs::metadata(self.files.root().join(SYNCHRONISED));
+        let at = metadata.as_ref().ok().and_then(|m| m.modified().ok());
         TimeSync {
-            synchronized: clock::is_synchronised(root),
+            synchronized: metadata.is_ok(),
             synchronized_at: at.map(Timestamp::from),
         }
     }
