@@ -73,6 +73,8 @@ const PERSIST_CLOCK: Duration = Duration::from_secs(3600);
 const SETTLED: Duration = Duration::from_secs(15);
 /// Time between giving back what came to be used since.
 const RELEASE: Duration = Duration::from_secs(3600);
+/// Samples wait so long for a look at who drives.
+const TOGETHER: Duration = Duration::from_millis(250);
 
 struct Driver {
     config: Config,
@@ -152,6 +154,7 @@ pub async fn run(
     driver.begin();
     while !driver.done {
         let wake = tokio::time::sleep_until(driver.next_wake().into());
+        let mut is_time = false;
         tokio::select! {
             event = next_event(&mut driver.link) => driver.link_event(event),
             notice = driver.uplink.next() => driver.notice(notice),
@@ -164,12 +167,18 @@ pub async fn run(
             _ = interrupt.recv() => driver.stop("SIGINT"),
             // Its result is in the log and the status.
             _ = hangup.recv() => drop(driver.reload()),
-            () = wake => driver.timers(),
+            () = wake => {
+                is_time = true;
+                driver.timers();
+            }
         }
         driver.carry_out();
         driver.say_registered();
-        // The link reads on, however much waits here: an emergency stop may be behind it.
-        tokio::task::yield_now().await;
+        // The link reads on, however much waits here: an emergency stop may be behind it. A timer has nothing behind it,
+        // and a robot at rest is woken by little else.
+        if !is_time {
+            tokio::task::yield_now().await;
+        }
     }
     if let Some(discovery) = driver.discovery.take() {
         discovery.leave().await;
@@ -433,7 +442,7 @@ impl Driver {
             self.next_release = Some(now + RELEASE);
             self.code.release();
         }
-        if self.next_sample <= now {
+        if self.sample_at() <= now {
             self.sample(now);
             self.look_at_setup(now);
             program::reap();
@@ -466,7 +475,7 @@ impl Driver {
     fn next_wake(&self) -> Instant {
         let online = self.is_online();
         [
-            Some(self.next_sample),
+            Some(self.sample_at()),
             Some(self.next_persist),
             self.next_release,
             self.next_watchdog,
@@ -486,6 +495,14 @@ impl Driver {
         .flatten()
         .min()
         .unwrap_or(self.next_sample)
+    }
+
+    /// When samples are taken: with a look at who drives that is due soon, so that the machine is woken once for both.
+    fn sample_at(&self) -> Instant {
+        let due = self.next_sample;
+        let look = self.teleop.poll_timeout();
+        look.filter(|look| *look >= due && *look < due + TOGETHER)
+            .unwrap_or(due)
     }
 
     fn is_online(&self) -> bool {

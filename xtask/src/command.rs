@@ -19,6 +19,10 @@ pub(crate) fn command(program: impl AsRef<Path>) -> Command {
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = command(workspace::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     cargo.args(arguments);
+    if workspace::in_ci() {
+        // Nobody compiles there a second time.
+        cargo.env("CARGO_INCREMENTAL", "0");
+    }
     cargo
 }
 

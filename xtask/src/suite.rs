@@ -264,9 +264,6 @@ fn unit(options: &Options) -> Result<()> {
         }
         command::run(&mut tests)?;
     }
-    // The golden schemas: a feature that no program has.
-    let schemas = ["--features", "schema", "--test", "schemas"];
-    command::run(&mut over(&["test"], &["lekiwi-protocol"], &schemas))?;
     fuzz::seeds()
 }
 
@@ -313,6 +310,9 @@ fn end_to_end(options: &Options) -> Result<()> {
         tests
     };
     command::run(&mut suites(&["--no-run"]))?;
+    // The golden schemas: a feature that no program has, but these suites.
+    let with_schemas = ["lekiwi-tests", "lekiwi-protocol"];
+    command::run(&mut over(&["test"], &with_schemas, &["--test", "schemas"]))?;
     let names = suite_names(&workspace::root().join("tests/tests"))?;
     let mut others = vec!["--lib", "--bins"];
     for name in &names {

@@ -1,7 +1,7 @@
 //! The socket to the kernel's `NETLINK_SOCK_DIAG`. The kernel answers within the call, so nothing is waited for;
 //! the time-out is for kernels that do not.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use lekiwi_agent_core::teleop::diag::{Answer, Family, SocketId, answers, dump, lookup};
@@ -123,7 +123,11 @@ fn refused(errno: i32) -> DiagError {
 
 /// How many TCP connections this machine has accepted since it booted: cheaper to ask than who is connected.
 pub(super) fn accepted() -> Option<u64> {
-    passive_opens(&std::fs::read_to_string("/proc/net/snmp").ok()?)
+    // Taken in one piece, not as it grows.
+    let mut text = String::with_capacity(4096);
+    let mut file = std::fs::File::open("/proc/net/snmp").ok()?;
+    file.read_to_string(&mut text).ok()?;
+    passive_opens(&text)
 }
 
 /// `PassiveOpens` of the two lines that begin with `Tcp:`, names and values.
