@@ -18,6 +18,7 @@ mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod leading;
 mod measured;
 mod overload;
 mod own;
@@ -40,7 +41,7 @@ use lekiwi_relay_core::history::Retention;
 use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::Collector;
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused};
+use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused, StoredEvent};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
@@ -81,8 +82,10 @@ pub struct Settings {
     pub retention: Retention,
     /// How newcomers are taken.
     pub registration: Policy,
-    /// What is watched, and by whom.
+    /// What is watched.
     pub alerts: alerts::Settings,
+    /// Whether this relay leads those that share its log; alone on it, it does.
+    pub sharing: Option<watch::Receiver<bool>>,
 }
 
 /// The task, before it runs.
@@ -108,6 +111,8 @@ pub struct Ingest {
     seq: u64,
     /// What this turn wants written.
     batch: Batch,
+    /// Whether this relay writes what all relays on its log see, and speaks to robots.
+    leads: bool,
     upkeep: Upkeep,
 }
 
@@ -136,6 +141,8 @@ impl Ingest {
                 fleet.handle(received, folded(&stored));
             }
         }
+        let leads = settings.sharing.is_none();
+        fleet.lead(Timestamp::from_ms(clock::now_ms()), leads);
         fleet.begin();
         let (alert_requests, alert_desk) =
             alerts::Desk::restore(&settings.alerts, &store, &fleet).await?;
@@ -169,6 +176,7 @@ impl Ingest {
             stream: Uuid::new_v4(),
             seq: 0,
             batch: Batch::default(),
+            leads,
             upkeep: Upkeep::default(),
         };
         Ok((handle, ingest))
@@ -182,10 +190,12 @@ impl Ingest {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut health = self.store.health();
+        let (mut log, mut office) = leading::follow(&self.settings, &self.store, &self.fleet);
         self.announce(&broker, true).await;
         // Who is heard: the picture says it before anybody speaks.
         self.apply(&broker, Vec::new()).await;
-        self.lead(&broker).await;
+        self.metrics.leads.set(self.leads.into());
+        self.lead_alerts(&broker, self.leads).await;
         loop {
             // Fair, so that no source can starve another; each takes a bounded turn.
             tokio::select! {
@@ -194,12 +204,14 @@ impl Ingest {
                 1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
                 Some(request) = self.desk.requests.recv() => self.decide(request),
                 Some(request) = self.alert_desk.requests.recv() => self.decree(request),
-                Ok(()) = self.alert_desk.leads.changed() => self.lead(&broker).await,
+                Some(events) = log.next() => self.logged(&broker, &events).await,
+                leads = office.leads(self.leads) => self.lead(&broker, leads).await,
                 Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
                 1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
                 _ = ticks.tick() => self.tick(&broker).await,
                 Ok(()) = health.changed() => {
                     let writing = *health.borrow_and_update() == Health::Writing;
+                    broker.take_share(writing);
                     self.announce(&broker, writing).await;
                 }
             }
@@ -444,6 +456,10 @@ impl Ingest {
         (kind, reason): Refusal,
     ) {
         self.metrics.refuse(kind);
+        // What all relays hear, one of them writes down.
+        if !self.leads && !matches!(from, FromRobot::Events | FromRobot::Backlog) {
+            return;
+        }
         self.batch.refused.push(Refused {
             at_ms,
             client: robot.as_str().into(),
@@ -460,10 +476,21 @@ impl Ingest {
         });
     }
 
-    /// Events are safe: into the picture, to the live stream, and back to their makers.
+    /// Events are safe: their makers may forget them.
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
-        let mut heard = Vec::with_capacity(commit.events.len());
-        for stored in &commit.events {
+        if self.settings.sharing.is_none() {
+            self.logged(broker, &commit.events).await;
+        }
+        measured::events(&self.metrics, &commit.events, clock::now_ms());
+        for (robot, ack) in acknowledgements(&commit) {
+            self.acknowledge(broker, &robot, ack).await;
+        }
+    }
+
+    /// The log's next events: into the picture, and to the live stream.
+    async fn logged(&mut self, broker: &Broker, events: &[StoredEvent]) {
+        let mut heard = Vec::with_capacity(events.len());
+        for stored in events {
             if let Some(robot) = stored.told_as() {
                 self.live.event(robot, stored);
             }
@@ -473,13 +500,9 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(stored)));
         }
         self.apply(broker, heard).await;
-        measured::events(&self.metrics, &commit.events, clock::now_ms());
-        self.committed_alerts(broker, &commit.events).await;
+        self.committed_alerts(broker, events).await;
         self.look_after_alerts(Timestamp::from_ms(clock::now_ms()));
-        self.answer(&commit);
-        for (robot, ack) in acknowledgements(&commit) {
-            self.acknowledge(broker, &robot, ack).await;
-        }
+        self.answer(events);
     }
 
     async fn acknowledge(&self, broker: &Broker, robot: &RobotId, payload: Ack) {

@@ -114,20 +114,26 @@ impl Twins {
     }
 
     /// The log has a new version, at `now`.
-    pub fn desired(&mut self, now: Timestamp, robot: RobotId, desired: Desired) {
+    ///
+    /// # Errors
+    /// The newest version, when the log had this one or a later one before; nothing changes then.
+    pub fn desired(
+        &mut self,
+        now: Timestamp,
+        robot: RobotId,
+        desired: Desired,
+    ) -> Result<(), u64> {
         let twin = self.robots.entry(robot).or_default();
-        if twin
-            .desired
-            .as_ref()
-            .is_some_and(|known| known.version >= desired.version)
-        {
-            return;
+        let known = twin.desired.as_ref().map_or(0, |known| known.version);
+        if known >= desired.version {
+            return Err(known);
         }
         twin.newest = twin.newest.max(desired.version);
         twin.desired = Some(desired);
         twin.is_settled = false;
         twin.hurry(now);
         self.wake(now);
+        Ok(())
     }
 
     /// The robot was born, or is gone.
