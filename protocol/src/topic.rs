@@ -123,6 +123,12 @@ impl Root {
         format!("{self}/robots/+/from/#")
     }
 
+    /// The filter of what all robots say on one level below `from/`, such as `events` or `cmd/+`.
+    #[must_use]
+    pub fn all_robots_from(&self, level: &str) -> String {
+        format!("{self}/robots/+/from/{level}")
+    }
+
     /// The filter of all relays' births and deaths.
     #[must_use]
     pub fn all_relays(&self) -> String {

@@ -9,6 +9,7 @@ use lekiwi_protocol::RobotId;
 use crate::config::Raw;
 use crate::identity::server::ServerName;
 use crate::logging::Format;
+use crate::paths::DataFolder;
 
 /// The relay of a Lekiwi Heartbeat fleet: takes what robots say, and shows it to people and programs.
 #[derive(Debug, Parser)]
@@ -64,6 +65,18 @@ pub struct Data {
         default_value = "/var/lib/lekiwi-relay"
     )]
     pub folder: PathBuf,
+    /// The folder that several relays of one fleet have in common: the authority's keys, and what robots upload [default:
+    /// that of --data].
+    #[arg(long, value_name = "DIR", env = "LEKIWI_RELAY_SHARED")]
+    pub shared: Option<PathBuf>,
+}
+
+impl Data {
+    /// What lies where.
+    #[must_use]
+    pub fn folder(&self) -> DataFolder {
+        DataFolder::sharing(&self.folder, self.shared.as_ref().unwrap_or(&self.folder))
+    }
 }
 
 /// The relay's store.

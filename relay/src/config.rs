@@ -36,7 +36,7 @@ const VERSION: u32 = 1;
 const HTTPS: &str = "0.0.0.0:8443";
 const MQTT: &str = "0.0.0.0:8883";
 /// Variables that something else than this module reads.
-const OTHER_VARIABLES: [&str; 3] = ["DATA", "CONFIG", "LOG"];
+const OTHER_VARIABLES: [&str; 4] = ["DATA", "SHARED", "CONFIG", "LOG"];
 
 /// What a person wrote, in the file, the environment or on the command line.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

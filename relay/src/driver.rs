@@ -34,6 +34,7 @@ use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
 use crate::identity::server::{ServerIdentity, ServerName};
 use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
+use crate::leader::{Held, Office};
 use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
@@ -85,6 +86,9 @@ pub enum RunError {
     /// The broker cannot start.
     #[error(transparent)]
     Broker(BrokerError),
+    /// Another relay has the database, and a broker of its own.
+    #[error("another relay works on {0}")]
+    NotAlone(String),
     /// The host's name is no id.
     #[error("cannot name the relay after this machine; say --relay-id")]
     RelayId(#[source] NameError),
@@ -142,6 +146,9 @@ impl RunError {
             Self::Data(DataError::Locked { .. }) => {
                 Some("each relay has a data folder of its own: see --data".to_owned())
             }
+            Self::NotAlone(_) => Some(
+                "relays share a database when they share a broker (broker: mqtts://…); see docs/scale.md".to_owned(),
+            ),
             Self::Authority(error) => error.hint().map(str::to_owned),
             Self::Store(error) => error.hint().map(str::to_owned),
             _ => None,
@@ -152,7 +159,9 @@ impl RunError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Listen { .. } | Self::Data(DataError::Locked { .. }) => Exit::Unavailable,
+            Self::Listen { .. } | Self::Data(DataError::Locked { .. }) | Self::NotAlone(_) => {
+                Exit::Unavailable
+            }
             Self::Database(_) | Self::Receiver(_) => Exit::Config,
             _ => Exit::Failure,
         }
@@ -187,7 +196,7 @@ struct Ready {
 /// # Errors
 /// When a part cannot start.
 pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
-    let folder = DataFolder::new(&options.data.folder);
+    let folder = options.data.folder();
     let _lock = folder.lock()?;
     let (mut interrupt, mut terminate) = signals()?;
     let asked_to_stop = async {
@@ -226,7 +235,7 @@ struct Relay {
     /// What only goes on and on.
     chores: [JoinHandle<()>; 2],
     /// Whether this relay leads, as long as somebody says so.
-    _leads: watch::Sender<bool>,
+    _office: Office,
 }
 
 async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Result<Relay, RunError> {
@@ -250,7 +259,8 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         .map_err(cannot_listen)?;
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
-    let identity = ServerIdentity::open_or_renew(&authority, &names, clock::now_ms())?;
+    let identity =
+        ServerIdentity::open_or_renew(&authority, &folder.server(), &names, clock::now_ms())?;
     let tls = http::server::tls(&identity, config.allow_tls12)?;
     // From here on it is said how far the relay is.
     let (starting, stopping) = (Starting::new(started), CancellationToken::new());
@@ -267,19 +277,27 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     ));
 
     // Its connections wait on their own threads, and must not be made on one of the runtime's.
-    let opening = metrics.clone();
-    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&location, opening))
+    let (opening, place) = (metrics.clone(), location.clone());
+    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&place, opening))
         .await
         .map_err(|_| StoreError::Closed)??;
     starting.done(Step::Store);
+    // Robots on one broker, events in one database: there may be other relays on both, and otherwise on neither.
+    let is_shared = config.broker.is_some() && config.store.is_some();
+    let held = match &config.store {
+        Some(_) if !is_shared => {
+            let held = Held::take(&store).await?;
+            Some(held.ok_or_else(|| RunError::NotAlone(location.to_string()))?)
+        }
+        _ => None,
+    };
     let root = Root::of(config.org.clone());
     let relay_id = match config.relay_id.clone() {
         Some(id) => id,
         None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
     };
     let source = own_source(&relay_id);
-    // Alone on its log, this relay leads.
-    let (leads_sender, leads) = watch::channel(true);
+    let (leads_sender, leads) = watch::channel(!is_shared);
     let settings = Settings {
         root: root.clone(),
         relay_id: relay_id.clone(),
@@ -297,8 +315,8 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
                 .iter()
                 .map(|rule| rule.0.clone())
                 .collect(),
-            leads: leads.clone(),
         },
+        sharing: is_shared.then(|| leads.clone()),
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
@@ -308,7 +326,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         store.clone(),
         fleet.clone(),
         metrics.clone(),
-        leads,
+        leads.clone(),
         config.alerts.receivers.clone(),
     )?;
     let (broker, inputs) = match &config.broker {
@@ -318,6 +336,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
                 relay_id: relay_id.clone(),
                 root: root.clone(),
                 authority: authority.clone(),
+                is_shared,
             };
             Broker::join(membership, metrics.clone())?
         }
@@ -341,6 +360,10 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
             (address.to_string(), advertised)
         }
         Broker::External(other) => (other.address().to_string(), other.address().to_string()),
+    };
+    let office = match broker.is_up() {
+        Some(fit) if is_shared => Office::share(&store, fit, fleet.clone(), leads_sender)?,
+        _ => Office::alone(leads_sender, held),
     };
     let broker = Arc::new(broker);
     let stop_ingest = CancellationToken::new();
@@ -381,7 +404,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     starting.finish(http::router(app.clone()));
     starting.done(Step::Broker);
     let streams = tokio::spawn(end_streams(app.clone()));
-    let housekeeping = tokio::spawn(keep_house(app, config.event_days));
+    let housekeeping = tokio::spawn(keep_house(app, leads, config.event_days));
 
     // Only now: a password is told by a relay that runs.
     tell_admin_password(options, folder, &store).await?;
@@ -411,7 +434,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         discovery,
         store,
         chores: [streams, housekeeping],
-        _leads: leads_sender,
+        _office: office,
     })
 }
 
@@ -469,11 +492,20 @@ async fn end_streams(app: http::App) {
     }
 }
 
-async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
+async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut gait = clock::Gait::default();
     loop {
         ticks.tick().await;
+        for uploads in [&app.logs, &app.packages] {
+            let now = Timestamp::from_ms(clock::now_ms());
+            if let Err(error) = uploads.forget_abandoned(now).await {
+                tracing::warn!(%error, "cannot forget abandoned uploads");
+            }
+        }
+        if !*leads.borrow() {
+            continue;
+        }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
         if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
             tracing::warn!(%error, "cannot forget old sessions");
@@ -485,11 +517,6 @@ async fn keep_house(app: http::App, event_days: Vec<(String, u32)>) {
                 before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
             });
             app.store.forget_events(rules.collect());
-        }
-        for uploads in [&app.logs, &app.packages] {
-            if let Err(error) = uploads.forget_abandoned(now).await {
-                tracing::warn!(%error, "cannot forget abandoned uploads");
-            }
         }
     }
 }
@@ -525,7 +552,12 @@ async fn tell_admin_password(
             credential.password
         )),
     }
-    credential.keep(store).await?;
+    if !credential.keep(store).await? {
+        tracing::warn!(
+            user = admin::USER,
+            "another relay on this database started at the same time: its password is the one that counts"
+        );
+    }
     Ok(())
 }
 

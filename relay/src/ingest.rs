@@ -18,6 +18,7 @@ mod commands;
 mod decision;
 mod folded;
 mod handle;
+mod leading;
 mod measured;
 mod overload;
 mod own;
@@ -40,7 +41,7 @@ use lekiwi_relay_core::history::Retention;
 use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::twins::Twins;
 use lekiwi_relay_core::{Fleet, Input as Heard, LivePayload, Output, Policy};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ use crate::broker::{Broker, Input, Inputs};
 use crate::clock;
 use crate::live::Collector;
 use crate::metrics::{MessageLabels, Metrics};
-use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused};
+use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused, StoredEvent};
 use crate::store::{Batch, Health, Store, StoreError};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
@@ -81,8 +82,10 @@ pub struct Settings {
     pub retention: Retention,
     /// How newcomers are taken.
     pub registration: Policy,
-    /// What is watched, and by whom.
+    /// What is watched.
     pub alerts: alerts::Settings,
+    /// Whether this relay leads those that share its log; alone on it, it does.
+    pub sharing: Option<watch::Receiver<bool>>,
 }
 
 /// The task, before it runs.
@@ -101,6 +104,8 @@ pub struct Ingest {
     twins: Twins,
     metrics: Arc<Metrics>,
     overload: Arc<Mutex<Overload>>,
+    /// Why the log of several relays cannot be followed, while it cannot.
+    behind: watch::Sender<Option<String>>,
     /// The relay's own name in the log.
     source: Arc<str>,
     /// The relay's own events: a new numbering at each start.
@@ -108,6 +113,8 @@ pub struct Ingest {
     seq: u64,
     /// What this turn wants written.
     batch: Batch,
+    /// Whether this relay writes what all relays on its log see, and speaks to robots.
+    leads: bool,
     upkeep: Upkeep,
 }
 
@@ -136,6 +143,8 @@ impl Ingest {
                 fleet.handle(received, folded(&stored));
             }
         }
+        let leads = settings.sharing.is_none();
+        fleet.lead(Timestamp::from_ms(clock::now_ms()), leads);
         fleet.begin();
         let (alert_requests, alert_desk) =
             alerts::Desk::restore(&settings.alerts, &store, &fleet).await?;
@@ -145,6 +154,7 @@ impl Ingest {
         let (live, collector) = crate::live::channel(&metrics);
         let (decisions, desk) = Desk::new();
         let overload = Arc::<Mutex<Overload>>::default();
+        let behind = watch::channel(None).0;
         let handle = Handle {
             fleet: fleet.clone(),
             live,
@@ -152,6 +162,7 @@ impl Ingest {
             alerts: alert_desk.alerts.clone(),
             alert_requests,
             overload: overload.clone(),
+            behind: behind.subscribe(),
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -166,9 +177,11 @@ impl Ingest {
             twins,
             metrics,
             overload,
+            behind,
             stream: Uuid::new_v4(),
             seq: 0,
             batch: Batch::default(),
+            leads,
             upkeep: Upkeep::default(),
         };
         Ok((handle, ingest))
@@ -182,10 +195,12 @@ impl Ingest {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut health = self.store.health();
+        let (mut log, mut office) = self.follow();
         self.announce(&broker, true).await;
         // Who is heard: the picture says it before anybody speaks.
         self.apply(&broker, Vec::new()).await;
-        self.lead(&broker).await;
+        self.metrics.leads.set(self.leads.into());
+        self.lead_alerts(&broker, self.leads).await;
         loop {
             // Fair, so that no source can starve another; each takes a bounded turn.
             tokio::select! {
@@ -194,12 +209,14 @@ impl Ingest {
                 1.. = inputs.bulk.recv_many(&mut turn, TURN) => self.messages(&broker, &mut turn).await,
                 Some(request) = self.desk.requests.recv() => self.decide(request),
                 Some(request) = self.alert_desk.requests.recv() => self.decree(request),
-                Ok(()) = self.alert_desk.leads.changed() => self.lead(&broker).await,
+                Some(events) = log.next() => self.logged(&broker, &events).await,
+                leads = office.leads(self.leads) => self.lead(&broker, leads).await,
                 Some(commit) = self.commits.recv() => self.committed(&broker, commit).await,
                 1.. = inputs.refused.recv_many(&mut refused, TURN) => self.batch.refused.append(&mut refused),
                 _ = ticks.tick() => self.tick(&broker).await,
                 Ok(()) = health.changed() => {
                     let writing = *health.borrow_and_update() == Health::Writing;
+                    broker.take_share(writing);
                     self.announce(&broker, writing).await;
                 }
             }
@@ -444,6 +461,10 @@ impl Ingest {
         (kind, reason): Refusal,
     ) {
         self.metrics.refuse(kind);
+        // What all relays hear, one of them writes down.
+        if !self.leads && !matches!(from, FromRobot::Events | FromRobot::Backlog) {
+            return;
+        }
         self.batch.refused.push(Refused {
             at_ms,
             client: robot.as_str().into(),
@@ -460,10 +481,21 @@ impl Ingest {
         });
     }
 
-    /// Events are safe: into the picture, to the live stream, and back to their makers.
+    /// Events are safe: their makers may forget them.
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
-        let mut heard = Vec::with_capacity(commit.events.len());
-        for stored in &commit.events {
+        if self.settings.sharing.is_none() {
+            self.logged(broker, &commit.events).await;
+        }
+        measured::events(&self.metrics, &commit.events, clock::now_ms());
+        for (robot, ack) in acknowledgements(&commit) {
+            self.acknowledge(broker, &robot, ack).await;
+        }
+    }
+
+    /// The log's next events: into the picture, and to the live stream.
+    async fn logged(&mut self, broker: &Broker, events: &[StoredEvent]) {
+        let mut heard = Vec::with_capacity(events.len());
+        for stored in events {
             if let Some(robot) = stored.told_as() {
                 self.live.event(robot, stored);
             }
@@ -473,13 +505,9 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(stored)));
         }
         self.apply(broker, heard).await;
-        measured::events(&self.metrics, &commit.events, clock::now_ms());
-        self.committed_alerts(broker, &commit.events).await;
+        self.committed_alerts(broker, events).await;
         self.look_after_alerts(Timestamp::from_ms(clock::now_ms()));
-        self.answer(&commit);
-        for (robot, ack) in acknowledgements(&commit) {
-            self.acknowledge(broker, &robot, ack).await;
-        }
+        self.answer(events);
     }
 
     async fn acknowledge(&self, broker: &Broker, robot: &RobotId, payload: Ack) {

@@ -12,6 +12,7 @@ pub mod files;
 pub mod http;
 pub mod identity;
 pub mod ingest;
+mod leader;
 pub mod live;
 pub mod logging;
 pub mod logs;

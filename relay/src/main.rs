@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Run) -> Exit {
-    let folder = DataFolder::new(&options.data.folder);
+    let folder = options.data.folder();
     let config = match configuration(&folder, options.config.as_deref(), options.raw()) {
         Ok(config) => config,
         Err(error) => {
@@ -83,7 +83,7 @@ fn run(options: &Run) -> Exit {
 
 /// Does something with the store that the configuration names.
 fn with_store(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
-    let folder = DataFolder::new(&of.data.folder);
+    let folder = of.data.folder();
     let config = match configuration(&folder, of.config.as_deref(), Raw::default()) {
         Ok(config) => config,
         Err(error) => {
@@ -102,7 +102,7 @@ fn with_store(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
 
 /// Does something with the store in the data folder, whatever the configuration names.
 fn with_file(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
-    work(&Location::Sqlite(DataFolder::new(&of.data.folder).store()))
+    work(&Location::Sqlite(of.data.folder().store()))
 }
 
 fn configuration(
@@ -140,7 +140,7 @@ fn create_token(options: &TokenCreate) -> Exit {
 }
 
 fn create_token_in(location: &Location, options: &TokenCreate) -> Exit {
-    let folder = DataFolder::new(&options.of.data.folder);
+    let folder = options.of.data.folder();
     if matches!(location, Location::Sqlite(_)) && !folder.has_store() {
         ui::note(&format!(
             "error: expected a relay's data in {}, found none\n  (hint: start the relay once, or name its folder with --data)\n",
@@ -201,7 +201,7 @@ fn failed(error: &dyn std::error::Error) -> Exit {
 }
 
 fn show_authority(options: &CaShow) -> Exit {
-    let folder = DataFolder::new(&options.data.folder);
+    let folder = options.data.folder();
     match Authority::open(&folder.authority()) {
         Ok(authority) => {
             let (fingerprint, pem) = (authority.fingerprint(), authority.certificate_pem());
@@ -223,7 +223,7 @@ fn show_authority(options: &CaShow) -> Exit {
 }
 
 fn certify_broker(options: &CaBroker) -> Exit {
-    let folder = DataFolder::new(&options.data.folder);
+    let folder = options.data.folder();
     let made = Authority::open(&folder.authority()).and_then(|authority| {
         server::write_for_broker(&authority, &options.names, &options.out, clock::now_ms())
     });

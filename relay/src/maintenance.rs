@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::exit::Exit;
-use crate::paths::{DataError, DataFolder, Lock};
+use crate::paths::{DataError, Lock};
 use crate::store::backup::{self, BackupError, Contents, Progress};
 use crate::store::{Location, PostgresOptions};
 use crate::ui;
@@ -17,7 +17,7 @@ use crate::ui;
 /// `backup`: writes the store into a file.
 #[must_use]
 pub fn backup(location: &Location, options: &cli::Backup) -> Exit {
-    let folder = DataFolder::new(&options.of.data.folder);
+    let folder = options.of.data.folder();
     let outcome = with_bar(|progress| backup::backup(location, &options.file, progress));
     report(
         outcome,
@@ -122,7 +122,7 @@ fn rows(found: &Contents) -> u64 {
 
 /// No relay runs on the data folder as long as this is held.
 fn lock(of: &cli::OfStore) -> Result<Lock, Exit> {
-    DataFolder::new(&of.data.folder).lock().map_err(|error| {
+    of.data.folder().lock().map_err(|error| {
         let (hint, exit) = match error {
             DataError::Locked { .. } => (Some("stop the relay first"), Exit::Unavailable),
             DataError::Io { .. } => (None, Exit::Failure),

@@ -123,6 +123,8 @@ pub struct Metrics {
     pub event_lag: Histogram,
     /// Whether the broker is there: 1 or 0.
     pub broker_up: Gauge,
+    /// Whether this relay leads those on its log: 1 or 0.
+    pub leads: Gauge,
     /// MQTT clients connected.
     pub connections: Gauge,
     /// MQTT clients that connected, ever.
@@ -183,6 +185,7 @@ impl Default for Metrics {
             heartbeat_lag: lag_seconds(),
             event_lag: lag_seconds(),
             broker_up: Gauge::default(),
+            leads: Gauge::default(),
             connections: Gauge::default(),
             connected: Counter::default(),
             delivered: Counter::default(),
@@ -303,6 +306,11 @@ impl Default for Metrics {
                 "broker_up",
                 "Whether the broker is there",
                 this.broker_up.clone(),
+            );
+            r.register(
+                "leads",
+                "Whether this relay leads those on its log",
+                this.leads.clone(),
             );
             r.register(
                 "mqtt_connected",

@@ -35,55 +35,73 @@ fn holder(pid: Option<u32>) -> String {
 
 /// A data folder by path; nothing is opened yet.
 #[derive(Debug, Clone)]
-pub struct DataFolder(PathBuf);
+pub struct DataFolder {
+    own: PathBuf,
+    shared: PathBuf,
+}
 
 impl DataFolder {
-    /// The folder at `path`.
+    /// The folder at `path`, all of which is this relay's own.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self::sharing(path, path)
+    }
+
+    /// The folder at `path`, of a relay that has authority and uploads in common with others, at `shared`.
+    #[must_use]
+    pub fn sharing(path: &Path, shared: &Path) -> Self {
+        Self {
+            own: path.to_owned(),
+            shared: shared.to_owned(),
+        }
     }
 
     /// The folder itself.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.own
     }
 
     /// The store's file.
     #[must_use]
     pub fn store(&self) -> PathBuf {
-        self.0.join("relay.db")
+        self.own.join("relay.db")
     }
 
     /// The authority's folder.
     #[must_use]
     pub fn authority(&self) -> PathBuf {
-        self.0.join("ca")
+        self.shared.join("ca")
+    }
+
+    /// The folder of this relay's certificate.
+    #[must_use]
+    pub fn server(&self) -> PathBuf {
+        self.own.join("ca")
     }
 
     /// The folder of the logs that robots upload.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
-        self.0.join("logs")
+        self.shared.join("logs")
     }
 
     /// The folder of the lists of packages that robots upload.
     #[must_use]
     pub fn packages(&self) -> PathBuf {
-        self.0.join("packages")
+        self.shared.join("packages")
     }
 
     /// The configuration, if it is nowhere else.
     #[must_use]
     pub fn config(&self) -> PathBuf {
-        self.0.join(crate::config::FILE)
+        self.own.join(crate::config::FILE)
     }
 
     /// Where the administrator's password goes when nobody is at a terminal.
     #[must_use]
     pub fn admin_password(&self) -> PathBuf {
-        self.0.join("admin-password")
+        self.own.join("admin-password")
     }
 
     /// Makes the folder (only its owner may look) and takes it for this process until the lock is
@@ -103,9 +121,9 @@ impl DataFolder {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&self.0)
-            .map_err(io("create", &self.0))?;
-        let path = self.0.join("lock");
+            .create(&self.own)
+            .map_err(io("create", &self.own))?;
+        let path = self.own.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -121,7 +139,7 @@ impl DataFolder {
                 // Only for the message.
                 let _ = file.read_to_string(&mut text);
                 return Err(DataError::Locked {
-                    folder: self.0.clone(),
+                    folder: self.own.clone(),
                     pid: text.trim().parse().ok(),
                 });
             }

@@ -8,6 +8,7 @@
 //! * An event is folded once, however often it comes: its log position decides.
 //! * Only what registered robots measure becomes part of the picture; see [`registration`](self::Policy).
 //! * A robot that is connected and silent for longer than 2.5 heartbeats is stale, exactly once.
+//! * Of several relays that hear the same, the one that leads tells the log and the robots; see [`Fleet::lead`].
 
 mod counts;
 mod registration;
@@ -120,7 +121,7 @@ pub enum Output {
 }
 
 /// All robots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fleet {
     pub(crate) robots: BTreeMap<RobotId, Robot>,
     /// One deadline for each connected robot, possibly too early: it is looked at again when due.
@@ -131,15 +132,28 @@ pub struct Fleet {
     /// Every event up to here is folded.
     position: u64,
     policy: Policy,
+    /// Whether the log and the robots are told; another relay may do that instead.
+    leads: bool,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self::new(Policy::default())
+    }
 }
 
 impl Fleet {
-    /// An empty picture; `policy` says how newcomers are taken.
+    /// An empty picture of a relay that leads; `policy` says how newcomers are taken.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self {
+            robots: BTreeMap::new(),
+            deadlines: BinaryHeap::new(),
+            outputs: VecDeque::new(),
+            fresh: Vec::new(),
+            position: 0,
             policy,
-            ..Self::default()
+            leads: true,
         }
     }
 
@@ -253,11 +267,7 @@ impl Fleet {
             robot.stale = true;
             robot.changed = true;
             let data = serde_json::json!({ "last_seen": robot.last_seen });
-            self.outputs.push_back(Output::Event {
-                robot: id,
-                kind: kind::STALE,
-                data,
-            });
+            self.record(&id, kind::STALE, data);
         }
     }
 
@@ -352,6 +362,17 @@ impl Fleet {
         }
     }
 
+    /// Puts an event of the relay's own on its way into the log.
+    fn record(&mut self, robot: &RobotId, kind: &'static str, data: serde_json::Value) {
+        if self.leads {
+            self.outputs.push_back(Output::Event {
+                robot: robot.clone(),
+                kind,
+                data,
+            });
+        }
+    }
+
     fn live(&mut self, robot: RobotId, sequence: u64, payload: LivePayload) {
         self.outputs.push_back(Output::Live {
             robot,
@@ -364,6 +385,14 @@ impl Fleet {
         let Connection { session, state } = envelope.payload;
         let id = envelope.robot_id.clone();
         let robot = self.robot(&id);
+        // It went while this relay was not there.
+        let mut is_unheard = robot.birth.is_none() && state != ConnectionState::Online;
+        if is_unheard {
+            robot.birth = Some(envelope.clone());
+            let known = &robot.recorded;
+            is_unheard =
+                known.session() == Some(session) && known.connection() == ConnectionState::Online;
+        }
         let current = robot.session() == Some(session);
         match state {
             ConnectionState::Online => {
@@ -375,12 +404,11 @@ impl Fleet {
                 robot.birth = Some(envelope.clone());
                 robot.changed = true;
                 self.heard(now, &id);
-                let data = serde_json::json!({ "session": session });
-                self.outputs.push_back(Output::Event {
-                    robot: id.clone(),
-                    kind: kind::CONNECTED,
-                    data,
-                });
+                self.record(
+                    &id,
+                    kind::CONNECTED,
+                    serde_json::json!({ "session": session }),
+                );
                 self.live(
                     id,
                     envelope.sequence,
@@ -391,12 +419,13 @@ impl Fleet {
                 // A death of an older connection, now retained by the broker over the birth.
                 if robot.is_connected()
                     && let Some(birth) = robot.birth.clone()
+                    && self.leads
                 {
                     self.outputs.push_back(Output::Announce(birth));
                 }
             }
             ConnectionState::Offline | ConnectionState::ConnectionBroken => {
-                if robot.is_connected() {
+                if robot.is_connected() || is_unheard {
                     // A will is the broker's word: the robot itself was not heard.
                     if state == ConnectionState::Offline {
                         robot.last_seen = robot.last_seen.max(Some(now));
@@ -441,11 +470,7 @@ impl Fleet {
         robot.stale = false;
         robot.changed = true;
         let data = serde_json::json!({ "session": payload.session, "state": payload.state });
-        self.outputs.push_back(Output::Event {
-            robot: id.clone(),
-            kind: kind::DISCONNECTED,
-            data,
-        });
+        self.record(id, kind::DISCONNECTED, data);
         self.live(id.clone(), sequence, LivePayload::Connection(payload));
     }
 }

@@ -113,21 +113,23 @@ impl Twins {
         Ok(twin.newest)
     }
 
-    /// The log has a new version, at `now`.
-    pub fn desired(&mut self, now: Timestamp, robot: RobotId, desired: Desired) {
+    /// The log has a new version, at `now`; it may be known from the store.
+    ///
+    /// # Errors
+    /// The newest version, when the log had another one of this number, or a later one; nothing changes then.
+    pub fn desired(&mut self, now: Timestamp, robot: RobotId, desired: Desired) -> Result<(), u64> {
         let twin = self.robots.entry(robot).or_default();
-        if twin
-            .desired
-            .as_ref()
-            .is_some_and(|known| known.version >= desired.version)
-        {
-            return;
+        match &twin.desired {
+            Some(known) if *known == desired => return Ok(()),
+            Some(known) if known.version >= desired.version => return Err(known.version),
+            _ => {}
         }
         twin.newest = twin.newest.max(desired.version);
         twin.desired = Some(desired);
         twin.is_settled = false;
         twin.hurry(now);
         self.wake(now);
+        Ok(())
     }
 
     /// The robot was born, or is gone.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use lekiwi_protocol::api::{Claim, ConnectionView};
 use lekiwi_protocol::{FromRobot, RobotId, Topic};
 use lekiwi_relay_core::Link;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use self::authority::{Authority, ClientCert, Denied, StoreAuthority};
 pub use self::embedded::{Config, Embedded};
@@ -204,6 +204,22 @@ impl Broker {
             Self::Embedded(broker) if broker.is_listening() => None,
             Self::Embedded(_) => Some("the broker does not listen any more".to_owned()),
             Self::External(broker) => broker.missing(),
+        }
+    }
+
+    /// Whether an external one is there.
+    #[must_use]
+    pub fn is_up(&self) -> Option<watch::Receiver<bool>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::External(broker) => Some(broker.is_up()),
+        }
+    }
+
+    /// Whether this relay takes its part of what is shared with others on the same broker.
+    pub fn take_share(&self, takes: bool) {
+        if let Self::External(broker) = self {
+            broker.take_share(takes);
         }
     }
 

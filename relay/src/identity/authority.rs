@@ -151,11 +151,21 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Loads the authority in `folder`, or makes one if there is no such folder.
+    /// Loads the authority in `folder`, or makes one if there is no such folder: one, however many relays start at once.
     ///
     /// # Errors
     /// When the folder is damaged, or cannot be read or written.
     pub fn open_or_create(folder: &Path, org: &Org, now_ms: u64) -> Result<Self, AuthorityError> {
+        match Self::open(folder) {
+            Err(AuthorityError::Missing(_)) => {}
+            other => return other,
+        }
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+        }
+        let path = beside(folder, ".lock");
+        let lock = fs::File::create(&path).map_err(io_error("create", &path))?;
+        lock.lock().map_err(io_error("lock", &path))?;
         match Self::open(folder) {
             Err(AuthorityError::Missing(_)) => {
                 create(folder, org, now_ms)?;
@@ -300,9 +310,7 @@ fn create(folder: &Path, org: &Org, now_ms: u64) -> Result<(), AuthorityError> {
     validity(&mut params, now_ms, BACKDATED, CA_LIFETIME);
     let certificate = params.self_signed(&key)?;
 
-    let mut beside = folder.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
+    let beside = beside(folder, ".new");
     if beside.exists() {
         // A crash before the rename: no robot has ever seen this authority.
         fs::remove_dir_all(&beside).map_err(io_error("remove", &beside))?;
@@ -320,6 +328,13 @@ fn create(folder: &Path, org: &Org, now_ms: u64) -> Result<(), AuthorityError> {
     )?;
     fs::rename(&beside, folder).map_err(io_error("create", folder))?;
     files::sync_parent(folder).map_err(io_error("sync", folder))
+}
+
+/// What is named after a folder, beside it.
+fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let mut beside = folder.as_os_str().to_owned();
+    beside.push(ending);
+    beside.into()
 }
 
 /// 127 bits with the highest one set: positive, never with leading zeros, 126 of them random.

@@ -88,37 +88,35 @@ impl std::fmt::Debug for ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// Loads the certificate, or makes one when there is none, it ends soon, or it is not for `names`.
+    /// Loads the certificate in `folder`, or makes one when there is none, it ends soon, or it is not for `names`.
     ///
     /// # Errors
-    /// When the authority's folder cannot be written.
+    /// When the folder cannot be written.
     pub fn open_or_renew(
         authority: &Authority,
+        folder: &Path,
         names: &[ServerName],
         now_ms: u64,
     ) -> Result<Self, AuthorityError> {
         let mut names = names.to_vec();
         names.sort();
         names.dedup();
-        if let Some(identity) = load(authority, &names)
+        if let Some(identity) = load(authority, folder, &names)
             && identity.not_after_ms > now_ms + duration_ms(RENEW_BEFORE)
         {
             return Ok(identity);
         }
-        make(authority, &names, now_ms)
+        make(authority, folder, &names, now_ms)
     }
 }
 
-fn paths(authority: &Authority) -> (PathBuf, PathBuf) {
-    (
-        authority.folder().join(CERTIFICATE),
-        authority.folder().join(KEY),
-    )
+fn paths(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join(CERTIFICATE), folder.join(KEY))
 }
 
 /// The identity on disk if it is whole, of this authority, and for exactly these names.
-fn load(authority: &Authority, names: &[ServerName]) -> Option<ServerIdentity> {
-    let (certificate_path, key_path) = paths(authority);
+fn load(authority: &Authority, folder: &Path, names: &[ServerName]) -> Option<ServerIdentity> {
+    let (certificate_path, key_path) = paths(folder);
     let chain: Vec<_> = CertificateDer::pem_file_iter(&certificate_path)
         .ok()?
         .collect::<Result<_, _>>()
@@ -162,11 +160,13 @@ fn load(authority: &Authority, names: &[ServerName]) -> Option<ServerIdentity> {
 
 fn make(
     authority: &Authority,
+    folder: &Path,
     names: &[ServerName],
     now_ms: u64,
 ) -> Result<ServerIdentity, AuthorityError> {
     let (key, issued) = issue(authority, "lekiwi-relay", names, now_ms)?;
-    let (certificate_path, key_path) = paths(authority);
+    let (certificate_path, key_path) = paths(folder);
+    fs::create_dir_all(folder).map_err(io_error("create", folder))?;
     let chain_pem = super::pem("CERTIFICATE", &issued.der) + &authority.certificate_pem();
     files::replace(&key_path, key.serialize_pem().as_bytes(), files::SECRET)
         .map_err(io_error("write", &key_path))?;
@@ -261,7 +261,8 @@ mod tests {
         let authority =
             Authority::open_or_create(&data.path().join("ca"), &Org::default(), NOW).unwrap();
         let open = |texts: &[&str], now| {
-            ServerIdentity::open_or_renew(&authority, &names(texts), now).unwrap()
+            ServerIdentity::open_or_renew(&authority, authority.folder(), &names(texts), now)
+                .unwrap()
         };
         let first = open(&["localhost", "127.0.0.1", "::1"], NOW);
         assert_eq!(

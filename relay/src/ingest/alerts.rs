@@ -10,7 +10,7 @@ use lekiwi_protocol::topic::Name;
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::alerts::{ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Output as Wanted};
 use lekiwi_relay_core::{Fleet, LivePayload};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::decision::{DecideError, Done, PATIENCE};
 use super::{Handle, Ingest};
@@ -35,25 +35,12 @@ const KINDS: [&str; 7] = [
 const PAGE: usize = 50_000;
 
 /// What ingest is told about alerts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The rules that are always there.
     pub defaults: Vec<Rule>,
     /// Those of the configuration.
     pub rules: Vec<Rule>,
-    /// Whether this relay writes alerts and tells receivers; another of the same log may instead.
-    pub leads: watch::Receiver<bool>,
-}
-
-impl Default for Settings {
-    /// No rules, and nobody else.
-    fn default() -> Self {
-        Self {
-            defaults: Vec::new(),
-            rules: Vec::new(),
-            leads: watch::channel(true).1,
-        }
-    }
 }
 
 /// An event that somebody wants in the log.
@@ -68,7 +55,6 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) leads: watch::Receiver<bool>,
     pub(super) alerts: Arc<RwLock<Alerts>>,
 }
 
@@ -114,7 +100,6 @@ impl Desk {
         let (sender, requests) = mpsc::channel(QUEUE);
         let desk = Self {
             requests,
-            leads: settings.leads.clone(),
             alerts: Arc::new(RwLock::new(alerts)),
         };
         Ok((sender, desk))
@@ -233,9 +218,8 @@ impl Ingest {
         )
     }
 
-    /// Whether this relay leads may have changed.
-    pub(super) async fn lead(&mut self, broker: &Broker) {
-        let leads = *self.alert_desk.leads.borrow_and_update();
+    /// This relay begins or ceases to lead.
+    pub(super) async fn lead_alerts(&mut self, broker: &Broker, leads: bool) {
         let now = Timestamp::from_ms(clock::steady_ms());
         let firing: Vec<Alert> = {
             let mut alerts = self.alert_desk.write();
@@ -299,7 +283,7 @@ impl Ingest {
                 }
             }
         }
-        if *self.alert_desk.leads.borrow() {
+        if self.leads {
             for alert in &changed {
                 self.publish_alert(broker, alert).await;
             }

@@ -99,8 +99,11 @@ impl Ingest {
             match output {
                 Output::Send(robot, command) => {
                     self.live.command(now, robot.clone(), &command);
-                    send(broker, &self.settings.root, &robot, &command).await;
+                    if self.leads {
+                        send(broker, &self.settings.root, &robot, &command).await;
+                    }
                 }
+                Output::Event { .. } if !self.leads => {}
                 Output::Event {
                     robot,
                     kind,

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Handle, Ingest};
 use crate::clock;
-use crate::store::records::Commit;
+use crate::store::records::StoredEvent;
 
 /// Longest wait for the disk.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -179,12 +179,23 @@ impl Ingest {
         self.desk.waiting.insert(seq, done);
     }
 
-    /// After a commit was folded: what it held is in effect.
-    pub(super) fn answer(&mut self, commit: &Commit) {
+    /// Another relay's version of a configuration came into the log before this one, which is void.
+    pub(super) fn overtaken(&mut self, stored: &StoredEvent, newest: u64) {
+        if stored.event.stream == self.stream
+            && let Some(done) = self.desk.waiting.remove(&stored.event.seq)
+        {
+            let expected = newest.saturating_sub(1);
+            // Whoever asked may have gone.
+            let _ = done.send(Err(DecideError::Changed { expected, newest }));
+        }
+    }
+
+    /// After events of the log were folded: what they say is in effect.
+    pub(super) fn answer(&mut self, events: &[StoredEvent]) {
         if self.desk.waiting.is_empty() {
             return;
         }
-        for stored in &commit.events {
+        for stored in events {
             if stored.event.stream == self.stream
                 && let Some(done) = self.desk.waiting.remove(&stored.event.seq)
             {

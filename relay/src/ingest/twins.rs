@@ -40,6 +40,7 @@ impl Ingest {
     }
 
     /// An event is in the log; if it is a configuration of the relay's own, its way begins.
+    /// Relays that share a log may give two configurations one number: the first in the log has it.
     pub(super) fn configured(&mut self, robot: Option<&RobotId>, stored: &StoredEvent) {
         let event = &stored.event;
         let is_ours = event.source.starts_with(OWN_SOURCE);
@@ -48,7 +49,9 @@ impl Ingest {
         }
         if let (Some(robot), Ok(desired)) = (robot, serde_json::from_str::<Desired>(&event.data)) {
             let now = Timestamp::from_ms(event.received_ms);
-            self.twins.desired(now, robot.clone(), desired);
+            if let Err(newest) = self.twins.desired(now, robot.clone(), desired) {
+                self.overtaken(stored, newest);
+            }
         }
     }
 
@@ -57,6 +60,7 @@ impl Ingest {
         self.twins.handle_timeout(now);
         while let Some(output) = self.twins.poll_output() {
             match output {
+                _ if !self.leads => {}
                 Output::Send(robot, desired) => {
                     // Who waits to be let in has time for it then.
                     if self.is_admitted(&robot) {

@@ -79,6 +79,9 @@ impl Ingest {
     pub(super) async fn tick(&mut self, broker: &Broker) {
         self.apply(broker, Vec::new()).await;
         self.look_after_overload();
+        if !self.leads {
+            return;
+        }
         let (now, now_ms) = (clock::monotonic(), clock::now_ms());
         if is_due(&mut self.upkeep.history, now, HISTORY) {
             self.take_samples();
@@ -202,6 +205,7 @@ mod tests {
             retention: Retention::default(),
             registration: Policy::Open,
             alerts: alerts::Settings::default(),
+            sharing: None,
         }
     }
 

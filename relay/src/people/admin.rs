@@ -33,13 +33,12 @@ impl std::fmt::Debug for NewCredential {
 }
 
 impl NewCredential {
-    /// From now on the password is taken.
+    /// From now on the password is taken; unless somebody else was faster.
     ///
     /// # Errors
     /// When the store cannot write.
-    pub async fn keep(self, store: &Store) -> Result<(), AdminError> {
-        store.set_credential(self.credential, true).await?;
-        Ok(())
+    pub async fn keep(self, store: &Store) -> Result<bool, AdminError> {
+        Ok(store.set_credential(self.credential, true).await?)
     }
 }
 

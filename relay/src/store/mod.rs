@@ -203,6 +203,7 @@ pub struct Store {
 }
 
 struct Inner {
+    location: Location,
     queue: SyncSender<Op>,
     backlog: Arc<Backlog>,
     readers: Readers,
@@ -262,6 +263,7 @@ impl Store {
             postgres::listen(options, appended_sender, &index).map_err(StoreError::Thread)?;
         }
         let inner = Inner {
+            location: location.clone(),
             queue,
             backlog,
             readers: Readers::new(location.clone(), Slow::new(metrics.clone())),
@@ -283,6 +285,23 @@ impl Store {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.clone()
+    }
+
+    /// Stands for leader of the relays on this database, whenever this one is `fit` to. While it leads there is a position:
+    /// what earlier leaders wrote is up to there. A store that only one relay can have has no other leader.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn campaign(
+        &self,
+        fit: watch::Receiver<bool>,
+    ) -> Result<watch::Receiver<Option<u64>>, StoreError> {
+        match &self.inner.location {
+            Location::Sqlite(_) => Ok(watch::channel(Some(0)).1),
+            Location::Postgres(options) => {
+                postgres::campaign(options, fit).map_err(StoreError::Thread)
+            }
+        }
     }
 
     /// Hands a batch to the writing thread, never waiting; what of it did not fit. Events and pictures are handed

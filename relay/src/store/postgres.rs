@@ -5,6 +5,7 @@
 //! their order (who follows the log never misses one that comes late), and what is uncertain after a lost
 //! connection can be found out.
 
+mod lead;
 mod listen;
 mod migrate;
 mod options;
@@ -27,6 +28,7 @@ use super::database::{
 };
 use super::records::NewEvent;
 use crate::clock;
+pub(super) use lead::campaign;
 pub(super) use listen::listen;
 pub use options::{Options, OptionsError};
 

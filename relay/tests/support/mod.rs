@@ -237,6 +237,7 @@ impl Relay {
             retention: Retention::default(),
             registration,
             alerts: lekiwi_relay::ingest::alerts::Settings::default(),
+            sharing: None,
         };
         let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
             .await

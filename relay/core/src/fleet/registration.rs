@@ -9,11 +9,13 @@
 //! * Quarantine ends by a person's word only.
 
 use lekiwi_protocol::api::Claim;
-use lekiwi_protocol::message::{self, RegistrationStatus, UNKNOWN_PROFILE, kind};
+use lekiwi_protocol::message::{self, ConnectionState, RegistrationStatus, UNKNOWN_PROFILE, kind};
 use lekiwi_protocol::{RobotId, Timestamp};
+use serde_json::json;
 
 use super::{Fleet, Output};
 use crate::recorded::{Enrolled, Enrolment, Fact, What, counts, enrol};
+use crate::robot::Robot;
 
 /// How newcomers are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +50,57 @@ impl Fleet {
         for id in ids {
             self.accuse(&id);
             self.standing(&id);
+        }
+    }
+
+    /// Whether this relay tells the log and the robots what follows; it does, unless this says otherwise. One that begins
+    /// to, at `now`, says where each robot stands, and what the log lacks of what was heard: whoever led before may not
+    /// have come to it.
+    pub fn lead(&mut self, now: Timestamp, leads: bool) {
+        if std::mem::replace(&mut self.leads, leads) || !leads {
+            return;
+        }
+        let ids: Vec<RobotId> = self.robots.keys().cloned().collect();
+        for id in ids {
+            self.testify(&id);
+            let said = self.robots.get(&id).and_then(Robot::factsheet);
+            let said = said.map(Claim::from);
+            self.accuse(&id);
+            if let Some(said) = said {
+                self.judge(now, &id, said, false);
+            }
+            self.standing(&id);
+        }
+    }
+
+    /// Tells the log what it lacks of a robot's presence.
+    fn testify(&mut self, id: &RobotId) {
+        let Some(robot) = self.robots.get(id) else {
+            return;
+        };
+        // What was not heard by this relay, it cannot say.
+        let Some(heard) = robot.birth.as_ref().map(|birth| &birth.payload) else {
+            return;
+        };
+        let (known, session) = (&robot.recorded, heard.session);
+        let state = match heard.state {
+            ConnectionState::Online => robot.connection,
+            end => end,
+        };
+        let is_born = known.session() == Some(session);
+        let is_gone = state != ConnectionState::Online
+            && !(is_born && known.connection() != ConnectionState::Online);
+        let is_silent = robot.stale && !(is_born && known.is_stale(robot.last_seen));
+        let last_seen = robot.last_seen;
+        if !is_born {
+            self.record(id, kind::CONNECTED, json!({ "session": session }));
+        }
+        if is_silent {
+            self.record(id, kind::STALE, json!({ "last_seen": last_seen }));
+        }
+        if is_gone {
+            let data = json!({ "session": session, "state": state });
+            self.record(id, kind::DISCONNECTED, data);
         }
     }
 
@@ -119,12 +172,8 @@ impl Fleet {
             known.serial = Some(said.serial.clone()).filter(|serial| counts(serial));
             match (&before, &known.serial) {
                 (Some(old), Some(new)) if old != new => {
-                    let data = serde_json::json!({ "old_serial": old, "new_serial": new });
-                    self.outputs.push_back(Output::Event {
-                        robot: id.clone(),
-                        kind: kind::HARDWARE_CHANGED,
-                        data,
-                    });
+                    let data = json!({ "old_serial": old, "new_serial": new });
+                    self.record(id, kind::HARDWARE_CHANGED, data);
                 }
                 (Some(_), None) => known.serial = before,
                 _ => {}
@@ -168,9 +217,12 @@ impl Fleet {
         } else {
             None
         };
+        let leads = self.leads;
         let robot = self.robot(id);
         let admitted = robot.is_admitted();
         match reason {
+            // Two relays may hear two robots in two orders: one of them judges. That it is new, all have from the log.
+            Some(_) if !leads && !newcomer => {}
             Some(reason) if robot.registration().reason.as_ref() != Some(&reason) => {
                 robot.suspicion = Some((now, reason));
                 robot.changed = true;
@@ -212,12 +264,8 @@ impl Fleet {
         let Some((_, reason)) = self.robots.get(id).and_then(|r| r.suspicion.as_ref()) else {
             return;
         };
-        let data = serde_json::json!({ "reason": reason });
-        self.outputs.push_back(Output::Event {
-            robot: id.clone(),
-            kind: kind::QUARANTINED,
-            data,
-        });
+        let data = json!({ "reason": reason });
+        self.record(id, kind::QUARANTINED, data);
     }
 
     /// Says where a robot stands.
@@ -225,7 +273,7 @@ impl Fleet {
         let Some(robot) = self.robots.get(id) else {
             return;
         };
-        let hears = robot.link.is_some() || robot.is_connected();
+        let hears = self.leads && (robot.link.is_some() || robot.is_connected());
         let tell = hears.then(|| {
             let known = robot.registration();
             message::Registration {

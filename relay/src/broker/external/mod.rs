@@ -5,6 +5,9 @@
 //! once. It begins anew each time, without a session: what must not be lost waits with the robots until the relay itself
 //! acknowledges it, and what the fleet looks like is in the retained messages.
 //!
+//! Of several relays on one broker and one log, all hear what makes the picture; each event and late sample goes to one of
+//! them, by a shared subscription, which a relay leaves while its store cannot write.
+//!
 //! Invariants: publishing never waits; a message is acknowledged to the broker when it is read, and the next one is not
 //! read before ingest has taken it; what the relay retains of itself and of alerts is said again on each connection.
 
@@ -27,6 +30,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use self::address::{Address, AddressError};
@@ -55,6 +59,21 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Bytes of a refused payload that are kept for inspection.
 const KEPT_PAYLOAD: usize = 512;
 
+/// What each of several relays hears, below `from/`: the picture.
+const HEARD_BY_ALL: [&str; 7] = [
+    "connection",
+    "factsheet",
+    "state",
+    "heartbeat",
+    "telemetry",
+    "reported",
+    "cmd/+",
+];
+/// What one of them hears: what is for the log and for history only.
+const SHARED: [&str; 2] = ["events", "backlog"];
+/// The group of those who share.
+const GROUP: &str = "$share/relays";
+
 /// Whose client of which broker.
 #[derive(Debug)]
 pub struct Membership {
@@ -66,6 +85,36 @@ pub struct Membership {
     pub root: Root,
     /// The fleet's authority: it signs the relay's certificate, and the broker's must be of it.
     pub authority: Arc<Authority>,
+    /// Whether other relays may be there, on the same log.
+    pub is_shared: bool,
+}
+
+impl Membership {
+    /// What this relay alone subscribes to. Corrections of what robots retained are the relay's own words.
+    fn filters(&self) -> Vec<Filter> {
+        let filter = |path| Filter {
+            nolocal: true,
+            ..Filter::new(path, QoS::AtLeastOnce)
+        };
+        if !self.is_shared {
+            return vec![filter(self.root.all_robots())];
+        }
+        let heard = HEARD_BY_ALL.into_iter();
+        heard
+            .map(|level| filter(self.root.all_robots_from(level)))
+            .collect()
+    }
+
+    /// What it shares with the others.
+    fn shared_filters(&self) -> Vec<String> {
+        if !self.is_shared {
+            return Vec::new();
+        }
+        let shared = SHARED.into_iter();
+        shared
+            .map(|level| format!("{GROUP}/{}", self.root.all_robots_from(level)))
+            .collect()
+    }
 }
 
 /// Why there is no connection.
@@ -77,11 +126,8 @@ enum Away {
     Tls(#[from] rustls::Error),
     #[error("{0}")]
     Connection(#[from] ConnectionError),
-    #[error("the broker refused the subscription to {filter}: {code:?}")]
-    Subscription {
-        filter: String,
-        code: SubscribeReasonCode,
-    },
+    #[error("the broker refused a subscription: {0:?}")]
+    Subscription(SubscribeReasonCode),
 }
 
 /// What is said to the broker.
@@ -100,18 +146,41 @@ struct Out {
     link: Link,
     /// What the relay retains, by topic; an empty one clears what an earlier connection retained.
     kept: BTreeMap<String, Vec<u8>>,
+    /// Whether it takes its part of what is shared.
+    takes_share: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     address: Address,
     out: Mutex<Out>,
+    is_up: watch::Sender<bool>,
+    /// What is shared with other relays.
+    shared_filters: Vec<String>,
     metrics: Arc<Metrics>,
 }
 
 impl Shared {
     fn out(&self) -> MutexGuard<'_, Out> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins or ceases to take its part of what is shared.
+    fn share(&self, client: &AsyncClient, takes: bool) {
+        if takes {
+            let filters = self.shared_filters.iter();
+            let filters = filters.map(|path| Filter::new(path.clone(), QoS::AtLeastOnce));
+            let filters: Vec<Filter> = filters.collect();
+            if !filters.is_empty() && client.try_subscribe_many(filters).is_err() {
+                self.metrics.shed("broker", 1);
+            }
+            return;
+        }
+        for path in &self.shared_filters {
+            if client.try_unsubscribe(path.clone()).is_err() {
+                self.metrics.shed("broker", 1);
+            }
+        }
     }
 
     fn say(&self, client: &AsyncClient, topic: String, payload: Vec<u8>, retain: bool) -> bool {
@@ -159,7 +228,10 @@ impl External {
                     reason: "no connection yet".to_owned(),
                 },
                 kept: BTreeMap::new(),
+                takes_share: true,
             }),
+            is_up: watch::channel(false).0,
+            shared_filters: membership.shared_filters(),
             metrics,
         });
         let member = Member {
@@ -212,6 +284,21 @@ impl External {
         ))
     }
 
+    /// Whether the broker is there.
+    pub(super) fn is_up(&self) -> watch::Receiver<bool> {
+        self.shared.is_up.subscribe()
+    }
+
+    /// Whether it takes its part of what is shared; the others have it while it does not.
+    pub(super) fn take_share(&self, takes: bool) {
+        let out = &mut *self.shared.out();
+        if std::mem::replace(&mut out.takes_share, takes) != takes
+            && let Link::Up(client) = &out.link
+        {
+            self.shared.share(client, takes);
+        }
+    }
+
     /// Says goodbye after all that was published.
     pub(super) async fn stop(&self) {
         let Some(mut task) = self.task().take() else {
@@ -262,6 +349,7 @@ impl Member {
         let out = &mut *self.shared.out();
         let address = &self.shared.address;
         self.shared.metrics.broker_up.set(0);
+        self.shared.is_up.send_replace(false);
         match &out.link {
             Link::Over => return true,
             Link::Down { reason: known } if known == reason => {}
@@ -278,25 +366,21 @@ impl Member {
     /// One connection, to its end.
     async fn session(&mut self) -> Result<std::convert::Infallible, Away> {
         let (client, mut events) = AsyncClient::new(self.options()?, QUEUE);
-        let filter = self.membership.root.all_robots();
         loop {
             match events.poll().await? {
                 Event::Incoming(Packet::ConnAck(_)) => {
-                    let subscription = Filter {
-                        // Corrections of what robots retained are the relay's own words.
-                        nolocal: true,
-                        ..Filter::new(filter.clone(), QoS::AtLeastOnce)
-                    };
                     // The queue is empty.
-                    let _ = client.try_subscribe_many([subscription]);
+                    let _ = client.try_subscribe_many(self.membership.filters());
                 }
-                Event::Incoming(Packet::SubAck(ack)) => match ack.return_codes.first() {
-                    Some(SubscribeReasonCode::Success(_)) => self.up(&client),
-                    code => {
-                        let code = code.copied().unwrap_or(SubscribeReasonCode::Unspecified);
-                        return Err(Away::Subscription { filter, code });
+                Event::Incoming(Packet::SubAck(ack)) => {
+                    let mut codes = ack.return_codes.into_iter();
+                    let refused =
+                        codes.find(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+                    match refused {
+                        Some(code) => return Err(Away::Subscription(code)),
+                        None => self.up(&client),
                     }
-                },
+                }
                 Event::Incoming(Packet::Publish(message)) => self.heard(message).await,
                 Event::Incoming(Packet::PubAck(ack))
                     if !matches!(
@@ -313,7 +397,7 @@ impl Member {
 
     fn up(&self, client: &AsyncClient) {
         let out = &mut *self.shared.out();
-        if matches!(out.link, Link::Over) {
+        if matches!(out.link, Link::Over | Link::Up(_)) {
             return;
         }
         let say = |topic: &String, payload: &Vec<u8>| {
@@ -322,8 +406,12 @@ impl Member {
         };
         out.kept
             .retain(|topic, payload| !(say(topic, payload) && payload.is_empty()));
+        if out.takes_share {
+            self.shared.share(client, true);
+        }
         out.link = Link::Up(client.clone());
         self.shared.metrics.broker_up.set(1);
+        self.shared.is_up.send_replace(true);
         tracing::info!(address = %self.shared.address, "connected to the broker");
     }
 
@@ -333,6 +421,7 @@ impl Member {
             relay_id,
             root,
             authority,
+            is_shared: _,
         } = &self.membership;
         let subject = Subject::Relay(relay_id.clone());
         let issued = authority.issue(
