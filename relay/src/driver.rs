@@ -259,7 +259,8 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         .map_err(cannot_listen)?;
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
-    let identity = ServerIdentity::open_or_renew(&authority, &folder.server(), &names, clock::now_ms())?;
+    let identity =
+        ServerIdentity::open_or_renew(&authority, &folder.server(), &names, clock::now_ms())?;
     let tls = http::server::tls(&identity, config.allow_tls12)?;
     // From here on it is said how far the relay is.
     let (starting, stopping) = (Starting::new(started), CancellationToken::new());
@@ -491,11 +492,7 @@ async fn end_streams(app: http::App) {
     }
 }
 
-async fn keep_house(
-    app: http::App,
-    leads: watch::Receiver<bool>,
-    event_days: Vec<(String, u32)>,
-) {
+async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut gait = clock::Gait::default();
     loop {
@@ -556,7 +553,10 @@ async fn tell_admin_password(
         )),
     }
     if !credential.keep(store).await? {
-        tracing::warn!(user = admin::USER, "another relay on this database started at the same time: its password is the one that counts");
+        tracing::warn!(
+            user = admin::USER,
+            "another relay on this database started at the same time: its password is the one that counts"
+        );
     }
     Ok(())
 }

@@ -421,6 +421,7 @@ impl Member {
             relay_id,
             root,
             authority,
+            is_shared: _,
         } = &self.membership;
         let subject = Subject::Relay(relay_id.clone());
         let issued = authority.issue(
