@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lekiwi_protocol::api::EventPage;
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_tests::fleet::{
@@ -358,6 +358,21 @@ async fn sessions_are_exact(admin: &Admin, identities: &[Arc<Identity>]) -> Resu
     Ok(())
 }
 
+/// A relay with a broker of its own would not hear the robots of the others.
+fn whoever_has_another_broker_is_refused(lan: &mut Lan, site: &Site) -> Result<()> {
+    let refused = Relay::start_with(RelayOptions {
+        host: Some(lan.host(5)?),
+        environment: vec![("LEKIWI_RELAY_STORE_POSTGRES", site.database.url().into())],
+        ..RelayOptions::default()
+    });
+    let Err(error) = refused else {
+        bail!("expected a relay with a broker of its own not to start on this database");
+    };
+    let said = format!("{error:#}");
+    ensure!(said.contains("another relay works on"), "expected the reason, got {said}");
+    Ok(())
+}
+
 #[expect(clippy::print_stdout, reason = "the table of the run")]
 async fn whatever_fails(lan: &mut Lan) -> Result<()> {
     let mut site = Site::start(lan).await?;
@@ -374,6 +389,7 @@ async fn whatever_fails(lan: &mut Lan) -> Result<()> {
         table.push(row);
     }
     sessions_are_exact(&site.admin(0).await?, &site.identities).await?;
+    whoever_has_another_broker_is_refused(lan, &site)?;
     println!("\n{}", table.join("\n"));
     Ok(())
 }
