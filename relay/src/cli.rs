@@ -33,6 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the relay until SIGTERM or Ctrl-C.
     Run(Run),
+    /// Ask the relay on this machine whether it is ready; fails when it is not.
+    Ready(Ready),
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(Token),
@@ -196,6 +198,17 @@ impl Run {
     }
 }
 
+/// `ready`.
+#[derive(Debug, Args)]
+pub struct Ready {
+    /// Where the authority is.
+    #[command(flatten)]
+    pub data: Data,
+    /// Where to ask.
+    #[arg(long, value_name = "URL", default_value = "https://localhost:8443")]
+    pub url: String,
+}
+
 /// `token`.
 #[derive(Debug, Subcommand)]
 pub enum Token {
@@ -258,4 +271,7 @@ pub struct CaBroker {
     /// The folder for ca.pem, server.pem and server.key, as in deploy/mosquitto.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// How long to wait for the authority, which the first relay makes when it starts.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+    pub wait: Duration,
 }

@@ -45,6 +45,8 @@ use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::{broker, clock, ui};
 
+/// How long a relay that is not alone goes on after it has said that it stops, until nobody is sent to it any more.
+const LEAVE: Duration = Duration::from_secs(4);
 /// Time for running requests to end.
 const DRAIN: Duration = Duration::from_secs(5);
 const DAY_MS: u64 = 86_400_000;
@@ -223,6 +225,10 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
 
 /// What runs.
 struct Relay {
+    /// Cancelled when it is known that the relay will stop.
+    leaving: CancellationToken,
+    /// Others answer meanwhile.
+    is_shared: bool,
     /// Cancelled when the relay begins to stop.
     stopping: CancellationToken,
     server: JoinHandle<()>,
@@ -264,6 +270,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     let tls = http::server::tls(&identity, config.allow_tls12)?;
     // From here on it is said how far the relay is.
     let (starting, stopping) = (Starting::new(started), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let mqtt_address = Arc::new(OnceLock::new());
     let protect = Protect::new(config.limits.clone(), metrics.clone());
     let server = tokio::spawn(http::server::serve(
@@ -398,6 +405,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         certificate_ends_ms: identity.not_after_ms,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
+        leaving: leaving.clone(),
         stopping: stopping.clone(),
     });
     // In this order: who reads that it is ready asks the whole interface next.
@@ -425,6 +433,8 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     Ok(Relay {
+        leaving,
+        is_shared,
         stopping,
         server,
         dispatcher,
@@ -441,6 +451,10 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
 impl Relay {
     async fn stop(self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.leaving.cancel();
+        if self.is_shared {
+            tokio::time::sleep(LEAVE).await;
+        }
         for chore in &self.chores {
             chore.abort();
         }

@@ -21,5 +21,6 @@ pub mod metrics;
 pub mod paths;
 pub mod people;
 pub mod protect;
+pub mod ready;
 pub mod store;
 pub mod ui;

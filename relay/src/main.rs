@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
@@ -13,18 +14,22 @@ use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token,
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
-use lekiwi_relay::identity::authority::Authority;
+use lekiwi_relay::identity::authority::{Authority, AuthorityError};
 use lekiwi_relay::identity::{server, tokens};
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::paths::DataFolder;
 use lekiwi_relay::store::{Location, Store};
-use lekiwi_relay::{clock, logging, maintenance, ui};
+use lekiwi_relay::{clock, logging, maintenance, ready, ui};
+
+/// How often it looks for the authority.
+const LOOK: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init(cli.log_format);
     match cli.command {
         Command::Run(options) => run(&options),
+        Command::Ready(options) => ready::ready(&options),
         Command::Token(Token::Create(options)) => create_token(&options),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
         Command::Ca(Ca::Broker(options)) => certify_broker(&options),
@@ -224,7 +229,7 @@ fn show_authority(options: &CaShow) -> Exit {
 
 fn certify_broker(options: &CaBroker) -> Exit {
     let folder = options.data.folder();
-    let made = Authority::open(&folder.authority()).and_then(|authority| {
+    let made = authority_within(&folder, options.wait).and_then(|authority| {
         server::write_for_broker(&authority, &options.names, &options.out, clock::now_ms())
     });
     match made {
@@ -239,6 +244,19 @@ fn certify_broker(options: &CaBroker) -> Exit {
         Err(error) => {
             ui::error(&error, error.hint());
             Exit::Failure
+        }
+    }
+}
+
+/// The authority, as soon as there is one.
+fn authority_within(folder: &DataFolder, wait: Duration) -> Result<Authority, AuthorityError> {
+    let began = clock::monotonic();
+    loop {
+        match Authority::open(&folder.authority()) {
+            Err(AuthorityError::Missing(_)) if began.elapsed() < wait => {
+                std::thread::sleep(LOOK);
+            }
+            other => return other,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
         ));
     }
     let mut degraded = !problems.is_empty();
-    if app.stopping.is_cancelled() {
+    if app.leaving.is_cancelled() {
         degraded = true;
         problems.push("the relay is stopping".to_owned());
     }
@@ -88,7 +88,7 @@ pub(super) fn said(
 )]
 pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readiness>) {
     let mut missing = Vec::new();
-    if app.stopping.is_cancelled() {
+    if app.leaving.is_cancelled() {
         missing.push("the relay is stopping".to_owned());
     } else {
         missing.extend(app.broker.missing());

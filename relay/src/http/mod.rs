@@ -99,6 +99,8 @@ pub struct Parts {
     pub started: Instant,
     /// Places for live streams; [`MAX_STREAMS`] at first.
     pub streams: Arc<Semaphore>,
+    /// Cancelled when it is known that the relay will stop; that may be before it begins to.
+    pub leaving: CancellationToken,
     /// Cancelled when the relay goes down: streams end.
     pub stopping: CancellationToken,
 }

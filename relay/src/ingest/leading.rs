@@ -57,10 +57,17 @@ async fn read(
     behind: watch::Sender<Option<String>>,
 ) {
     loop {
-        match log.next(PAGE).await {
+        // That the log can be read again is known without waiting for an event.
+        let is_behind = behind.borrow().is_some();
+        let read = if is_behind {
+            log.now(PAGE).await
+        } else {
+            log.next(PAGE).await
+        };
+        match read {
             Ok(page) => {
                 behind.send_if_modified(|known| known.take().is_some());
-                if events.send(page).await.is_err() {
+                if !page.is_empty() && events.send(page).await.is_err() {
                     return;
                 }
             }

@@ -26,22 +26,32 @@ impl Follower {
         self.after
     }
 
-    /// The next events, at least one and at most `limit`; waits until there are some. May be cancelled without
-    /// missing any.
+    /// The next events that there are by now, at most `limit`. May be cancelled without missing any.
     ///
     /// # Errors
     /// When the database cannot be read, and the next call tries again; or when the store is closed.
+    pub async fn now(&mut self, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        // Marked as seen before reading: what is appended meanwhile ends the next wait at once.
+        self.appended.mark_unchanged();
+        let query = EventQuery {
+            after: self.after,
+            ..EventQuery::default()
+        };
+        let events = self.store.find_events(query, limit).await?;
+        if let Some(last) = events.last() {
+            self.after = last.position;
+        }
+        Ok(events)
+    }
+
+    /// The same, at least one; waits until there are some.
+    ///
+    /// # Errors
+    /// As above.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         loop {
-            // Marked as seen before reading: what is appended meanwhile wakes the next round.
-            self.appended.mark_unchanged();
-            let query = EventQuery {
-                after: self.after,
-                ..EventQuery::default()
-            };
-            let events = self.store.find_events(query, limit).await?;
-            if let Some(last) = events.last() {
-                self.after = last.position;
+            let events = self.now(limit).await?;
+            if !events.is_empty() {
                 return Ok(events);
             }
             // Told or not, it is time to look then; unless nobody is left to tell.

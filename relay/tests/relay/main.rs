@@ -4,6 +4,7 @@ mod alerts;
 mod common;
 mod configuration;
 mod connections;
+mod deploy;
 mod enrolment;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod external;
