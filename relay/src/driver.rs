@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::names::{host_name, relay_id, server_names};
+use self::names::{advertised, host_name, relay_id, server_names};
 use crate::alerts::{Dispatcher, ReceiverError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
@@ -31,7 +31,7 @@ use crate::files;
 use crate::http;
 use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
-use crate::identity::server::{ServerIdentity, ServerName};
+use crate::identity::server::ServerIdentity;
 use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
 use crate::leader::{Held, Office};
@@ -583,20 +583,4 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The broker's `host:port` as others reach it.
-fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
-    let port = mqtt.port();
-    match (
-        config.server_names.first(),
-        mqtt.ip().is_unspecified(),
-        host,
-    ) {
-        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
-        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
-        (None, false, _) => mqtt.to_string(),
-        (None, true, Some(host)) => format!("{host}:{port}"),
-        (None, true, None) => format!("localhost:{port}"),
-    }
 }

@@ -1,6 +1,6 @@
 //! What the relay and this machine are called, and by which names others reach it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lekiwi_protocol::RelayId;
 use lekiwi_protocol::id::NameError;
@@ -66,4 +66,20 @@ fn interface_addresses() -> Vec<IpAddr> {
             IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
         })
         .collect()
+}
+
+/// The broker's `host:port` as others reach it.
+pub(super) fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
+    let port = mqtt.port();
+    match (
+        config.server_names.first(),
+        mqtt.ip().is_unspecified(),
+        host,
+    ) {
+        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
+        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
+        (None, false, _) => mqtt.to_string(),
+        (None, true, Some(host)) => format!("{host}:{port}"),
+        (None, true, None) => format!("localhost:{port}"),
+    }
 }

@@ -365,3 +365,65 @@ fn logs_are_json_where_asked_for() {
         "the variable LEKIWI_RELAY_HTPS means nothing to this relay, did you mean LEKIWI_RELAY_HTTPS?"
     );
 }
+
+#[test]
+fn whoever_asks_whether_it_is_ready_is_told() {
+    let ask = |https: &str, data: &Path| {
+        let url = format!("https://{https}");
+        let mut command = command();
+        command.args(["ready", "--url", &url, "--data"]).arg(data);
+        ended(&mut command)
+    };
+    let relay = Relay::start();
+    let https = relay.https.clone();
+    let nothing_said = (Some(0), String::new(), String::new());
+    assert_eq!(ask(&https, &relay.data_folder()), nothing_said);
+    let (_, data) = relay.stop();
+    let (code, _, stderr) = ask(&https, &data.path().join("data"));
+    assert_eq!(code, Some(1));
+    assert!(
+        error(&stderr).starts_with("error: expected an answer of /ready: "),
+        "{stderr}"
+    );
+
+    let relay = Relay::start_with(data, &["--broker", "mqtts://localhost:1"]);
+    let (code, _, stderr) = ask(&relay.https, &relay.data_folder());
+    assert_eq!(code, Some(1));
+    assert!(error(&stderr).starts_with("error: not ready: "), "{stderr}");
+    // Of another authority it would be another relay.
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let (code, _, stderr) = ask(&relay.https, other.path());
+    assert_eq!(code, Some(1));
+    assert!(
+        error(&stderr).starts_with("error: expected a certificate authority in "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_brokers_certificate_waits_for_the_authority() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("broker");
+    let mut waiting = command()
+        .args([
+            "ca",
+            "broker",
+            "--name",
+            "localhost",
+            "--wait",
+            "30s",
+            "--data",
+        ])
+        .arg(folder.path().join("data"))
+        .arg("--out")
+        .arg(&out)
+        .spawn()
+        .expect("the program runs");
+    let relay = Relay::start_in(folder);
+    let status = waiting.wait().expect("a child");
+    assert!(status.success(), "{status}");
+    assert_eq!(
+        fs::read(out.join("ca.pem")).expect("the authority"),
+        fs::read(relay.ca()).expect("the authority")
+    );
+}
