@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::names::{host_name, relay_id, server_names};
+use self::names::{advertised, host_name, relay_id, server_names};
 use crate::alerts::{Dispatcher, ReceiverError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
@@ -31,7 +31,7 @@ use crate::files;
 use crate::http;
 use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
-use crate::identity::server::{ServerIdentity, ServerName};
+use crate::identity::server::ServerIdentity;
 use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
 use crate::leader::{Held, Office};
@@ -43,6 +43,7 @@ use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
+use crate::traces::{Traces, TracesError};
 use crate::{broker, clock, ui};
 
 /// Time for running requests to end.
@@ -98,6 +99,9 @@ pub enum RunError {
     /// Somebody who is to be told of alerts cannot be.
     #[error(transparent)]
     Receiver(#[from] ReceiverError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -232,6 +236,7 @@ struct Relay {
     broker: Arc<Broker>,
     discovery: Arc<Discovery>,
     store: Store,
+    traces: Traces,
     /// What only goes on and on.
     chores: [JoinHandle<()>; 2],
     /// Whether this relay leads, as long as somebody says so.
@@ -259,7 +264,8 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         .map_err(cannot_listen)?;
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
-    let identity = ServerIdentity::open_or_renew(&authority, &folder.server(), &names, clock::now_ms())?;
+    let identity =
+        ServerIdentity::open_or_renew(&authority, &folder.server(), &names, clock::now_ms())?;
     let tls = http::server::tls(&identity, config.allow_tls12)?;
     // From here on it is said how far the relay is.
     let (starting, stopping) = (Starting::new(started), CancellationToken::new());
@@ -296,6 +302,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
     };
     let source = own_source(&relay_id);
+    let traces = Traces::start(config.traces.as_ref(), &relay_id, &metrics)?;
     let (leads_sender, leads) = watch::channel(!is_shared);
     let settings = Settings {
         root: root.clone(),
@@ -316,6 +323,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
                 .collect(),
         },
         sharing: is_shared.then(|| leads.clone()),
+        traces: traces.clone(),
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
@@ -390,6 +398,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
+        traces: traces.clone(),
         protect: protect.clone(),
         root,
         source,
@@ -432,6 +441,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         broker,
         discovery,
         store,
+        traces,
         chores: [streams, housekeeping],
         _office: office,
     })
@@ -453,6 +463,7 @@ impl Relay {
         self.broker.stop().await;
         // Waits for the last commit, so not on a thread of the runtime.
         let _ = tokio::task::spawn_blocking(move || self.store.close()).await;
+        self.traces.finish().await;
     }
 }
 
@@ -491,11 +502,7 @@ async fn end_streams(app: http::App) {
     }
 }
 
-async fn keep_house(
-    app: http::App,
-    leads: watch::Receiver<bool>,
-    event_days: Vec<(String, u32)>,
-) {
+async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Vec<(String, u32)>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut gait = clock::Gait::default();
     loop {
@@ -556,7 +563,10 @@ async fn tell_admin_password(
         )),
     }
     if !credential.keep(store).await? {
-        tracing::warn!(user = admin::USER, "another relay on this database started at the same time: its password is the one that counts");
+        tracing::warn!(
+            user = admin::USER,
+            "another relay on this database started at the same time: its password is the one that counts"
+        );
     }
     Ok(())
 }
@@ -569,20 +579,4 @@ fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The broker's `host:port` as others reach it.
-fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
-    let port = mqtt.port();
-    match (
-        config.server_names.first(),
-        mqtt.ip().is_unspecified(),
-        host,
-    ) {
-        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
-        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
-        (None, false, _) => mqtt.to_string(),
-        (None, true, Some(host)) => format!("{host}:{port}"),
-        (None, true, None) => format!("localhost:{port}"),
-    }
 }

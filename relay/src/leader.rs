@@ -83,11 +83,7 @@ impl Held {
     }
 }
 
-async fn tell(
-    mut office: watch::Receiver<Option<u64>>,
-    fleet: Handle,
-    leads: watch::Sender<bool>,
-) {
+async fn tell(mut office: watch::Receiver<Option<u64>>, fleet: Handle, leads: watch::Sender<bool>) {
     loop {
         let begun = *office.borrow_and_update();
         let is_read = begun.is_none_or(|position| fleet.position() >= position);

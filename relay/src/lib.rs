@@ -22,4 +22,6 @@ pub mod paths;
 pub mod people;
 pub mod protect;
 pub mod store;
+mod tls;
+pub mod traces;
 pub mod ui;

@@ -117,12 +117,7 @@ impl Twins {
     ///
     /// # Errors
     /// The newest version, when the log had this one or a later one before; nothing changes then.
-    pub fn desired(
-        &mut self,
-        now: Timestamp,
-        robot: RobotId,
-        desired: Desired,
-    ) -> Result<(), u64> {
+    pub fn desired(&mut self, now: Timestamp, robot: RobotId, desired: Desired) -> Result<(), u64> {
         let twin = self.robots.entry(robot).or_default();
         let known = twin.desired.as_ref().map_or(0, |known| known.version);
         if known >= desired.version {

@@ -261,7 +261,8 @@ mod tests {
         let authority =
             Authority::open_or_create(&data.path().join("ca"), &Org::default(), NOW).unwrap();
         let open = |texts: &[&str], now| {
-            ServerIdentity::open_or_renew(&authority, authority.folder(), &names(texts), now).unwrap()
+            ServerIdentity::open_or_renew(&authority, authority.folder(), &names(texts), now)
+                .unwrap()
         };
         let first = open(&["localhost", "127.0.0.1", "::1"], NOW);
         assert_eq!(

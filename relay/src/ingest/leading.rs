@@ -53,11 +53,7 @@ impl Office {
 }
 
 /// Follows the log from where the picture is, if other relays write it too.
-pub(super) fn follow(
-    settings: &Settings,
-    store: &Store,
-    fleet: &RwLock<Fleet>,
-) -> (Log, Office) {
+pub(super) fn follow(settings: &Settings, store: &Store, fleet: &RwLock<Fleet>) -> (Log, Office) {
     let events = settings.sharing.is_some().then(|| {
         let fleet = fleet.read().unwrap_or_else(PoisonError::into_inner);
         let (sender, events) = mpsc::channel(AHEAD);

@@ -189,9 +189,12 @@ impl Writer {
             }
             let started = clock::monotonic();
             match self.write(&mut ids, &pending, &mut jobs, backoff.is_some()) {
-                Ok(commit) => {
+                Ok(mut commit) => {
                     backoff = None;
                     let took = started.elapsed();
+                    let ended = clock::now_ns();
+                    let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                    commit.times = Some((ended.saturating_sub(took_ns), ended));
                     self.metrics.commit_seconds.observe(took.as_secs_f64());
                     self.slow.write(&pending, jobs.len(), took);
                     self.recovered();

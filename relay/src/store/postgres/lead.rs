@@ -20,7 +20,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const HANDOVER: Duration = Duration::from_secs(1);
 /// What the server is told: to miss a connection within 9 s. (Of PostgreSQL's manual: idle, interval and count in seconds, the
 /// other in milliseconds; it decides how long probes may stay unanswered.)
-const MISSED: &str = "SET tcp_keepalives_idle = 3; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+const MISSED: &str =
+    "SET tcp_keepalives_idle = 3; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
                       SET tcp_user_timeout = 9000";
 
 /// Starts the thread, which ends when nobody asks any more. While this relay leads there is the position up to which the log
