@@ -108,6 +108,8 @@ pub struct Ingest {
     twins: Twins,
     metrics: Arc<Metrics>,
     overload: Arc<Mutex<Overload>>,
+    /// Why the log of several relays cannot be followed, while it cannot.
+    behind: watch::Sender<Option<String>>,
     /// The relay's own name in the log.
     source: Arc<str>,
     /// The relay's own events: a new numbering at each start.
@@ -156,6 +158,7 @@ impl Ingest {
         let (live, collector) = crate::live::channel(&metrics, &settings.traces);
         let (decisions, desk) = Desk::new();
         let overload = Arc::<Mutex<Overload>>::default();
+        let behind = watch::channel(None).0;
         let handle = Handle {
             fleet: fleet.clone(),
             live,
@@ -163,6 +166,7 @@ impl Ingest {
             alerts: alert_desk.alerts.clone(),
             alert_requests,
             overload: overload.clone(),
+            behind: behind.subscribe(),
         };
         let ingest = Self {
             source: own_source(&settings.relay_id),
@@ -177,6 +181,7 @@ impl Ingest {
             twins,
             metrics,
             overload,
+            behind,
             stream: Uuid::new_v4(),
             seq: 0,
             batch: Batch::default(),
@@ -194,7 +199,7 @@ impl Ingest {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut health = self.store.health();
-        let (mut log, mut office) = leading::follow(&self.settings, &self.store, &self.fleet);
+        let (mut log, mut office) = self.follow();
         self.announce(&broker, true).await;
         // Who is heard: the picture says it before anybody speaks.
         self.apply(&broker, Vec::new()).await;

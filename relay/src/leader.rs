@@ -74,9 +74,9 @@ impl Held {
     pub(crate) async fn take(store: &Store) -> Result<Option<Self>, StoreError> {
         let (fit_sender, fit) = watch::channel(true);
         let mut office = store.campaign(fit)?;
-        let taken = tokio::time::timeout(PATIENCE, office.wait_for(Option::is_some)).await;
-        let is_taken = matches!(taken, Ok(Ok(_)));
-        Ok(is_taken.then_some(Self {
+        let taken = async { office.wait_for(Option::is_some).await.is_ok() };
+        let is_taken = tokio::time::timeout(PATIENCE, taken).await;
+        Ok(is_taken.unwrap_or_default().then_some(Self {
             _fit: fit_sender,
             _office: office,
         }))

@@ -385,6 +385,14 @@ impl Fleet {
         let Connection { session, state } = envelope.payload;
         let id = envelope.robot_id.clone();
         let robot = self.robot(&id);
+        // It went while this relay was not there.
+        let mut is_unheard = robot.birth.is_none() && state != ConnectionState::Online;
+        if is_unheard {
+            robot.birth = Some(envelope.clone());
+            let known = &robot.recorded;
+            is_unheard =
+                known.session() == Some(session) && known.connection() == ConnectionState::Online;
+        }
         let current = robot.session() == Some(session);
         match state {
             ConnectionState::Online => {
@@ -417,7 +425,7 @@ impl Fleet {
                 }
             }
             ConnectionState::Offline | ConnectionState::ConnectionBroken => {
-                if robot.is_connected() {
+                if robot.is_connected() || is_unheard {
                     // A will is the broker's word: the robot itself was not heard.
                     if state == ConnectionState::Offline {
                         robot.last_seen = robot.last_seen.max(Some(now));

@@ -34,7 +34,7 @@ pub(crate) struct Robot {
     pub(crate) id: RobotId,
     /// The connection that stands, where the broker tells.
     pub(crate) link: Option<Link>,
-    /// The last birth, whole, so that it can be said again.
+    /// The last birth, whole, so that it can be said again; or its end, where only that was heard.
     pub(crate) birth: Option<Envelope<Connection>>,
     pub(crate) connection: ConnectionState,
     pub(crate) stale: bool,

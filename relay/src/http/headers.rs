@@ -1,12 +1,15 @@
-//! Headers that every answer carries, so that a page of ours can do no more than it must.
+//! Headers that every answer carries, so that a page of ours can do no more than it must; and one that says when an answer
+//! may be older than it looks.
 //!
 //! No `Strict-Transport-Security`: the certificate is the fleet's own, and a browser that does not know
 //! the authority yet would be locked out for good.
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+
+use super::App;
 
 /// Pages load only what this relay serves; no inline script or style, no frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -27,6 +30,27 @@ const ALWAYS: [(HeaderName, &str); 6] = [
         "same-origin",
     ),
 ];
+
+/// Why the answer may lack what happened meanwhile.
+const STALE: HeaderName = HeaderName::from_static("lekiwi-stale");
+
+/// The layer around what the fleet is asked: says when the relay does not hear robots, or other relays, at the moment.
+pub(super) async fn stale(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let reasons: Vec<String> = [app.broker.missing(), app.fleet.behind()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !reasons.is_empty() {
+        // Other people's words are in it.
+        let mut text = reasons.join("; ");
+        text.retain(|char| char.is_ascii_graphic() || char == ' ');
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().insert(STALE, value);
+        }
+    }
+    response
+}
 
 /// The layer around all routes: adds what a handler did not set itself.
 pub(super) async fn secure(request: Request, next: Next) -> Response {

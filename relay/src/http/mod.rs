@@ -134,6 +134,10 @@ pub fn router(app: App) -> Router {
         })
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),
+            headers::stale,
+        ))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
             auth::guard,
         ))
         .layer(axum::middleware::from_fn(headers::secure))

@@ -7,7 +7,7 @@ use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::alerts::Alerts;
 use lekiwi_relay_core::protect::Overload;
 use lekiwi_relay_core::{Counts, Fleet};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::alerts;
 use super::decision::Request;
@@ -23,6 +23,8 @@ pub struct Handle {
     pub(super) alerts: Arc<RwLock<Alerts>>,
     pub(super) alert_requests: mpsc::Sender<alerts::Request>,
     pub(super) overload: Arc<Mutex<Overload>>,
+    /// Why the log of several relays cannot be followed, while it cannot.
+    pub(super) behind: watch::Receiver<Option<String>>,
 }
 
 impl Handle {
@@ -61,6 +63,12 @@ impl Handle {
     pub fn shedding(&self) -> Option<u64> {
         let overload = self.overload.lock();
         overload.unwrap_or_else(PoisonError::into_inner).shedding()
+    }
+
+    /// Why the picture may lack what other relays wrote, if it may.
+    #[must_use]
+    pub fn behind(&self) -> Option<String> {
+        self.behind.borrow().clone()
     }
 
     /// The live stream.

@@ -1,19 +1,18 @@
 //! Relays that share a log: each follows it, whoever wrote, and one of them leads. Whoever leads writes what all of them see
 //! and speaks to robots; the others know as much, and only keep it in mind.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::RobotView;
-use lekiwi_relay_core::Fleet;
 use tokio::sync::{mpsc, watch};
 
-use super::{Ingest, Settings, commands, twins};
+use super::{Ingest, commands, twins};
 use crate::broker::Broker;
 use crate::clock;
 use crate::store::records::StoredEvent;
-use crate::store::{Follower, Store, StoreError};
+use crate::store::{Follower, StoreError};
 
 /// Events that are read at once.
 const PAGE: usize = 5_000;
@@ -52,30 +51,23 @@ impl Office {
     }
 }
 
-/// Follows the log from where the picture is, if other relays write it too.
-pub(super) fn follow(settings: &Settings, store: &Store, fleet: &RwLock<Fleet>) -> (Log, Office) {
-    let events = settings.sharing.is_some().then(|| {
-        let fleet = fleet.read().unwrap_or_else(PoisonError::into_inner);
-        let (sender, events) = mpsc::channel(AHEAD);
-        tokio::spawn(read(store.follow(fleet.position()), sender));
-        events
-    });
-    (Log(events), Office(settings.sharing.clone()))
-}
-
-async fn read(mut log: Follower, events: mpsc::Sender<Vec<StoredEvent>>) {
-    let mut is_told = false;
+async fn read(
+    mut log: Follower,
+    events: mpsc::Sender<Vec<StoredEvent>>,
+    behind: watch::Sender<Option<String>>,
+) {
     loop {
         match log.next(PAGE).await {
             Ok(page) => {
-                is_told = false;
+                behind.send_if_modified(|known| known.take().is_some());
                 if events.send(page).await.is_err() {
                     return;
                 }
             }
             Err(StoreError::Closed) => return,
             Err(error) => {
-                if !std::mem::replace(&mut is_told, true) {
+                let reason = format!("the log cannot be read: {error}");
+                if behind.send_replace(Some(reason)).is_none() {
                     tracing::warn!(%error, "cannot read what other relays write at the moment");
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -85,6 +77,19 @@ async fn read(mut log: Follower, events: mpsc::Sender<Vec<StoredEvent>>) {
 }
 
 impl Ingest {
+    /// Follows the log from where the picture is, if other relays write it too.
+    pub(super) fn follow(&self) -> (Log, Office) {
+        let sharing = self.settings.sharing.clone();
+        let events = sharing.is_some().then(|| {
+            let fleet = self.fleet.read().unwrap_or_else(PoisonError::into_inner);
+            let log = self.store.follow(fleet.position());
+            let (sender, events) = mpsc::channel(AHEAD);
+            tokio::spawn(read(log, sender, self.behind.clone()));
+            events
+        });
+        (Log(events), Office(sharing))
+    }
+
     /// This relay begins or ceases to lead.
     pub(super) async fn lead(&mut self, broker: &Broker, leads: bool) {
         if leads && let Err(error) = self.take_over().await {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -134,6 +135,45 @@ impl Host {
     /// When it refuses.
     pub fn ip(&self, arguments: &[&str]) -> Result<()> {
         ip(&[&["-n", self.namespace.as_str()][..], arguments].concat())
+    }
+
+    /// Drops what comes from these machines and what goes to them, and nothing else any more; of none, nothing.
+    ///
+    /// # Errors
+    /// When the kernel's filter cannot be set.
+    pub fn cut_off(&self, others: &[&Self]) -> Result<()> {
+        let mut rules = "flush ruleset\n".to_owned();
+        if !others.is_empty() {
+            let addresses: Vec<String> = others
+                .iter()
+                .map(|other| other.address.to_string())
+                .collect();
+            let addresses = addresses.join(", ");
+            rules.push_str(&format!(
+                "table ip cut {{
+                    chain in {{ type filter hook input priority 0; ip saddr {{ {addresses} }} drop; }}
+                    chain out {{ type filter hook output priority 0; ip daddr {{ {addresses} }} drop; }}
+                }}"
+            ));
+        }
+        self.filter(&rules)
+    }
+
+    /// Gives the kernel's packet filter rules of nftables.
+    ///
+    /// # Errors
+    /// When it refuses them.
+    pub fn filter(&self, rules: &str) -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(rules.as_bytes())?;
+        let mut nft = self.command(&program("nft", "nftables")?)?;
+        let output = nft.arg("-f").arg(file.path()).output()?;
+        ensure!(
+            output.status.success(),
+            "nft: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// The arguments of `ip` that run `program` on this machine.

@@ -1,5 +1,6 @@
 //! A real PostgreSQL in a temporary folder, run by an unprivileged user.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,13 +8,16 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use super::namespace::Host;
 use super::process::{Process, free_port};
 
-/// A running PostgreSQL with one empty database `postgres`, reached without a password on the loopback interface.
+/// A running PostgreSQL with one empty database `postgres`, reached without a password on the loopback interface, or
+/// from the network of its host.
 pub struct Postgres {
-    _process: Process,
+    process: Process,
+    address: Ipv4Addr,
     port: u16,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Postgres {
@@ -22,6 +26,15 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is not installed or does not start.
     pub fn start() -> Result<Self> {
+        Self::start_on(None)
+    }
+
+    /// Makes a cluster on a machine, or on this one, and starts it.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or does not start.
+    pub fn start_on(host: Option<&Host>) -> Result<Self> {
+        let address = host.map_or(Ipv4Addr::LOCALHOST, Host::address);
         let programs = programs()?;
         let files = tempfile::tempdir()?;
         // The server refuses to run as root, so the cluster belongs to somebody else.
@@ -61,6 +74,10 @@ impl Postgres {
             "initdb: {}",
             String::from_utf8_lossy(&made.stderr)
         );
+        if let Some(host) = host {
+            let rules = format!("host all all {}/24 trust\n", host.address());
+            std::fs::write(data.join("pg_hba.conf"), rules)?;
+        }
         let port = free_port()?;
         let mut arguments: Vec<std::ffi::OsString> = unprivileged.iter().map(Into::into).collect();
         arguments.extend([
@@ -70,32 +87,67 @@ impl Postgres {
             "-p".into(),
             port.to_string().into(),
             "-h".into(),
-            "127.0.0.1".into(),
+            address.to_string().into(),
             "-k".into(),
             data.into_os_string(),
         ]);
         let log = files.path().join("postgres.log");
         let setpriv = super::process::program("setpriv", "util-linux")?;
-        let mut process = Process::start("postgres", &setpriv, arguments, &[], &log)?;
-        process.wait_for("a server that takes connections", || {
-            let mut ready = Command::new(programs.join("pg_isready"));
-            let status = ready
-                .args(["-q", "-h", "127.0.0.1", "-p"])
-                .arg(port.to_string())
-                .status();
-            status.ok().filter(std::process::ExitStatus::success)
-        })?;
-        Ok(Self {
-            _process: process,
+        let process = match host {
+            Some(host) => host.start("postgres", &setpriv, arguments, &[], &log)?,
+            None => Process::start("postgres", &setpriv, arguments, &[], &log)?,
+        };
+        let mut server = Self {
+            process,
+            address,
             port,
-            _files: files,
-        })
+            files: files,
+        };
+        server.wait()?;
+        Ok(server)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let (socket, programs) = (self.files.path().join("cluster"), programs()?);
+        let port = self.port.to_string();
+        self.process
+            .wait_for("a server that takes connections", || {
+                let mut ready = Command::new(programs.join("pg_isready"));
+                let status = ready
+                    .arg("-q")
+                    .arg("-h")
+                    .arg(&socket)
+                    .args(["-p", &port])
+                    .status();
+                status.ok().filter(std::process::ExitStatus::success)
+            })
+            .map(drop)
+    }
+
+    /// SIGKILL to all of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it on what is there, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.restart(None)?;
+        self.wait()
     }
 
     /// Connection parameters.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        format!(
+            "postgres://postgres@{}:{}/postgres",
+            self.address, self.port
+        )
     }
 }
 

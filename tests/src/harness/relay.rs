@@ -84,6 +84,7 @@ impl Relay {
         let shown = Command::new(&program)
             .args(["ca", "show", "--json", "--data"])
             .arg(&data)
+            .envs(options.environment.iter().map(|(key, value)| (key, value)))
             .output()?;
         ensure!(
             shown.status.success(),
@@ -188,6 +189,31 @@ impl Relay {
     #[must_use]
     pub fn ready_file(&self) -> PathBuf {
         self.files.path().join("ready.json")
+    }
+
+    /// Makes the certificate of a broker at `name`, its key, and the authority's certificate in `folder`.
+    ///
+    /// # Errors
+    /// When the command refuses.
+    pub fn certify_broker(&self, name: &str, folder: &Path) -> Result<()> {
+        let output = Command::new(&self.program)
+            .args(["ca", "broker", "--name", name, "--data"])
+            .arg(&self.data)
+            .arg("--out")
+            .arg(folder)
+            .envs(
+                self.options
+                    .environment
+                    .iter()
+                    .map(|(key, value)| (key, value)),
+            )
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "ca broker: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// An enrolment token by the command line, as a person on the relay's machine makes one.

@@ -7,9 +7,7 @@ use anyhow::{Result, ensure};
 use lekiwi_agent::ipc::{Status, ask_status};
 use lekiwi_protocol::api::EventRecord;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{
-    Host, Lan, Process, Relay, RelayOptions, program, target, write_config,
-};
+use lekiwi_tests::harness::{Host, Lan, Process, Relay, RelayOptions, target, write_config};
 
 use super::support::{each_once, place, print, report, seconds};
 use super::tier;
@@ -104,16 +102,7 @@ impl Robot {
                 chain out {{ type filter hook output priority 0; oifname eth0 {drop}; }}
             }}"
         );
-        let file = self.files.path().join("loss.nft");
-        std::fs::write(&file, rules)?;
-        let mut nft = self.host.command(&program("nft", "nftables")?)?;
-        let output = nft.arg("-f").arg(&file).output()?;
-        ensure!(
-            output.status.success(),
-            "nft: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        self.host.filter(&rules)
     }
 
     fn address(&self, verb: &str) -> Result<()> {

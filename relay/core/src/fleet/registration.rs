@@ -79,10 +79,14 @@ impl Fleet {
             return;
         };
         // What was not heard by this relay, it cannot say.
-        let Some(session) = robot.session() else {
+        let Some(heard) = robot.birth.as_ref().map(|birth| &birth.payload) else {
             return;
         };
-        let (known, state) = (&robot.recorded, robot.connection);
+        let (known, session) = (&robot.recorded, heard.session);
+        let state = match heard.state {
+            ConnectionState::Online => robot.connection,
+            end => end,
+        };
         let is_born = known.session() == Some(session);
         let is_gone = state != ConnectionState::Online
             && !(is_born && known.connection() != ConnectionState::Online);
@@ -213,11 +217,12 @@ impl Fleet {
         } else {
             None
         };
+        let leads = self.leads;
         let robot = self.robot(id);
         let admitted = robot.is_admitted();
         match reason {
             // Two relays may hear two robots in two orders: one of them judges. That it is new, all have from the log.
-            Some(_) if !self.leads && !newcomer => {}
+            Some(_) if !leads && !newcomer => {}
             Some(reason) if robot.registration().reason.as_ref() != Some(&reason) => {
                 robot.suspicion = Some((now, reason));
                 robot.changed = true;
