@@ -291,7 +291,7 @@ fn in_metadata(metadata: &str) -> Option<TraceParent> {
 }
 
 /// The metadata of events that a robot reported.
-pub(crate) fn metadata(ordinal: u64, context: Option<TraceParent>) -> Arc<str> {
+pub(crate) fn metadata(ordinal: u32, context: Option<TraceParent>) -> Arc<str> {
     match context {
         None => format!(r#"{{"ordinal":{ordinal}}}"#).into(),
         Some(context) => format!(r#"{{"ordinal":{ordinal},"{TRACEPARENT}":"{context}"}}"#).into(),
