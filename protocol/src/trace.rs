@@ -4,6 +4,10 @@
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
+use serde::Deserialize;
+
+use crate::limits::TRACES_SHARE;
+
 /// The name of the property, the header and the key of an event's metadata.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -108,8 +112,28 @@ fn hex(digits: &[u8], length: usize) -> Option<u128> {
 
 /// Which share of traces is kept. Whether one is, follows from its id, so that all who keep the same share keep the same
 /// ones, and who keeps more has those as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
 pub struct Sample(u64);
+
+/// Not a share.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("expected a share from 0 to 1, got {0}")]
+pub struct SampleError(f64);
+
+impl TryFrom<f64> for Sample {
+    type Error = SampleError;
+
+    fn try_from(share: f64) -> Result<Self, SampleError> {
+        Self::new(share).ok_or(SampleError(share))
+    }
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self::new(TRACES_SHARE).unwrap_or(Self::NONE)
+    }
+}
 
 impl Sample {
     /// None at all.
@@ -122,6 +146,12 @@ impl Sample {
         (0.0..=1.0)
             .contains(&share)
             .then_some(Self((share * (RANDOM + 1) as f64) as u64))
+    }
+
+    /// As a number from 0 to 1.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        self.0 as f64 / (RANDOM + 1) as f64
     }
 
     fn takes(self, trace_id: NonZeroU128) -> bool {
@@ -190,6 +220,7 @@ mod tests {
         assert!(of(0.25, at(0.249)) && !of(0.25, at(0.25)) && of(0.5, at(0.25)));
         assert!(of(1.0, u64::MAX) && !of(0.0, 0));
         assert_eq!(TraceParent::begin([0; 24], Sample::new(1.0).unwrap()), None);
+        assert_eq!(Sample::new(0.25).unwrap().share().to_string(), "0.25");
         for share in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
             assert_eq!(Sample::new(share), None);
         }

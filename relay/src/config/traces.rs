@@ -1,6 +1,5 @@
 //! Where traces go, as the configuration says it.
 
-use lekiwi_protocol::limits::TRACES_SHARE;
 use lekiwi_protocol::trace::Sample;
 use reqwest::Url;
 use serde::Deserialize;
@@ -44,11 +43,11 @@ impl RawTraces {
             actual,
         };
         let sample = match self.sample {
-            None => Sample::new(TRACES_SHARE),
+            None => Sample::default(),
             Some(text) => {
                 let share = text.parse().ok().and_then(Sample::new);
                 let wrong = || wrong("traces.sample", "a share from 0 to 1", text);
-                Some(share.ok_or_else(wrong)?)
+                share.ok_or_else(wrong)?
             }
         };
         let Some(text) = self.endpoint else {
@@ -59,7 +58,7 @@ impl RawTraces {
         let expected = "the URL of a collector such as http://127.0.0.1:4318";
         Ok(Some(TracesConfig {
             endpoint: url.ok_or_else(|| wrong("traces.endpoint", expected, text))?,
-            sample: sample.unwrap_or(Sample::NONE),
+            sample,
         }))
     }
 }

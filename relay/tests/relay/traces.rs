@@ -63,7 +63,8 @@ impl Collector {
         let requests = Arc::<Mutex<Vec<_>>>::default();
         let kept = requests.clone();
         let take = async move |body: Bytes| {
-            let request = ExportTraceServiceRequest::decode(body).expect("a request as OTLP has it");
+            let request =
+                ExportTraceServiceRequest::decode(body).expect("a request as OTLP has it");
             kept.lock().expect("no panic").push(request);
             StatusCode::OK
         };
@@ -104,7 +105,11 @@ impl Collector {
                     start_ns: span.start_time_unix_nano,
                     end_ns: span.end_time_unix_nano,
                     attributes: texts(&span.attributes),
-                    links: span.links.iter().map(|link| hex::encode(&link.trace_id)).collect(),
+                    links: span
+                        .links
+                        .iter()
+                        .map(|link| hex::encode(&link.trace_id))
+                        .collect(),
                 });
             }
         }
@@ -116,14 +121,20 @@ impl Collector {
         wait_for(&format!("{names:?} of {id}"), || {
             let spans = self.spans().into_iter().filter(|span| span.trace == id);
             let spans: BTreeMap<_, _> = spans.map(|span| (span.name.clone(), span)).collect();
-            names.iter().all(|name| spans.contains_key(*name)).then_some(spans)
+            names
+                .iter()
+                .all(|name| spans.contains_key(*name))
+                .then_some(spans)
         })
     }
 
     /// Options for a relay that exports to this one, and begins no trace by itself.
     fn configure(&self, data: &TempDir) -> String {
         let file = data.path().join("traced.yml");
-        let text = format!("version: 1\ntraces: {{endpoint: \"{}\", sample: 0}}\n", self.url);
+        let text = format!(
+            "version: 1\ntraces: {{endpoint: \"{}\", sample: 0}}\n",
+            self.url
+        );
         fs::write(&file, text).expect("a file");
         file.to_str().expect("text").to_owned()
     }
@@ -150,7 +161,12 @@ fn publish(relay: &Relay, seq: u64, clock: &str, property: Option<&str>) {
         command.args(["-D", "publish", "user-property", "traceparent", value]);
     }
     let sent = command
-        .args(["-q", "1", "-t", "fleet/v1/default/robots/kiwi-01/from/events"])
+        .args([
+            "-q",
+            "1",
+            "-t",
+            "fleet/v1/default/robots/kiwi-01/from/events",
+        ])
         .args(["-m", &message.to_string()])
         .output()
         .expect("mosquitto_pub is installed (apt-get install mosquitto-clients)");
@@ -180,15 +196,23 @@ fn an_event_is_one_trace_from_the_agent_to_the_live_client_and_the_answer() {
     let relay = Relay::start_with(data, &["--config", &config]);
     let session = enrolled(&relay);
     let watcher = listen(&relay, &session, "?topic=agent.*", "x: y");
-    wait_for("the stream", || watcher.text().contains("listening").then_some(()));
+    wait_for("the stream", || {
+        watcher.text().contains("listening").then_some(())
+    });
 
     publish(&relay, 1, "synced", Some(&traceparent(1, "01")));
     let names = ["publish events", "receive events", "commit", "fold", "push"];
     let spans = collector.trace(&id(1), &names);
     assert_eq!(spans.len(), names.len(), "{spans:#?}");
     let [sent, received, committed, folded, pushed] = names.map(|name| &spans[name]);
-    assert_eq!((sent.service.as_str(), sent.kind), ("lekiwi-agent", SpanKind::Producer));
-    assert_eq!((sent.id.as_str(), sent.parent.as_str()), ("0000000000000001", ""));
+    assert_eq!(
+        (sent.service.as_str(), sent.kind),
+        ("lekiwi-agent", SpanKind::Producer)
+    );
+    assert_eq!(
+        (sent.id.as_str(), sent.parent.as_str()),
+        ("0000000000000001", "")
+    );
     assert_eq!(sent.end_ns - sent.start_ns, 500_000_000);
     assert_eq!(received.kind, SpanKind::Consumer);
     assert_eq!(received.parent, sent.id);
@@ -207,12 +231,19 @@ fn an_event_is_one_trace_from_the_agent_to_the_live_client_and_the_answer() {
     // Who reads the event sees its trace, and so does the trace of the request.
     let header = format!("traceparent: {}", traceparent(2, "01"));
     let page = relay.curl_as(&session, EVENTS, &["-H", &header]).json();
-    let own = page["events"].as_array().expect("events").last().expect("one");
+    let own = page["events"]
+        .as_array()
+        .expect("events")
+        .last()
+        .expect("one");
     let stored = format!("00-{}-{}-01", id(1), received.id);
     assert_eq!(own["metadata"]["traceparent"], stored.as_str());
     let name = "GET /api/v1/robots/{id}/events";
     let answered = &collector.trace(&id(2), &[name])[name];
-    assert_eq!((answered.kind, answered.parent.as_str()), (SpanKind::Server, "0000000000000002"));
+    assert_eq!(
+        (answered.kind, answered.parent.as_str()),
+        (SpanKind::Server, "0000000000000002")
+    );
     assert_eq!(answered.attributes["http.response.status_code"], "200");
     assert_eq!(answered.links, [id(1)]);
     assert!(watcher.text().contains(&stored));
@@ -235,7 +266,10 @@ fn an_event_is_one_trace_from_the_agent_to_the_live_client_and_the_answer() {
     }
     for header in [&not_kept, &malformed] {
         let header = format!("traceparent: {header}");
-        assert_eq!(relay.curl_as(&session, EVENTS, &["-H", &header]).status, 200);
+        assert_eq!(
+            relay.curl_as(&session, EVENTS, &["-H", &header]).status,
+            200
+        );
     }
     publish(&relay, 6, "synced", Some(&traceparent(6, "01")));
     logged(&relay, &session, 6);
@@ -243,7 +277,8 @@ fn an_event_is_one_trace_from_the_agent_to_the_live_client_and_the_answer() {
     let (status, _data) = relay.stop();
     assert_eq!(status.code(), Some(0));
     let spans = collector.spans();
-    let traces: std::collections::BTreeSet<_> = spans.iter().map(|span| span.trace.clone()).collect();
+    let traces: std::collections::BTreeSet<_> =
+        spans.iter().map(|span| span.trace.clone()).collect();
     assert_eq!(traces, [1, 2, 3, 4, 6].map(id).into());
     let of = |name: &str, trace| {
         let mut spans = spans.iter();
@@ -263,7 +298,10 @@ fn a_trace_goes_on_across_an_external_broker() {
     let session = enrolled(&relay);
     publish(&relay, 1, "synced", Some(&traceparent(1, "01")));
     logged(&relay, &session, 1);
-    let spans = collector.trace(&id(1), &["publish events", "receive events", "commit", "fold"]);
+    let spans = collector.trace(
+        &id(1),
+        &["publish events", "receive events", "commit", "fold"],
+    );
     assert_eq!(spans["receive events"].parent, spans["publish events"].id);
     assert_eq!(spans["commit"].parent, spans["receive events"].id);
     assert_eq!(spans["fold"].parent, spans["receive events"].id);
@@ -273,7 +311,10 @@ fn a_trace_goes_on_across_an_external_broker() {
 fn a_collector_that_is_away_is_missed_by_nobody() {
     let data = tempfile::tempdir().expect("a folder");
     let file = data.path().join("traced.yml");
-    let text = format!("version: 1\ntraces: {{endpoint: \"http://127.0.0.1:{}\", sample: 1}}\n", port::free());
+    let text = format!(
+        "version: 1\ntraces: {{endpoint: \"http://127.0.0.1:{}\", sample: 1}}\n",
+        port::free()
+    );
     fs::write(&file, text).expect("a file");
     let relay = Relay::start_with(data, &["--config", file.to_str().expect("text")]);
     let session = enrolled(&relay);
@@ -281,7 +322,9 @@ fn a_collector_that_is_away_is_missed_by_nobody() {
     logged(&relay, &session, 1);
     wait_for("the count of what was dropped", || {
         let metrics = relay.curl_as(&session, "/metrics", &[]).body;
-        let count = metrics.lines().find_map(|line| line.strip_prefix("lekiwi_spans_dropped_total "));
+        let count = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("lekiwi_spans_dropped_total "));
         (count?.parse::<u64>().expect("a number") >= 5).then_some(())
     });
     assert!(relay.log().contains("the collector takes no traces"));
