@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::App;
-use super::routes;
+use super::routes::{self, Permission};
 use crate::clock;
 use crate::metrics::RequestLabels;
 use crate::traces::Linked;
@@ -18,7 +18,10 @@ pub(super) async fn measure(State(app): State<App>, request: Request, next: Next
         .get::<MatchedPath>()
         .and_then(|path| routes::find(request.method(), path.as_str()));
     let begun = clock::monotonic();
-    let trace = app.traces.asked(request.headers());
+    // Strangers, and who only looks whether the relay is well, begin no trace.
+    let trace = route
+        .filter(|route| !matches!(route.permission, Permission::Public | Permission::Page))
+        .and_then(|_| app.traces.asked(request.headers()));
     let response = next.run(request).await;
     let labels = RequestLabels {
         method: route.map_or("other", |route| route.method.as_str()),
@@ -27,7 +30,8 @@ pub(super) async fn measure(State(app): State<App>, request: Request, next: Next
     };
     let seconds = begun.elapsed().as_secs_f64();
     app.metrics.requests.get_or_create(&labels).observe(seconds);
-    if let Some(trace) = trace {
+    let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+    if let Some(trace) = trace.filter(|_| !denied.contains(&response.status())) {
         let links = response.extensions().get::<Linked>();
         trace.answered(labels.method, labels.route, response.status(), links);
     }

@@ -271,6 +271,11 @@ fn an_event_is_one_trace_from_the_agent_to_the_live_client_and_the_answer() {
             200
         );
     }
+    // Nor do strangers begin one.
+    let header = format!("traceparent: {}", traceparent(7, "01"));
+    for path in [EVENTS, "/health", "/login", "/no"] {
+        relay.curl(path, &["-H", &header]);
+    }
     publish(&relay, 6, "synced", Some(&traceparent(6, "01")));
     logged(&relay, &session, 6);
     // What waits is sent before the relay is gone.
