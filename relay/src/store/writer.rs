@@ -143,7 +143,7 @@ struct Doubt {
 struct Failure {
     error: DatabaseError,
     /// The transaction and what it wrote.
-    doubt: Option<(i64, Commit)>,
+    doubt: Option<Box<(i64, Commit)>>,
 }
 
 impl From<DatabaseError> for Failure {
@@ -209,7 +209,8 @@ impl Writer {
                     }
                     self.failed(&error);
                     match open {
-                        Some((transaction, commit)) => {
+                        Some(open) => {
+                            let (transaction, commit) = *open;
                             doubt = Some(Doubt {
                                 transaction,
                                 commit,
@@ -445,7 +446,7 @@ impl Writer {
             let is_unknown = matches!(error, DatabaseError::Lost(_));
             return Err(Failure {
                 error,
-                doubt: is_unknown.then_some((transaction, commit)),
+                doubt: is_unknown.then(|| Box::new((transaction, commit))),
             });
         }
         for (index, error) in failed.into_iter().rev() {

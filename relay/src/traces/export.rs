@@ -232,9 +232,7 @@ impl Exporting {
         links.links = span.links.into_iter().map(link).collect();
         SpanData {
             span_context: context(span.context, false),
-            parent_span_id: span
-                .parent
-                .map_or(SpanId::INVALID, |parent| span_id(parent)),
+            parent_span_id: span.parent.map_or(SpanId::INVALID, span_id),
             parent_span_is_remote: matches!(span.kind, SpanKind::Consumer | SpanKind::Server),
             span_kind: span.kind,
             name: span.name,
