@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::RobotView;
 use lekiwi_protocol::message::kind;
 use lekiwi_tests::fleet::Admin;
@@ -87,7 +88,8 @@ async fn this_machine_becomes_a_robot_and_a_person_sees_it_live() -> Result<()> 
     if let Some(path) = std::env::var_os("LEKIWI_SCREENSHOT") {
         std::fs::write(path, browser.screenshot().await?)?;
     }
-    browser.close().await?;
+    // By the relay's clock, which is this one.
+    let then = Timestamp::from(std::time::SystemTime::now());
 
     // A clean stop says goodbye; a kill is noticed by the broken connection.
     ensure!(
@@ -109,6 +111,20 @@ async fn this_machine_becomes_a_robot_and_a_person_sees_it_live() -> Result<()> 
         "expected the will, got {:?}",
         view.status
     );
+
+    // Now it is away; then it was there, and the page says that this is the past.
+    let gone = "[data-robot='kiwi-01'][data-status='offline']";
+    browser.text(gone, |_| true).await?;
+    browser.open(&format!("{base}/#/?at={then}")).await?;
+    browser
+        .text("section.past", |text| text.contains("This is the past"))
+        .await?;
+    browser
+        .text("[data-robot='kiwi-01'][data-status='online']", |_| true)
+        .await?;
+    browser.open(&format!("{base}/#/")).await?;
+    browser.text(gone, |_| true).await?;
+    browser.close().await?;
 
     let events = admin.events(&"kiwi-01".parse()?).await?;
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();

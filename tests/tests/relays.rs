@@ -6,13 +6,14 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use lekiwi_protocol::api::EventPage;
+use anyhow::{Context, Result, bail, ensure};
+use lekiwi_protocol::api::{EventPage, RobotList};
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_tests::fleet::{
     self, Admin, Endpoint, Identity, Kept, Pace, Plan, Scenario, Simulation,
 };
 use lekiwi_tests::harness::{Host, Lan, Mosquitto, Postgres, Relay, RelayOptions};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const ROBOTS: usize = 20;
@@ -22,6 +23,8 @@ const RECOVERY: Duration = Duration::from_secs(30);
 const BEFORE: Duration = Duration::from_secs(2);
 /// A reader's patience.
 const ANSWER: Duration = Duration::from_secs(2);
+/// From when on an event had to wait.
+const LATE: Duration = Duration::from_secs(2);
 /// Nobody answers for so long while a relay that was asked first is dead.
 const SILENCE: Duration = Duration::from_secs(3);
 const IDS: [&str; 2] = ["relay-a", "relay-b"];
@@ -135,32 +138,42 @@ impl Site {
     }
 }
 
-/// When somebody answered last, and how long nobody did at most.
-#[derive(Debug, Default, Clone, Copy)]
+/// What was answered.
+#[derive(Debug, Default, Clone)]
 struct Answers {
+    /// How long nobody answered at most.
     gap: Duration,
     /// Answers that said that they may be old.
     stale: u64,
     all: u64,
+    /// How far the log went when.
+    log: Vec<(Timestamp, u64)>,
 }
 
 /// Asks whoever of these answers, all the time.
-fn read_all_the_time(
-    admins: Vec<Admin>,
-) -> (tokio::sync::watch::Receiver<Answers>, JoinHandle<()>) {
-    let (sender, answers) = tokio::sync::watch::channel(Answers::default());
+fn read_all_the_time(admins: Vec<Admin>) -> (watch::Receiver<Answers>, JoinHandle<()>) {
+    let (sender, answers) = watch::channel(Answers::default());
     let task = tokio::spawn(async move {
         let mut last = Instant::now();
         loop {
             for admin in &admins {
                 let asked = admin.get("/api/v1/robots").timeout(ANSWER).send().await;
-                let answer = asked.and_then(reqwest::Response::error_for_status);
+                let is_stale = asked
+                    .as_ref()
+                    .is_ok_and(|answer| answer.headers().contains_key("lekiwi-stale"));
+                let list = match asked.and_then(reqwest::Response::error_for_status) {
+                    Ok(answer) => answer.json::<RobotList>().await.ok(),
+                    Err(_) => None,
+                };
                 sender.send_modify(|answers| {
                     answers.gap = answers.gap.max(last.elapsed());
-                    if let Ok(answer) = &answer {
+                    if let Some(list) = list {
                         last = Instant::now();
                         answers.all += 1;
-                        answers.stale += u64::from(answer.headers().contains_key("lekiwi-stale"));
+                        answers.stale += u64::from(is_stale);
+                        answers
+                            .log
+                            .push((Timestamp::from(SystemTime::now()), list.position));
                     }
                 });
             }
@@ -204,6 +217,31 @@ async fn goes_on(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(began.elapsed())
+}
+
+/// When the last event came into the log that had to wait, of those since a fault, counted from `since`.
+async fn last_late(
+    admin: &Admin,
+    identities: &[Arc<Identity>],
+    log: &[(Timestamp, u64)],
+    (fault, since): (SystemTime, SystemTime),
+) -> Result<Duration> {
+    let (fault, since) = (Timestamp::from(fault), Timestamp::from(since));
+    let mut last = Duration::ZERO;
+    for identity in identities {
+        for event in admin.events(&identity.id).await? {
+            if event.source != identity.id.as_str() || event.timestamp < fault {
+                continue;
+            }
+            let seen = log.iter().find(|(_, position)| *position >= event.position);
+            let (came, _) =
+                seen.with_context(|| format!("expected {event:?} to have been seen"))?;
+            if came.since(event.timestamp) > LATE {
+                last = last.max(came.since(since));
+            }
+        }
+    }
+    Ok(last)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,14 +291,16 @@ impl Site {
         let away = match fault {
             Fault::DatabaseGone => tier(12, 60),
             Fault::BrokerRestarted => Duration::ZERO,
-            _ => tier(25, 40),
+            Fault::LeaderKilled | Fault::OtherKilled => tier(5, 20),
+            Fault::Cut { .. } => tier(22, 60),
         };
         let load = self.load(BEFORE + away + tier(3, 10), seed)?;
         load.online(ROBOTS, RECOVERY).await?;
         tokio::time::sleep(BEFORE).await;
         let (answers, reader) = read_all_the_time(admins.to_vec());
         let began = Instant::now();
-        let mut since = SystemTime::now();
+        let began_at = SystemTime::now();
+        let mut since = began_at;
         // While the fault lasts, the others do it; where there are none, from its end on.
         let mut recovery = None;
         let hurt = match fault {
@@ -303,12 +343,19 @@ impl Site {
             None => goes_on(&admins, &self.identities, since).await?,
         };
         // Asked at a relay that is well; the log is the same.
-        let report = load
-            .report(&admins[hurt.map_or(0, |hurt| 1 - hurt)], RECOVERY)
-            .await?;
+        let well = &admins[hurt.map_or(0, |hurt| 1 - hurt)];
+        let report = load.report(well, RECOVERY).await?;
         ensure!(report.is_good(), "{fault:?}: {report}");
+        // What was said last is seen, too.
+        tokio::time::sleep(ANSWER).await;
         reader.abort();
-        let answers = *answers.borrow();
+        let answers = answers.borrow().clone();
+        let late = last_late(well, &self.identities, &answers.log, (began_at, since)).await?;
+        let recovery = recovery.max(late);
+        ensure!(
+            recovery < RECOVERY,
+            "{fault:?}: expected recovery within {RECOVERY:?}, it took {recovery:?}"
+        );
         ensure!(
             answers.gap < SILENCE,
             "{fault:?}: expected somebody to answer, nobody did for {:?}",
@@ -358,11 +405,29 @@ async fn sessions_are_exact(admin: &Admin, identities: &[Arc<Identity>]) -> Resu
     Ok(())
 }
 
+/// A relay with a broker of its own would not hear the robots of the others.
+fn whoever_has_another_broker_is_refused(lan: &mut Lan, site: &Site) -> Result<()> {
+    let refused = Relay::start_with(RelayOptions {
+        host: Some(lan.host(5)?),
+        environment: vec![("LEKIWI_RELAY_STORE_POSTGRES", site.database.url().into())],
+        ..RelayOptions::default()
+    });
+    let Err(error) = refused else {
+        bail!("expected a relay with a broker of its own not to start on this database");
+    };
+    let said = format!("{error:#}");
+    ensure!(
+        said.contains("another relay works on"),
+        "expected the reason, got {said}"
+    );
+    Ok(())
+}
+
 #[expect(clippy::print_stdout, reason = "the table of the run")]
 async fn whatever_fails(lan: &mut Lan) -> Result<()> {
     let mut site = Site::start(lan).await?;
     let mut table = vec![
-        "| fault | all robots' events again after | events | nobody answered for | answers that may be old |".to_owned(),
+        "| fault | events come as ever after | events | nobody answered for | answers that may be old |".to_owned(),
         "|---|---|---|---|---|".to_owned(),
     ];
     for (seed, fault) in (1..).zip(FAULTS) {
@@ -374,6 +439,7 @@ async fn whatever_fails(lan: &mut Lan) -> Result<()> {
         table.push(row);
     }
     sessions_are_exact(&site.admin(0).await?, &site.identities).await?;
+    whoever_has_another_broker_is_refused(lan, &site)?;
     println!("\n{}", table.join("\n"));
     Ok(())
 }

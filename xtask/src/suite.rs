@@ -340,7 +340,11 @@ fn end_to_end(options: &Options) -> Result<()> {
 
 /// Suites that wait for most of their time (for networks to be found dead, for outages to pass), in lanes
 /// beside the others.
-const PATIENT: &[&[&str]] = &[&["link_faults"], &["backlog", "disk_faults", "teleop"]];
+const PATIENT: &[&[&str]] = &[
+    &["link_faults"],
+    &["backlog", "disk_faults", "teleop"],
+    &["relays"],
+];
 
 /// The suites in a folder as cargo sees them: `NAME.rs` and `NAME/main.rs`.
 fn suite_names(folder: &Path) -> Result<Vec<String>> {

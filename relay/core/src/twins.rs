@@ -113,15 +113,16 @@ impl Twins {
         Ok(twin.newest)
     }
 
-    /// The log has a new version, at `now`.
+    /// The log has a new version, at `now`; it may be known from the store.
     ///
     /// # Errors
-    /// The newest version, when the log had this one or a later one before; nothing changes then.
+    /// The newest version, when the log had another one of this number, or a later one; nothing changes then.
     pub fn desired(&mut self, now: Timestamp, robot: RobotId, desired: Desired) -> Result<(), u64> {
         let twin = self.robots.entry(robot).or_default();
-        let known = twin.desired.as_ref().map_or(0, |known| known.version);
-        if known >= desired.version {
-            return Err(known);
+        match &twin.desired {
+            Some(known) if *known == desired => return Ok(()),
+            Some(known) if known.version >= desired.version => return Err(known.version),
+            _ => {}
         }
         twin.newest = twin.newest.max(desired.version);
         twin.desired = Some(desired);

@@ -144,10 +144,9 @@ impl Postgres {
     /// Connection parameters.
     #[must_use]
     pub fn url(&self) -> String {
-        format!(
-            "postgres://postgres@{}:{}/postgres",
-            self.address, self.port
-        )
+        // It has no certificate.
+        let Self { address, port, .. } = self;
+        format!("postgres://postgres@{address}:{port}/postgres?sslmode=disable")
     }
 }
 
