@@ -15,6 +15,7 @@ mod reload;
 use std::path::{Path, PathBuf};
 
 use lekiwi_agent_core::twin::Layer;
+use lekiwi_protocol::RobotId;
 use lekiwi_protocol::yaml::{self, YamlError};
 
 pub use checked::{
@@ -128,6 +129,18 @@ pub fn parse(
     let warnings = environment.apply(&mut raw)?;
     let config = checked::check(raw, origin, environment, hostname)?;
     Ok(Loaded { config, warnings })
+}
+
+/// The host name as a robot id: lower case, anything else a '-', cut to length.
+fn from_hostname(hostname: &str) -> Option<RobotId> {
+    let name = hostname.split('.').next().unwrap_or_default();
+    let id: String = name
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
+    RobotId::new(id.trim_matches('-')).ok()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use lekiwi_agent_core::race::{HEAD_START, Race};
+use lekiwi_protocol::trace::TraceParent;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill};
 use rustls::ClientConfig;
@@ -213,12 +214,19 @@ impl Link {
         self.ask(Request::Subscribe(self.inbox.clone()))
     }
 
-    /// Queues a message. Says whether the queue took it.
-    pub fn publish(&self, topic: String, payload: Vec<u8>, delivery: Delivery) -> bool {
+    /// Queues a message, as the first one of `trace`. Says whether the queue took it.
+    pub fn publish(
+        &self,
+        topic: String,
+        payload: Vec<u8>,
+        delivery: Delivery,
+        trace: Option<TraceParent>,
+    ) -> bool {
         self.ask(Request::Publish {
             topic,
             payload,
             delivery,
+            trace,
         })
     }
 

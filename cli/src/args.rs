@@ -254,7 +254,7 @@ pub(crate) enum Config {
   lekiwi config set kiwi-01 log=            (takes a key away)
   lekiwi config set kiwi-01 --file settings.yml
 
-Keys are those of agent.yml: heartbeat_s, log, telemetry.sample_s, telemetry.metrics.NAME.…
+Keys are those of agent.yml: heartbeat_s, log, telemetry.sample_s, telemetry.metrics.NAME.…, traces.sample
 The robot tries them, and goes back where the relay cannot confirm in time that it heard of that.")]
     Set(ConfigSet),
     /// Want the settings of an earlier version again

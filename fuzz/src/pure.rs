@@ -7,6 +7,7 @@ use lekiwi_protocol::message::{
     Telemetry,
 };
 use lekiwi_protocol::profile::Profile;
+use lekiwi_protocol::trace::TraceParent;
 use lekiwi_protocol::{Envelope, MessageType, RobotId, Timestamp, Topic, api};
 use lekiwi_relay_core::gateway::{Kinds, Pattern, parse_json};
 use lekiwi_relay_core::history::block::{pack_samples, unpack_rollups, unpack_samples};
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 /// All of them.
 pub const TARGETS: &[crate::Target] = &[
     ("topic", topic),
+    ("trace", trace),
     ("message", message),
     ("request", request),
     ("discovery", discovery),
@@ -34,6 +36,20 @@ fn topic(bytes: &[u8]) {
     if let Ok(topic) = Topic::parse(text) {
         assert_eq!(topic.to_string(), text);
     }
+}
+
+/// Which trace a message or a request says that it belongs to.
+fn trace(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Some(read) = TraceParent::parse(text) else {
+        return;
+    };
+    let written = read.to_string();
+    assert_eq!(TraceParent::parse(&written), Some(read));
+    // All but the version, and flags that mean nothing yet.
+    assert_eq!(text[3..53], written[3..53]);
 }
 
 /// What is read is written, and read as the same again.

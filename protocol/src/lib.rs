@@ -10,6 +10,7 @@
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
 //! * [`discovery`] is how robots and relays of a local network find each other.
+//! * [`trace`] says which trace a message belongs to.
 //! * `pinned` (a feature) is how a client knows its relay.
 //!
 //! Unknown fields of messages are ignored everywhere (an older reader survives a newer writer); an unknown
@@ -31,6 +32,7 @@ pub mod profile;
 pub mod schema;
 pub mod timestamp;
 pub mod topic;
+pub mod trace;
 #[cfg(feature = "profile")]
 pub mod yaml;
 

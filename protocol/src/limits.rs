@@ -98,3 +98,5 @@ pub const ROBOT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3
 pub const MAX_TELEOP_PORTS: usize = 16;
 /// Most ROS 2 topics that a profile's teleoperation may have.
 pub const MAX_ROS_TOPICS: usize = 8;
+/// The share of traces that is kept when a configuration does not say another one.
+pub const TRACES_SHARE: f64 = 0.01;

@@ -8,6 +8,7 @@ pub mod alerts;
 mod limits;
 mod retention;
 mod store;
+pub mod traces;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::limits::{LimitsError, RawLimits};
 pub use self::store::{PostgresStore, RawStore, Secret};
+use self::traces::{RawTraces, TracesConfig};
 use crate::broker::{Address, AddressError};
 use crate::identity::server::{ServerName, ServerNameError};
 use crate::store::PostgresError;
@@ -80,9 +82,11 @@ pub struct Raw {
     pub alerts: Option<RawAlerts>,
     /// How much is taken, and of whom. All but the tier in the file only.
     pub limits: Option<RawLimits>,
+    /// Where traces go.
+    pub traces: Option<RawTraces>,
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "version",
     "https",
     "mqtt",
@@ -102,6 +106,7 @@ const KEYS: [&str; 19] = [
     "event_days",
     "alerts",
     "limits",
+    "traces",
 ];
 
 /// The checked configuration.
@@ -137,6 +142,8 @@ pub struct Config {
     pub alerts: AlertsConfig,
     /// How much is taken, and of whom.
     pub limits: Limits,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TracesConfig>,
 }
 
 /// Why the configuration cannot be used.
@@ -316,8 +323,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
 pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Raw, Vec<String>) {
     let mut raw = Raw::default();
     let mut warnings = Vec::new();
+    let mut collector = None;
     for (name, value) in variables {
         let Some(key) = name.strip_prefix(PREFIX) else {
+            if name == traces::STANDARD {
+                collector = Some(value);
+            }
             continue;
         };
         match key {
@@ -347,6 +358,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "STORE_POSTGRES" => raw.store_mut().postgres = Some(Secret(value)),
             "STORE_PASSWORD_FILE" => raw.store_mut().password_file = Some(value.into()),
             "STORE_CA" => raw.store_mut().ca = Some(value.into()),
+            "TRACES_ENDPOINT" => raw.traces.get_or_insert_default().endpoint = Some(value),
+            "TRACES_SAMPLE" => raw.traces.get_or_insert_default().sample = Some(value),
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
@@ -354,6 +367,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                 let texts = KEYS.map(|key| match key {
                     "alerts" => "",
                     "limits" => "limits_tier",
+                    "traces" => "traces_endpoint",
                     key => key,
                 });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
@@ -365,6 +379,10 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                 ));
             }
         }
+    }
+    if let Some(endpoint) = collector.filter(|endpoint| !endpoint.is_empty()) {
+        let traces = raw.traces.get_or_insert_default();
+        traces.endpoint.get_or_insert(endpoint);
     }
     (raw, warnings)
 }
@@ -402,6 +420,10 @@ impl Raw {
             limits: match (self.limits, below.limits) {
                 (Some(limits), Some(below)) => Some(limits.over(below)),
                 (limits, below) => limits.or(below),
+            },
+            traces: match (self.traces, below.traces) {
+                (Some(traces), Some(below)) => Some(traces.over(below)),
+                (traces, below) => traces.or(below),
             },
         }
     }
@@ -502,6 +524,7 @@ impl Raw {
                 .unwrap_or_default()
                 .check()
                 .map_err(ConfigError::Limits)?,
+            traces: self.traces.unwrap_or_default().check()?,
         })
     }
 }

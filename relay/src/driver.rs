@@ -43,6 +43,7 @@ use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
+use crate::traces::{Traces, TracesError};
 use crate::{broker, clock, ui};
 
 /// How long a relay that is not alone goes on after it has said that it stops, until nobody is sent to it any more.
@@ -100,6 +101,9 @@ pub enum RunError {
     /// Somebody who is to be told of alerts cannot be.
     #[error(transparent)]
     Receiver(#[from] ReceiverError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -238,6 +242,7 @@ struct Relay {
     broker: Arc<Broker>,
     discovery: Arc<Discovery>,
     store: Store,
+    traces: Traces,
     /// What only goes on and on.
     chores: [JoinHandle<()>; 2],
     /// Whether this relay leads, as long as somebody says so.
@@ -304,6 +309,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         None => relay_id(host.as_deref()).map_err(RunError::RelayId)?,
     };
     let source = own_source(&relay_id);
+    let traces = Traces::start(config.traces.as_ref(), &relay_id, &metrics)?;
     let (leads_sender, leads) = watch::channel(!is_shared);
     let settings = Settings {
         root: root.clone(),
@@ -324,6 +330,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
                 .collect(),
         },
         sharing: is_shared.then(|| leads.clone()),
+        traces: traces.clone(),
     };
     let (fleet, ingest) =
         Ingest::restore(settings, store.clone(), commits, metrics.clone()).await?;
@@ -398,6 +405,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
         metrics,
+        traces: traces.clone(),
         protect: protect.clone(),
         root,
         source,
@@ -443,6 +451,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         broker,
         discovery,
         store,
+        traces,
         chores: [streams, housekeeping],
         _office: office,
     })
@@ -468,6 +477,7 @@ impl Relay {
         self.broker.stop().await;
         // Waits for the last commit, so not on a thread of the runtime.
         let _ = tokio::task::spawn_blocking(move || self.store.close()).await;
+        self.traces.finish().await;
     }
 }
 

@@ -33,6 +33,7 @@ use lekiwi_protocol::limits::MAX_METRICS;
 use lekiwi_protocol::message::{
     Ack, CommandStatus, ConnectionState, EventBatch, Registration, RelayBirth, State, Telemetry,
 };
+use lekiwi_protocol::trace::TraceParent;
 use lekiwi_protocol::{
     Clock, Envelope, FromRobot, MessageType, RelayId, RobotId, Root, Timestamp, ToRobot,
 };
@@ -58,6 +59,7 @@ use crate::live::Collector;
 use crate::metrics::{MessageLabels, Metrics};
 use crate::store::records::{Commit, NewEvent, OWN_SOURCE, Refused, StoredEvent};
 use crate::store::{Batch, Health, Store, StoreError};
+use crate::traces::{Arrived, Traces, metadata};
 
 /// Messages taken at once. Also the longest time that readers of the picture wait: well below 1 ms.
 const TURN: usize = 256;
@@ -86,6 +88,8 @@ pub struct Settings {
     pub alerts: alerts::Settings,
     /// Whether this relay leads those that share its log; alone on it, it does.
     pub sharing: Option<watch::Receiver<bool>>,
+    /// What is told of messages whose trace is kept.
+    pub traces: Traces,
 }
 
 /// The task, before it runs.
@@ -151,7 +155,7 @@ impl Ingest {
         let commands = commands::restore(&store).await?;
         let twins = twins::restore(&store).await?;
         let fleet = Arc::new(RwLock::new(fleet));
-        let (live, collector) = crate::live::channel(&metrics);
+        let (live, collector) = crate::live::channel(&metrics, &settings.traces);
         let (decisions, desk) = Desk::new();
         let overload = Arc::<Mutex<Overload>>::default();
         let behind = watch::channel(None).0;
@@ -270,7 +274,8 @@ impl Ingest {
                     from,
                     payload,
                     received_ms,
-                } => match self.parse(&robot, &from, &payload, received_ms) {
+                    trace,
+                } => match self.parse(&robot, &from, &payload, received_ms, trace.as_deref()) {
                     Ok(message) => heard.push((received_ms, message)),
                     Err(refusal) => self.refuse(&robot, from, &payload, received_ms, refusal),
                 },
@@ -357,6 +362,7 @@ impl Ingest {
         from: &FromRobot,
         payload: &Bytes,
         received_ms: u64,
+        trace: Option<&Arrived>,
     ) -> Result<Heard, Refusal> {
         let Some(expected) = MessageType::of_topic(from) else {
             return Err((
@@ -396,7 +402,8 @@ impl Ingest {
             MessageType::Events => {
                 let envelope: Envelope<EventBatch> = envelope(expected, robot, payload)?;
                 check_events(&envelope.payload)?;
-                self.robot_events(robot, envelope.payload, received_ms);
+                let trace = self.settings.traces.received(trace, &envelope);
+                self.robot_events(robot, envelope.payload, received_ms, trace);
                 Heard::Heard(robot.clone())
             }
             MessageType::Backlog => {
@@ -433,9 +440,15 @@ impl Ingest {
         Ok(heard)
     }
 
-    fn robot_events(&mut self, robot: &RobotId, batch: EventBatch, received_ms: u64) {
+    fn robot_events(
+        &mut self,
+        robot: &RobotId,
+        batch: EventBatch,
+        received_ms: u64,
+        trace: Option<TraceParent>,
+    ) {
         let id: Arc<str> = robot.as_str().into();
-        let metadata: Arc<str> = format!(r#"{{"ordinal":{}}}"#, batch.ordinal).into();
+        let metadata = metadata(batch.ordinal, trace);
         for event in batch.events {
             self.batch.events.push(NewEvent {
                 aggregate_type: "robot",
@@ -483,6 +496,7 @@ impl Ingest {
 
     /// Events are safe: their makers may forget them.
     async fn committed(&mut self, broker: &Broker, commit: Commit) {
+        self.settings.traces.committed(&commit);
         if self.settings.sharing.is_none() {
             self.logged(broker, &commit.events).await;
         }
@@ -494,6 +508,7 @@ impl Ingest {
 
     /// The log's next events: into the picture, and to the live stream.
     async fn logged(&mut self, broker: &Broker, events: &[StoredEvent]) {
+        let begun = self.settings.traces.begun();
         let mut heard = Vec::with_capacity(events.len());
         for stored in events {
             if let Some(robot) = stored.told_as() {
@@ -505,6 +520,7 @@ impl Ingest {
             heard.push((stored.event.received_ms, folded(stored)));
         }
         self.apply(broker, heard).await;
+        self.settings.traces.done("fold", begun, events);
         self.committed_alerts(broker, events).await;
         self.look_after_alerts(Timestamp::from_ms(clock::now_ms()));
         self.answer(events);

@@ -23,4 +23,6 @@ pub mod people;
 pub mod protect;
 pub mod ready;
 pub mod store;
+mod tls;
+pub mod traces;
 pub mod ui;

@@ -18,6 +18,7 @@ pub use self::content::{Content, Form, Message, Payload, form, frame, said, sse_
 pub use self::watchers::{Live, Todo, Watcher};
 use crate::metrics::Metrics;
 use crate::store::records::StoredEvent;
+use crate::traces::Traces;
 
 /// Batches that may wait to be handed out.
 const WAITING: usize = 1_024;
@@ -28,6 +29,8 @@ struct Batch {
     messages: Vec<Message>,
     /// What was lost before these, because too much waited.
     lost: Option<Lagged>,
+    /// Since when they wait, for traces.
+    since: Option<u64>,
 }
 
 /// Collects what one turn of ingest learnt, then sends it. Costs nothing while nobody listens.
@@ -38,19 +41,21 @@ pub(crate) struct Collector {
     messages: Vec<Message>,
     lost: Option<Lagged>,
     metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 /// The stream, without listeners, and its sending end. With the latter the stream ends.
-pub(crate) fn channel(metrics: &Arc<Metrics>) -> (Live, Collector) {
+pub(crate) fn channel(metrics: &Arc<Metrics>, traces: &Traces) -> (Live, Collector) {
     let (batches, waiting) = mpsc::channel(WAITING);
     let live = Live::new(metrics);
-    tokio::spawn(live.clone().hand_out(waiting));
+    tokio::spawn(live.clone().hand_out(waiting, traces.clone()));
     let collector = Collector {
         live: live.clone(),
         batches,
         messages: Vec::new(),
         lost: None,
         metrics: metrics.clone(),
+        traces: traces.clone(),
     };
     (live, collector)
 }
@@ -103,6 +108,7 @@ impl Collector {
         let batch = Batch {
             messages: std::mem::take(&mut self.messages),
             lost: self.lost.take(),
+            since: self.traces.begun(),
         };
         let Err(error) = self.batches.try_send(batch) else {
             return;
@@ -155,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn what_finds_no_room_on_the_way_is_told_with_what_follows() {
         let metrics = Arc::new(Metrics::default());
-        let (live, mut collector) = channel(&metrics);
+        let (live, mut collector) = channel(&metrics, &Traces::default());
         let robot = RobotId::new("kiwi-01").unwrap();
         let say = |collector: &mut Collector, uptime_s| {
             let heartbeat = LivePayload::Heartbeat(Heartbeat {
@@ -207,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn listeners_are_listed_a_page_at_a_time() {
-        let (live, _collector) = channel(&Arc::default());
+        let (live, _collector) = channel(&Arc::default(), &Traces::default());
         let watch = |_| live.watch("ana", [0; 32]);
         let mut watchers: Vec<Watcher> = (0..300).map(watch).collect();
         // The first one has gone, and somebody else has its place.

@@ -143,6 +143,10 @@ pub struct Metrics {
     pub live_late: Counter,
     /// From a request's headers to those of its answer.
     pub requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    /// Spans that the collector took.
+    pub spans_exported: Counter,
+    /// Spans that found no room, or that it did not take.
+    pub spans_dropped: Counter,
     /// Memory that the process has, bytes.
     pub resident_memory: Gauge,
     /// When the process started, seconds since the epoch.
@@ -195,6 +199,8 @@ impl Default for Metrics {
             live_told: Counter::default(),
             live_late: Counter::default(),
             requests: Family::new_with_constructor(work_seconds),
+            spans_exported: Counter::default(),
+            spans_dropped: Counter::default(),
             resident_memory: Gauge::default(),
             start_time: Gauge::default(),
         };
@@ -353,6 +359,16 @@ impl Default for Metrics {
                 "Time from a request to the headers of its answer",
                 Unit::Seconds,
                 this.requests.clone(),
+            );
+            r.register(
+                "spans_exported",
+                "Spans of traces that the collector took",
+                this.spans_exported.clone(),
+            );
+            r.register(
+                "spans_dropped",
+                "Spans that found no room or were not taken",
+                this.spans_dropped.clone(),
             );
             r.register_with_unit(
                 "process_resident_memory",

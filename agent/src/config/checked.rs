@@ -13,10 +13,11 @@ use lekiwi_protocol::limits::{HEARTBEAT_S, METRIC_S, SAMPLE_S};
 use lekiwi_protocol::message::metric;
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::profile::{FOLDER, MetricKey, MetricRule, MetricRules, Profile};
+use lekiwi_protocol::trace::Sample;
 use lekiwi_protocol::{Org, ProfileName, RobotId};
 use log::LevelFilter;
 
-use super::{ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Environment, raw};
+use super::{ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Environment, from_hostname, raw};
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
@@ -54,6 +55,8 @@ pub struct Config {
     pub sample: Duration,
     /// When each metric is sent.
     pub metrics: Rules,
+    /// Which share of the messages with events begins a trace.
+    pub traces: Sample,
     /// Whether others on the local network may find this robot.
     pub mdns: bool,
     /// How much the agent says in its log.
@@ -254,6 +257,7 @@ pub(super) fn check(
         sample: check.seconds("telemetry.sample_s", raw.telemetry.sample_s, 2, &SAMPLE_S)?,
         metrics: metrics(&check, &given)?,
         given,
+        traces: raw.traces.sample.unwrap_or_default(),
         mdns: raw.discovery.mdns.unwrap_or(true),
         log: check.level(raw.log)?,
         migration: raw
@@ -584,16 +588,4 @@ impl Check<'_> {
             Err(self.wrong(key, &reason))
         }
     }
-}
-
-/// The host name as a robot id: lower case, anything else a '-', cut to length.
-fn from_hostname(hostname: &str) -> Option<RobotId> {
-    let name = hostname.split('.').next().unwrap_or_default();
-    let id: String = name
-        .chars()
-        .map(|c| c.to_ascii_lowercase())
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(63)
-        .collect();
-    RobotId::new(id.trim_matches('-')).ok()
 }

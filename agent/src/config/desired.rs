@@ -14,6 +14,8 @@ struct Settings {
     log: Option<String>,
     #[serde(default)]
     telemetry: raw::Telemetry,
+    #[serde(default)]
+    traces: raw::Traces,
 }
 
 impl Settings {
@@ -21,6 +23,7 @@ impl Settings {
         raw.heartbeat_s = self.heartbeat_s.or(raw.heartbeat_s);
         raw.log = self.log.or_else(|| raw.log.take());
         raw.telemetry.sample_s = self.telemetry.sample_s.or(raw.telemetry.sample_s);
+        raw.traces.sample = self.traces.sample.or(raw.traces.sample);
         for (key, rule) in self.telemetry.metrics {
             let file = raw.telemetry.metrics.entry(key).or_default();
             *file = checked::over(rule, *file);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lekiwi_protocol::trace::Sample;
 use lekiwi_protocol::yaml::nearest;
 
 use super::{ConfigError, raw};
@@ -30,11 +31,12 @@ enum Field<'a> {
     Text(&'a mut Option<String>),
     Number(&'a mut Option<u64>),
     Flag(&'a mut Option<bool>),
+    Share(&'a mut Option<Sample>),
     /// Separated by commas.
     List(&'a mut Option<Vec<String>>),
 }
 
-const OVERRIDES: [(&str, Target); 19] = [
+const OVERRIDES: [(&str, Target); 20] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
@@ -68,6 +70,9 @@ const OVERRIDES: [(&str, Target); 19] = [
     ("LEKIWI_HEARTBEAT_S", |c| Field::Number(&mut c.heartbeat_s)),
     ("LEKIWI_TELEMETRY_SAMPLE_S", |c| {
         Field::Number(&mut c.telemetry.sample_s)
+    }),
+    ("LEKIWI_TRACES_SAMPLE", |c| {
+        Field::Share(&mut c.traces.sample)
     }),
     ("LEKIWI_DISCOVERY_MDNS", |c| {
         Field::Flag(&mut c.discovery.mdns)
@@ -114,6 +119,10 @@ impl Environment {
                 }
                 Field::Number(field) => {
                     *field = Some(value.parse().map_err(|_| wrong("a number of seconds"))?);
+                }
+                Field::Share(field) => {
+                    let share = value.parse().ok().and_then(Sample::new);
+                    *field = Some(share.ok_or_else(|| wrong("a share from 0 to 1"))?);
                 }
                 Field::Flag(field) => {
                     *field = Some(value.parse().map_err(|_| wrong("true or false"))?);

@@ -1,6 +1,7 @@
 //! The file as written. Everything is optional here; [`super::checked`] knows defaults and limits.
 
 use lekiwi_protocol::profile::MetricRules;
+use lekiwi_protocol::trace::Sample;
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +25,8 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) telemetry: Telemetry,
     #[serde(default)]
+    pub(super) traces: Traces,
+    #[serde(default)]
     pub(super) discovery: Discovery,
     pub(super) migration: Option<Migration>,
 }
@@ -35,6 +38,12 @@ pub(super) struct Migration {
     pub(super) mirror: Option<String>,
     pub(super) api_key_file: Option<String>,
     pub(super) auth: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Traces {
+    pub(super) sample: Option<Sample>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,7 +12,11 @@ impl Config {
     #[must_use]
     pub fn digest(&self) -> String {
         let (heartbeat, sample) = (self.heartbeat.as_secs(), self.sample.as_secs());
-        let mut text = format!("{heartbeat} {sample} {}\n", self.log);
+        let mut text = format!(
+            "{heartbeat} {sample} {} {}\n",
+            self.log,
+            self.traces.share()
+        );
         for (key, rule) in self.metrics.iter() {
             let Rule {
                 deadband,
@@ -32,8 +36,8 @@ impl Config {
         hex::encode(Sha256::digest(text))
     }
 
-    /// Takes what of `new` can change while the agent runs: rules of telemetry, heartbeat, log level and
-    /// the folder of profiles. Returns the other keys that `new` has otherwise; of those the old values stay.
+    /// Takes what of `new` can change while the agent runs: rules of telemetry, heartbeat, log level, the share of traces
+    /// and the folder of profiles. Returns the other keys that `new` has otherwise; of those the old values stay.
     #[must_use]
     pub fn take(&mut self, new: Self) -> Vec<&'static str> {
         let old = &*self;
@@ -71,6 +75,7 @@ impl Config {
         self.metrics = new.metrics;
         self.given = new.given;
         self.log = new.log;
+        self.traces = new.traces;
         self.profiles_dir = new.profiles_dir;
         let changed = lasting.into_iter().filter(|(_, is_other)| *is_other);
         changed.map(|(key, _)| key).collect()

@@ -68,6 +68,7 @@ impl Driver {
             log::warn!("{key} is another one in the file, which counts from the next start");
         }
         journal::set_level(self.config.log);
+        self.speech.begin_traces(self.config.traces);
         self.debouncer.replace_rules(self.config.metrics.clone());
         let now = clock::now();
         self.next_heartbeat = self.next_heartbeat.min(now + self.config.heartbeat);

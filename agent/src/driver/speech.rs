@@ -5,6 +5,7 @@ use lekiwi_protocol::message::{
     Identification, Reported, State, Telemetry,
 };
 use lekiwi_protocol::topic::Name;
+use lekiwi_protocol::trace::{Sample, TraceParent};
 use lekiwi_protocol::{Envelope, FromRobot, MessageType, RobotId, Root, ToRobot};
 use serde::Serialize;
 use uuid::Uuid;
@@ -22,6 +23,8 @@ pub(super) struct Speech {
     sequence: u64,
     /// What the factsheet says was not said in this session.
     owes_factsheet: bool,
+    /// Which share of the messages with events begins a trace.
+    traces: Sample,
 }
 
 impl Speech {
@@ -58,7 +61,13 @@ impl Speech {
             session: Uuid::nil(),
             sequence: 0,
             owes_factsheet: false,
+            traces: config.traces,
         }
+    }
+
+    /// From now on, this share of the messages with events begins a trace.
+    pub(super) fn begin_traces(&mut self, share: Sample) {
+        self.traces = share;
     }
 
     pub(super) fn session(&self) -> Uuid {
@@ -207,8 +216,12 @@ impl Speech {
             }
             _ => Delivery::Once,
         };
+        let trace = match from {
+            FromRobot::Events => trace(self.traces),
+            _ => None,
+        };
         let (topic, payload) = self.wrap(from, message_type, payload);
-        link.publish(topic, payload, delivery)
+        link.publish(topic, payload, delivery, trace)
     }
 
     fn wrap(
@@ -229,6 +242,16 @@ impl Speech {
         let topic = self.root.from_robot(&self.robot_id, from).to_string();
         (topic, envelope.to_json())
     }
+}
+
+/// A new trace, if it is one of the share; none without random numbers.
+fn trace(share: Sample) -> Option<TraceParent> {
+    if share == Sample::NONE {
+        return None;
+    }
+    let mut random = [0; 24];
+    getrandom::fill(&mut random).ok()?;
+    TraceParent::begin(random, share)
 }
 
 #[cfg(test)]
@@ -253,6 +276,7 @@ mod tests {
             session: Uuid::nil(),
             sequence: 0,
             owes_factsheet: false,
+            traces: Sample::NONE,
         };
         let (link, mut taken) = Link::stuck();
         let link = Some(&link);

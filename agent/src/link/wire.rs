@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use lekiwi_protocol::limits::{KEEP_ALIVE, MAX_PAYLOAD_BYTES};
+use lekiwi_protocol::trace::{TRACEPARENT, TraceParent};
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter,
-    LastWill, Packet, PingReq, PubAck, PubAckReason, Publish, Subscribe, SubscribeReasonCode,
+    LastWill, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties, Subscribe,
+    SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{self, QoS};
 
@@ -61,6 +63,7 @@ pub(super) enum Request {
         topic: String,
         payload: Vec<u8>,
         delivery: Delivery,
+        trace: Option<TraceParent>,
     },
     Subscribe(String),
     /// Is anybody there?
@@ -133,6 +136,7 @@ impl Wire {
                 topic,
                 payload,
                 delivery,
+                trace,
             } => {
                 let (qos, retain) = match delivery {
                     Delivery::Once => (QoS::AtMostOnce, false),
@@ -141,6 +145,10 @@ impl Wire {
                 };
                 let mut publish = Publish::new(topic, qos, payload, None);
                 publish.retain = retain;
+                publish.properties = trace.map(|trace| PublishProperties {
+                    user_properties: vec![(TRACEPARENT.to_owned(), trace.to_string())],
+                    ..PublishProperties::default()
+                });
                 if qos == QoS::AtLeastOnce {
                     // The lowest free bit: `takes_requests` says that there is one.
                     let free = (!self.unanswered).trailing_zeros();

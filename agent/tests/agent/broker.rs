@@ -188,6 +188,9 @@ impl Site {
                         log.lock().unwrap().push(Heard {
                             topic: String::from_utf8(publish.topic.to_vec()).unwrap(),
                             retained: publish.retain,
+                            properties: publish
+                                .properties
+                                .map_or_else(Vec::new, |properties| properties.user_properties),
                             body: serde_json::from_slice(&publish.payload).unwrap(),
                         })
                     }
@@ -212,6 +215,7 @@ impl Site {
 pub(crate) struct Heard {
     topic: String,
     retained: bool,
+    pub(crate) properties: Vec<(String, String)>,
     pub(crate) body: Value,
 }
 

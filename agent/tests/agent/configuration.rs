@@ -159,13 +159,13 @@ async fn what_cannot_be_is_rejected_with_its_reason_and_nothing_changes() {
         (
             2,
             json!({ "heartbeat": 1 }),
-            "unknown key \"heartbeat\" at the desired configuration 2:1:2, expected one of heartbeat_s, log, telemetry \
+            "unknown key \"heartbeat\" at the desired configuration 2:1:2, expected one of heartbeat_s, log, telemetry, traces \
              (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             3,
             json!({ "relay": { "https": "https://elsewhere" } }),
-            "unknown key \"relay\" at the desired configuration 3:1:2, expected one of heartbeat_s, log, telemetry",
+            "unknown key \"relay\" at the desired configuration 3:1:2, expected one of heartbeat_s, log, telemetry, traces",
         ),
         (
             4,

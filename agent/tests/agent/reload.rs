@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use lekiwi_protocol::trace::TraceParent;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -104,4 +105,43 @@ async fn a_reload_keeps_the_connection_and_a_wrong_file_changes_nothing() {
             .iter()
             .all(|heard| heard.body["payload"]["session"] == session)
     );
+}
+
+#[tokio::test]
+async fn traces_begin_with_messages_of_events_as_often_as_the_configuration_says() {
+    let mut site = Site::start().await;
+    edit(
+        &site,
+        "heartbeat_s: 1\n",
+        "heartbeat_s: 1\ntraces: {sample: 0}\n",
+    );
+    let ears = site.listen();
+    let agent = site.agent();
+    let events = ears.wait(&site, "events", "events", |_| true).await;
+    assert_eq!(events.properties, []);
+
+    edit(&site, "sample: 0}", "sample: 1.5}");
+    agent.signal(Signal::SIGHUP);
+    let refused = |site: &Site| configuration(site)["refused"].clone();
+    eventually("the wrong file is refused", || {
+        let said = refused(&site).to_string();
+        said.contains("expected a share from 0 to 1, got 1.5")
+    })
+    .await;
+    edit(&site, "sample: 1.5}", "sample: 1}");
+    agent.signal(Signal::SIGHUP);
+    eventually("the file is read", || refused(&site).is_null()).await;
+    // Nobody has acknowledged them: they are sent again, on a new connection.
+    site.broker = None;
+    ears.forget();
+    site.start_broker().await;
+    let events = ears.wait(&site, "events", "events", |_| true).await;
+    let [(name, value)] = &events.properties[..] else {
+        panic!("expected a property, got {:?}", events.properties);
+    };
+    assert_eq!(name, "traceparent");
+    let trace = TraceParent::parse(value).unwrap();
+    assert!(trace.is_sampled);
+    let pulse = ears.wait(&site, "heartbeat", "heartbeat", |_| true).await;
+    assert_eq!(pulse.properties, []);
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::configuration::Settings;
 use super::metric;
 use crate::limits::{HEARTBEAT_S, METRIC_S, SAMPLE_S};
+use crate::trace::Sample;
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
@@ -34,7 +35,8 @@ pub fn check_settings(settings: &Settings) -> Result<(), SettingError> {
             "heartbeat_s" => at.whole(value, &HEARTBEAT_S)?,
             "log" => at.level(value)?,
             "telemetry" => telemetry(&at, value)?,
-            _ => return Err(At("settings").unknown(key, "heartbeat_s, log, telemetry")),
+            "traces" => traces(&at, value)?,
+            _ => return Err(At("settings").unknown(key, "heartbeat_s, log, telemetry, traces")),
         }
     }
     Ok(())
@@ -48,6 +50,15 @@ fn telemetry(at: &At<impl AsRef<str>>, value: &Value) -> Result<(), SettingError
             None => Err(at.below("metrics").unknown(key, &metric::KEYS.join(", "))),
         }),
         _ => Err(at.unknown(key, "sample_s, metrics")),
+    })
+}
+
+fn traces(at: &At<impl AsRef<str>>, value: &Value) -> Result<(), SettingError> {
+    at.each(value, |key, value, below| match key {
+        "sample" => below.number(value, "a share from 0 to 1", |share| {
+            Sample::new(share).is_some()
+        }),
+        _ => Err(at.unknown(key, "sample")),
     })
 }
 
@@ -153,7 +164,7 @@ mod tests {
         for settings in [
             json!({}),
             json!({ "heartbeat_s": 1, "log": "Debug", "telemetry": { "sample_s": 600, "metrics": {} } }),
-            json!({ "heartbeat_s": 3600, "log": "off", "telemetry": {} }),
+            json!({ "heartbeat_s": 3600, "log": "off", "telemetry": {}, "traces": { "sample": 1 } }),
             of_cpu(json!({ "deadband": 0, "min_interval_s": 1, "keep_alive_s": 86_400 })),
             of_cpu(json!({ "alert_above": 90.5, "alert_clear": -1 })),
         ] {
@@ -167,11 +178,11 @@ mod tests {
         for (settings, expected) in [
             (
                 json!({ "heartbeat": 5 }),
-                "settings: expected one of heartbeat_s, log, telemetry, got \"heartbeat\"".to_owned(),
+                "settings: expected one of heartbeat_s, log, telemetry, traces, got \"heartbeat\"".to_owned(),
             ),
             (
                 json!({ "relay": { "https": "https://evil" } }),
-                "settings: expected one of heartbeat_s, log, telemetry, got \"relay\"".to_owned(),
+                "settings: expected one of heartbeat_s, log, telemetry, traces, got \"relay\"".to_owned(),
             ),
             (
                 json!({ "heartbeat_s": 0 }),
@@ -184,6 +195,10 @@ mod tests {
             (
                 json!({ "log": "loud" }),
                 "settings.log: expected error, warn, info, debug, trace, off, got \"loud\"".to_owned(),
+            ),
+            (
+                json!({ "traces": { "sample": 1.5 } }),
+                "settings.traces.sample: expected a share from 0 to 1, got 1.5".to_owned(),
             ),
             (
                 json!({ "telemetry": 5 }),

@@ -7,15 +7,15 @@ use lekiwi_protocol::api::{
 };
 use lekiwi_relay_core::alerts::notify::Outcome;
 use reqwest::{StatusCode, Url};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::secret::Secret;
 use super::{ReceiverError, TIMEOUT, chain};
 use crate::config::alerts::WebhookConfig;
+use crate::tls;
 
 /// A webhook.
 #[derive(Debug)]
@@ -89,9 +89,8 @@ fn signature(key: &hmac::Key, timestamp: &str, body: &[u8]) -> String {
 }
 
 fn tls(name: &ReceiverName, ca_file: Option<&Path>) -> Result<ClientConfig, ReceiverError> {
-    let mut roots = RootCertStore::empty();
     // A machine without authorities may still have one of its own in the configuration.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut roots = tls::system_roots();
     if let Some(path) = ca_file {
         let unusable =
             |source: Box<dyn std::error::Error + Send + Sync>| ReceiverError::Authority {
@@ -101,14 +100,10 @@ fn tls(name: &ReceiverName, ca_file: Option<&Path>) -> Result<ClientConfig, Rece
         let certificate = CertificateDer::from_pem_file(path).map_err(|e| unusable(e.into()))?;
         roots.add(certificate).map_err(|e| unusable(e.into()))?;
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|source| ReceiverError::Tls {
-            receiver: name.clone(),
-            source: source.into(),
-        })?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    tls::client(roots).map_err(|source| ReceiverError::Tls {
+        receiver: name.clone(),
+        source: source.into(),
+    })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub use self::external::{Address, AddressError, External, Membership};
 use crate::metrics::Metrics;
 use crate::protect::Protect;
 use crate::store::records::Refused;
+use crate::traces::Arrived;
 
 /// Why the broker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,8 @@ pub enum Input {
         payload: Bytes,
         /// When the relay received it.
         received_ms: u64,
+        /// The trace that it belongs to, if that is kept.
+        trace: Option<Box<Arrived>>,
     },
     /// A robot's connection stands.
     Connected {

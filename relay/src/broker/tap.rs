@@ -96,6 +96,7 @@ mod tests {
                     from,
                     payload,
                     received_ms: 0,
+                    trace: None,
                 })
                 .await;
             }

@@ -257,3 +257,40 @@ fn limits_are_a_tier_and_what_is_said_over_it() {
         assert_eq!(refusal(&format!("limits: {text}\n")).0, expected);
     }
 }
+
+#[test]
+fn traces_go_where_file_and_variables_say() {
+    let file = "traces: { endpoint: \"https://collector.example/otlp\", sample: 1 }\n";
+    let said = |variables: &[(&str, &str)]| {
+        let parsed = parse(Path::new("relay.yml"), file).unwrap();
+        let variables = variables
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        let (variables, warnings) = environment(variables);
+        assert_eq!(warnings, [""; 0]);
+        let traces = variables.over(parsed).check().unwrap().traces.unwrap();
+        (traces.endpoint.to_string(), traces.sample.share())
+    };
+    let collector = "https://collector.example/otlp".to_owned();
+    assert_eq!(said(&[]), (collector.clone(), 1.0));
+    assert_eq!(
+        said(&[("LEKIWI_RELAY_TRACES_SAMPLE", "0.5")]),
+        (collector, 0.5)
+    );
+    let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://other:4318");
+    assert_eq!(said(&[standard]).0, "http://other:4318/");
+    let own = ("LEKIWI_RELAY_TRACES_ENDPOINT", "http://own:4318");
+    assert_eq!(said(&[standard, own]).0, "http://own:4318/");
+    for (text, expected) in [
+        (
+            "{ endpoint: \"grpc://x:4317\" }",
+            "expected traces.endpoint to be the URL of a collector such as http://127.0.0.1:4318, got \"grpc://x:4317\"",
+        ),
+        (
+            "{ sample: 1.5 }",
+            "expected traces.sample to be a share from 0 to 1, got \"1.5\"",
+        ),
+    ] {
+        assert_eq!(refusal(&format!("traces: {text}\n")).0, expected);
+    }
+}

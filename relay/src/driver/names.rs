@@ -50,6 +50,22 @@ pub(super) fn server_names(config: &Config, host: Option<&str>) -> Vec<ServerNam
     names
 }
 
+/// The broker's `host:port` as others reach it.
+pub(super) fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
+    let port = mqtt.port();
+    match (
+        config.server_names.first(),
+        mqtt.ip().is_unspecified(),
+        host,
+    ) {
+        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
+        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
+        (None, false, _) => mqtt.to_string(),
+        (None, true, Some(host)) => format!("{host}:{port}"),
+        (None, true, None) => format!("localhost:{port}"),
+    }
+}
+
 /// Addresses of this machine that others may reach it by.
 fn interface_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {

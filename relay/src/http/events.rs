@@ -1,7 +1,7 @@
 //! The event log, by robot.
 
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 use lekiwi_protocol::api::{self, EventPage};
 
 use super::App;
@@ -9,6 +9,7 @@ use super::extract::{Query, Robot};
 use super::problem::Failure;
 use crate::store::EventQuery;
 use crate::store::records::StoredEvent;
+use crate::traces::Linked;
 
 const MOST: u64 = 1000;
 const USUAL: u64 = 100;
@@ -33,7 +34,7 @@ pub(super) async fn of_robot(
     State(app): State<App>,
     Robot(robot): Robot,
     mut query: Query,
-) -> Result<Answer<EventPage>, Failure> {
+) -> Result<(Option<Extension<Linked>>, Answer<EventPage>), Failure> {
     let after = query.number("after", 0..=i64::MAX as u64)?;
     let before = query.number("before", 0..=i64::MAX as u64)?;
     let limit = query.number("limit", 1..=MOST)?.unwrap_or(USUAL);
@@ -56,5 +57,6 @@ pub(super) async fn of_robot(
     }
     let next_after = stored.last().filter(|_| more).map(|event| event.position);
     let events = stored.iter().map(StoredEvent::record).collect();
-    Ok(Answer(EventPage { events, next_after }))
+    let linked = app.traces.linked(&stored).map(Extension);
+    Ok((linked, Answer(EventPage { events, next_after })))
 }

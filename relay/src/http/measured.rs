@@ -1,4 +1,4 @@
-//! How long each route takes to answer, for `/metrics`.
+//! How long each route takes to answer, for `/metrics` and for traces.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -6,9 +6,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::App;
-use super::routes;
+use super::routes::{self, Permission};
 use crate::clock;
 use crate::metrics::RequestLabels;
+use crate::traces::Linked;
 
 /// The layer around all others.
 pub(super) async fn measure(State(app): State<App>, request: Request, next: Next) -> Response {
@@ -17,6 +18,10 @@ pub(super) async fn measure(State(app): State<App>, request: Request, next: Next
         .get::<MatchedPath>()
         .and_then(|path| routes::find(request.method(), path.as_str()));
     let begun = clock::monotonic();
+    // Strangers, and who only looks whether the relay is well, begin no trace.
+    let trace = route
+        .filter(|route| !matches!(route.permission, Permission::Public | Permission::Page))
+        .and_then(|_| app.traces.asked(request.headers()));
     let response = next.run(request).await;
     let labels = RequestLabels {
         method: route.map_or("other", |route| route.method.as_str()),
@@ -25,6 +30,11 @@ pub(super) async fn measure(State(app): State<App>, request: Request, next: Next
     };
     let seconds = begun.elapsed().as_secs_f64();
     app.metrics.requests.get_or_create(&labels).observe(seconds);
+    let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+    if let Some(trace) = trace.filter(|_| !denied.contains(&response.status())) {
+        let links = response.extensions().get::<Linked>();
+        trace.answered(labels.method, labels.route, response.status(), links);
+    }
     response
 }
 

@@ -57,6 +57,7 @@ use crate::metrics::Metrics;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::Store;
+use crate::traces::Traces;
 use problem::{Failure, Kind};
 
 /// What handlers work with; cheap to clone.
@@ -85,6 +86,8 @@ pub struct Parts {
     pub sessions: Sessions,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What is told of requests whose trace is kept.
+    pub traces: Traces,
     /// Who is let in.
     pub protect: Arc<Protect>,
     /// The topics' start.

@@ -206,6 +206,7 @@ mod tests {
             registration: Policy::Open,
             alerts: alerts::Settings::default(),
             sharing: None,
+            traces: Default::default(),
         }
     }
 

@@ -127,6 +127,14 @@ impl Content {
             forms: Default::default(),
         }
     }
+
+    /// The event of the log that it tells of, if it does.
+    pub(super) fn event(&self) -> Option<&StoredEvent> {
+        match &self.payload {
+            Payload::Event(event) => Some(event),
+            _ => None,
+        }
+    }
 }
 
 /// What a robot is or measures, as a message.

@@ -1,6 +1,7 @@
 //! Who listens to the live stream, and what waits for each of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::slice;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::logging::Seldom;
 use crate::metrics::Metrics;
 use crate::store::Page;
 use crate::store::records::StoredEvent;
+use crate::traces::Traces;
 
 /// How often it is told who watches, at most.
 const PRESENCE: Duration = Duration::from_secs(1);
@@ -238,7 +240,7 @@ impl Live {
     }
 
     /// Hands out what comes, until the sending end is gone.
-    pub(super) async fn hand_out(self, mut batches: mpsc::Receiver<Batch>) {
+    pub(super) async fn hand_out(self, mut batches: mpsc::Receiver<Batch>, traces: Traces) {
         let mut presence = tokio::time::interval(PRESENCE);
         presence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -250,7 +252,7 @@ impl Live {
                 _ = presence.tick() => {
                     let now = Timestamp::from_ms(clock::now_ms());
                     let messages = lock(&self.inner.hub).presences(now);
-                    Batch { messages, lost: None }
+                    Batch { messages, lost: None, since: None }
                 }
             };
             if let Some(lost) = batch.lost {
@@ -260,7 +262,11 @@ impl Live {
                 }
             }
             for message in batch.messages {
-                self.deliver(&Arc::new(message));
+                let message = Arc::new(message);
+                self.deliver(&message);
+                if let Some(event) = message.content.event() {
+                    traces.done("push", batch.since, slice::from_ref(event));
+                }
                 // Thousands of listeners may have been served: others have their turn.
                 tokio::task::consume_budget().await;
             }

@@ -91,6 +91,8 @@ pub struct Commit {
     pub events: Vec<StoredEvent>,
     /// What to acknowledge, duplicates included.
     pub acks: Vec<Ack>,
+    /// When the transaction began and when it was on disk, nanoseconds since the epoch, where that is known.
+    pub times: Option<(u64, u64)>,
 }
 
 /// One value of one metric on its way into history. A later one with the same time replaces it.

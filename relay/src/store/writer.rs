@@ -143,7 +143,7 @@ struct Doubt {
 struct Failure {
     error: DatabaseError,
     /// The transaction and what it wrote.
-    doubt: Option<(i64, Commit)>,
+    doubt: Option<Box<(i64, Commit)>>,
 }
 
 impl From<DatabaseError> for Failure {
@@ -189,9 +189,12 @@ impl Writer {
             }
             let started = clock::monotonic();
             match self.write(&mut ids, &pending, &mut jobs, backoff.is_some()) {
-                Ok(commit) => {
+                Ok(mut commit) => {
                     backoff = None;
                     let took = started.elapsed();
+                    let ended = clock::now_ns();
+                    let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                    commit.times = Some((ended.saturating_sub(took_ns), ended));
                     self.metrics.commit_seconds.observe(took.as_secs_f64());
                     self.slow.write(&pending, jobs.len(), took);
                     self.recovered();
@@ -206,7 +209,8 @@ impl Writer {
                     }
                     self.failed(&error);
                     match open {
-                        Some((transaction, commit)) => {
+                        Some(open) => {
+                            let (transaction, commit) = *open;
                             doubt = Some(Doubt {
                                 transaction,
                                 commit,
@@ -442,7 +446,7 @@ impl Writer {
             let is_unknown = matches!(error, DatabaseError::Lost(_));
             return Err(Failure {
                 error,
-                doubt: is_unknown.then_some((transaction, commit)),
+                doubt: is_unknown.then(|| Box::new((transaction, commit))),
             });
         }
         for (index, error) in failed.into_iter().rev() {

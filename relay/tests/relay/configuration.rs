@@ -19,7 +19,7 @@ fn settings_that_no_robot_takes_are_refused_with_their_path() {
     for (settings, detail) in [
         (
             json!({ "hartbeat_s": 5 }),
-            "settings: expected one of heartbeat_s, log, telemetry, got \"hartbeat_s\"",
+            "settings: expected one of heartbeat_s, log, telemetry, traces, got \"hartbeat_s\"",
         ),
         (
             json!({ "heartbeat_s": 3601 }),

@@ -13,12 +13,12 @@ use crate::support::{self, Client, Identity, connection, envelope, events, from,
 const JSON: &str = "content-type: application/json";
 const INBOX: &str = "fleet/v1/default/robots/kiwi-01/to/#";
 
-fn broker(port: u16) -> String {
+pub(crate) fn broker(port: u16) -> String {
     format!("mqtts://localhost:{port}")
 }
 
 /// Mosquitto with a certificate that the relay's authority makes for it.
-fn mosquitto(relay: &Relay, port: u16) -> Mosquitto {
+pub(crate) fn mosquitto(relay: &Relay, port: u16) -> Mosquitto {
     let folder = tempfile::tempdir().unwrap();
     let made = command()
         .args(["ca", "broker", "--name", "localhost", "--data"])
@@ -127,7 +127,7 @@ fn missing(relay: &Relay) -> Vec<String> {
     missing
 }
 
-fn ready(relay: &Relay) {
+pub(crate) fn ready(relay: &Relay) {
     wait_for("the broker", || missing(relay).is_empty().then_some(()));
 }
 

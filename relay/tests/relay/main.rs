@@ -25,3 +25,4 @@ mod standing;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mod.rs"]
 mod support;
+mod traces;

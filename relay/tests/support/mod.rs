@@ -238,6 +238,7 @@ impl Relay {
             registration,
             alerts: lekiwi_relay::ingest::alerts::Settings::default(),
             sharing: None,
+            traces: Default::default(),
         };
         let (handle, ingest) = Ingest::restore(settings, store.clone(), commits, metrics.clone())
             .await

@@ -88,6 +88,7 @@ impl Story {
                 topic,
                 payload,
                 delivery,
+                trace: None,
             },
         );
     }
@@ -168,6 +169,7 @@ fn the_brokers_limits_hold() {
             topic,
             payload,
             delivery,
+            trace: None,
         },
     );
     assert_eq!(story.said(), [], "it is dropped, and its id is free again");

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use lekiwi_protocol::access::{Principal, Refusal};
 use lekiwi_protocol::limits::MAX_PAYLOAD_BYTES;
 use lekiwi_protocol::message::Factsheet;
@@ -19,7 +18,7 @@ use lekiwi_relay_core::protect::Refusal as Limited;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType};
 use rmqtt::types::{
-    AuthResult, ConnectInfo, FromType, Id, LastWill, PublishAclResult, SubscribeAclResult,
+    AuthResult, ConnectInfo, FromType, Id, LastWill, Publish, PublishAclResult, SubscribeAclResult,
 };
 
 use super::Clients;
@@ -30,6 +29,7 @@ use crate::clock;
 use crate::metrics::Metrics;
 use crate::protect::Protect;
 use crate::store::records::Refused;
+use crate::traces::Arrived;
 
 /// Bytes of a refused payload that are kept for inspection.
 const KEPT_PAYLOAD: usize = 512;
@@ -160,9 +160,9 @@ impl Hooks {
     async fn publish(
         &self,
         client_id: &str,
-        topic: &str,
-        payload: &Bytes,
+        publish: &Publish,
     ) -> Result<(), (&'static str, String)> {
+        let payload = &publish.payload;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(("oversized", oversized(payload.len())));
         }
@@ -171,7 +171,7 @@ impl Hooks {
             "expected a robot's or consumer's client id".to_owned(),
         ))?;
         let topic = principal
-            .may_publish(&self.root, topic)
+            .may_publish(&self.root, &publish.topic)
             .map_err(|refusal| (slug(&refusal), refusal.to_string()))?;
         // Only robots and consumers have certificates for this broker.
         let Path::From(robot, from) = topic.path else {
@@ -183,12 +183,16 @@ impl Hooks {
         {
             self.gate.said(&robot, (&envelope.payload).into());
         }
+        let properties = publish.properties.iter();
+        let said = properties.flat_map(|properties| &properties.user_properties);
+        let trace = Arrived::read(said.map(|(name, value)| (&**name, &**value)));
         self.tap
             .message(Input::Message {
                 robot,
                 from,
                 payload: payload.clone(),
                 received_ms: clock::now_ms(),
+                trace,
             })
             .await;
         Ok(())
@@ -223,7 +227,7 @@ impl Handler for Hooks {
                 if let Some(refused) = self.surplus(&session.id, publish.retain) {
                     return (false, Some(HookResult::PublishAclResult(refused)));
                 }
-                let result = match self.publish(client, &publish.topic, &publish.payload).await {
+                let result = match self.publish(client, publish).await {
                     Ok(()) => PublishAclResult::allow(),
                     Err((kind, reason)) => {
                         self.refuse(
@@ -241,9 +245,7 @@ impl Handler for Hooks {
             Parameter::MessagePublish(_, from, publish) => {
                 if matches!(from.typ(), FromType::LastWill) {
                     let client = &*from.id.client_id;
-                    if let Err((kind, reason)) =
-                        self.publish(client, &publish.topic, &publish.payload).await
-                    {
+                    if let Err((kind, reason)) = self.publish(client, publish).await {
                         self.refuse(client, &publish.topic, kind, reason, &publish.payload);
                     }
                 }

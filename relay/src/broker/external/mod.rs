@@ -41,6 +41,7 @@ use crate::clock;
 use crate::identity::authority::{Authority, AuthorityError, Subject};
 use crate::metrics::Metrics;
 use crate::store::records::Refused;
+use crate::traces::Arrived;
 
 /// Messages on their way to the broker. What finds no room is given up; all but retained ones are said again anyway.
 const QUEUE: usize = 16_384;
@@ -470,6 +471,7 @@ impl Member {
             topic,
             payload,
             retain,
+            properties,
             ..
         } = message;
         let topic = String::from_utf8_lossy(&topic);
@@ -491,11 +493,14 @@ impl Member {
         let Some(received_ms) = self.retained.heard(&robot, &from, &payload, retain, now_ms) else {
             return;
         };
+        let said = properties.iter().flat_map(|it| &it.user_properties);
+        let trace = Arrived::read(said.map(|(name, value)| (name.as_str(), value.as_str())));
         let input = Input::Message {
             robot,
             from,
             payload,
             received_ms,
+            trace,
         };
         self.tap.message(input).await;
     }
