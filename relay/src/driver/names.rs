@@ -83,19 +83,3 @@ fn interface_addresses() -> Vec<IpAddr> {
         })
         .collect()
 }
-
-/// The broker's `host:port` as others reach it.
-pub(super) fn advertised(config: &Config, host: Option<&str>, mqtt: SocketAddr) -> String {
-    let port = mqtt.port();
-    match (
-        config.server_names.first(),
-        mqtt.ip().is_unspecified(),
-        host,
-    ) {
-        (Some(ServerName::Dns(name)), _, _) => format!("{name}:{port}"),
-        (Some(ServerName::Address(address)), _, _) => SocketAddr::new(*address, port).to_string(),
-        (None, false, _) => mqtt.to_string(),
-        (None, true, Some(host)) => format!("{host}:{port}"),
-        (None, true, None) => format!("localhost:{port}"),
-    }
-}
