@@ -101,7 +101,7 @@ impl Postgres {
             process,
             address,
             port,
-            files: files,
+            files,
         };
         server.wait()?;
         Ok(server)
