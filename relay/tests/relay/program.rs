@@ -417,6 +417,7 @@ fn the_brokers_certificate_waits_for_the_authority() {
         .arg(folder.path().join("data"))
         .arg("--out")
         .arg(&out)
+        .stderr(Stdio::null())
         .spawn()
         .expect("the program runs");
     let relay = Relay::start_in(folder);
