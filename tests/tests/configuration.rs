@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{ConfigurationRequest, ConfigurationView, RollbackRequest};
 use lekiwi_protocol::message::{ConfigurationState, kind};
+use lekiwi_protocol::trace::TraceParent;
 use lekiwi_tests::fleet::Admin;
-use lekiwi_tests::harness::{Agent, Relay, target};
+use lekiwi_tests::harness::{Agent, Relay, RelayOptions, target};
 use serde_json::{Value, json};
 
 const ROBOT: &str = "kiwi-01";
@@ -23,7 +24,10 @@ struct Site {
 
 impl Site {
     async fn start() -> Result<Self> {
-        let relay = Relay::start()?;
+        Self::start_on(Relay::start()?).await
+    }
+
+    async fn start_on(relay: Relay) -> Result<Self> {
         let admin =
             Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
         let program = target("lekiwi-agent", "lekiwi-agent")?;
@@ -139,7 +143,7 @@ async fn a_configuration_reaches_the_robot_and_what_became_of_it_is_on_record() 
             None,
             json!({ "heartbeat": 5 }),
             "422",
-            "settings: expected one of heartbeat_s, log, telemetry, got \\\"heartbeat\\\"",
+            "settings: expected one of heartbeat_s, log, telemetry, traces, got \\\"heartbeat\\\"",
         ),
         (
             None,
@@ -306,7 +310,7 @@ async fn the_command_line_sets_shows_and_waits() -> Result<()> {
     ensure!(
         code == Some(1)
             && said.contains(
-                "settings: expected one of heartbeat_s, log, telemetry, got \"heartbeat\""
+                "settings: expected one of heartbeat_s, log, telemetry, traces, got \"heartbeat\""
             ),
         "got {code:?} {said}"
     );
@@ -321,4 +325,38 @@ async fn the_command_line_sets_shows_and_waits() -> Result<()> {
         "got {shown}"
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_has_every_event_of_one_robot_traced() -> Result<()> {
+    // Where the collector would be, nobody is: the log says what there is to tell it.
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9".into());
+    let relay = Relay::start_with(RelayOptions {
+        environment: vec![collector],
+        ..RelayOptions::default()
+    })?;
+    let mut site = Site::start_on(relay).await?;
+    site.want(json!({ "traces": { "sample": 1 } }), None)
+        .await?;
+    site.end(1, ConfigurationState::Applied).await?;
+    site.agent.kill()?;
+    site.agent.restart()?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let events = site.admin.events(&RobotId::new(ROBOT)?).await?;
+        let mut started = events
+            .iter()
+            .filter(|event| event.kind == kind::AGENT_STARTED);
+        if let Some(again) = started.nth(1) {
+            let said = again.metadata["traceparent"].as_str();
+            let trace = said.and_then(TraceParent::parse);
+            ensure!(trace.is_some_and(|trace| trace.is_sampled), "got {again:?}");
+            return Ok(());
+        }
+        ensure!(
+            tokio::time::Instant::now() < deadline,
+            "expected that the agent started again, got {events:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -270,3 +270,43 @@ fn context(of: TraceParent, is_remote: bool) -> SpanContext {
 fn at(moment: Moment) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(moment)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_counted_and_nobody_waits() {
+        // Whoever connects waits for ever.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let config = TracesConfig {
+            endpoint: url.parse().unwrap(),
+            sample: Sample::NONE,
+        };
+        let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let relay = RelayId::new("r1").unwrap();
+        let (queue, exporting) = start(&config, &relay, &metrics, stop.clone()).unwrap();
+        // On one thread nothing is sent before the test waits.
+        for _ in 0..QUEUE + 10 {
+            let span = Span {
+                context: begin(Sample::new(1.0).unwrap()).unwrap(),
+                parent: None,
+                kind: SpanKind::Internal,
+                name: "work".into(),
+                times: (2, 1),
+                attributes: Vec::new(),
+                links: Vec::new(),
+                failed: false,
+            };
+            queue.put(Service::Relay, span);
+        }
+        assert_eq!(metrics.spans_dropped.get(), 10);
+        stop.cancel();
+        let begun = clock::monotonic();
+        ended(exporting).await;
+        assert!(begun.elapsed() < 2 * FAREWELL);
+        assert_eq!(metrics.spans_exported.get(), 0);
+    }
+}
