@@ -239,6 +239,11 @@ fn both_protocols_say_the_same() {
     let relay = Relay::start();
     let session = relay.log_in();
     register(&relay, "kiwi-01");
+    // Its certificate may be there before the picture has it.
+    wait_for("the picture", || {
+        let robots = relay.curl_as(&session, "/api/v1/robots", &[]);
+        (robots.json()["position"] == 1).then_some(())
+    });
     let mut heard = Vec::new();
     for protocol in ["lekiwi.v1.json", "lekiwi.v1.cbor"] {
         let mut socket = connect(&relay, &session, protocol, "");
