@@ -46,7 +46,7 @@ use crate::traces::Arrived;
 /// Messages on their way to the broker. What finds no room is given up; all but retained ones are said again anyway.
 const QUEUE: usize = 16_384;
 /// A broker that is gone is noticed within twice this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT_S: u64 = 10;
 /// Room for topic and properties around the largest payload.
 const MAX_PACKET_BYTES: u32 = MAX_PAYLOAD_BYTES as u32 + 4_096;

@@ -21,7 +21,7 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A server that does not take connections within this time is not there.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A network that does not take data within this time is not there.
-const SEND: Duration = Duration::from_secs(10);
+const SEND: Duration = Duration::from_secs(6);
 
 /// How to reach a database of PostgreSQL. Shown without its password.
 pub struct Options {
