@@ -14,7 +14,7 @@ use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Root, Timestamp};
 use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -201,7 +201,7 @@ struct Ready {
 ///
 /// # Errors
 /// When a part cannot start.
-pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
+pub async fn run(options: &cli::Run, config: Config, serving: &Handle) -> Result<(), RunError> {
     let folder = options.data.folder();
     let _lock = folder.lock()?;
     let (mut interrupt, mut terminate) = signals()?;
@@ -213,7 +213,7 @@ pub async fn run(options: &cli::Run, config: Config) -> Result<(), RunError> {
     };
     tokio::pin!(asked_to_stop);
     let relay = tokio::select! {
-        relay = start(options, config, &folder) => Some(relay?),
+        relay = start(options, config, &folder, serving) => Some(relay?),
         () = &mut asked_to_stop => None,
     };
     match relay {
@@ -249,7 +249,12 @@ struct Relay {
     _office: Office,
 }
 
-async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Result<Relay, RunError> {
+async fn start(
+    options: &cli::Run,
+    config: Config,
+    folder: &DataFolder,
+    serving: &Handle,
+) -> Result<Relay, RunError> {
     let started = clock::monotonic();
     let host = host_name();
     let metrics = Arc::new(Metrics::default());
@@ -265,9 +270,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
         option: "--https",
         reason,
     };
-    let listener = TcpListener::bind(config.https)
-        .await
-        .map_err(cannot_listen)?;
+    let listener = http::server::listen(config.https, serving).map_err(cannot_listen)?;
     let https = listener.local_addr().map_err(cannot_listen)?;
     let names = server_names(&config, host.as_deref());
     let identity =
@@ -278,7 +281,7 @@ async fn start(options: &cli::Run, config: Config, folder: &DataFolder) -> Resul
     let leaving = CancellationToken::new();
     let mqtt_address = Arc::new(OnceLock::new());
     let protect = Protect::new(config.limits.clone(), metrics.clone());
-    let server = tokio::spawn(http::server::serve(
+    let server = serving.spawn(http::server::serve(
         listener,
         tls,
         http::starting::router(starting.clone()),

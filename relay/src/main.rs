@@ -20,6 +20,7 @@ use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::paths::DataFolder;
 use lekiwi_relay::store::{Location, Store};
 use lekiwi_relay::{clock, logging, maintenance, ready, ui};
+use tokio::runtime::Builder;
 
 /// How often it looks for the authority.
 const LOOK: Duration = Duration::from_millis(200);
@@ -64,18 +65,19 @@ fn run(options: &Run) -> Exit {
             return Exit::Config;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
+    // What robots say is taken in on one, and people are answered on the other: the system gives those their turn who ask now
+    // and then, however much there is to be taken in.
+    let runtime = || Builder::new_multi_thread().enable_all().build();
+    let (runtime, serving) = match runtime().and_then(|first| Ok((first, runtime()?))) {
+        Ok(both) => both,
         Err(error) => {
             ui::error(&error, None);
             return Exit::Failure;
         }
     };
-    let outcome = runtime.block_on(driver::run(options, config));
+    let outcome = runtime.block_on(driver::run(options, config, serving.handle()));
     // Connections that are still open end here.
+    serving.shutdown_background();
     runtime.shutdown_background();
     match outcome {
         Ok(()) => Exit::Success,

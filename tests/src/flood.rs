@@ -64,8 +64,8 @@ const WINDOW: u64 = 64;
 /// Longest wait for a confirmation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Publishes events at QoS 1, `per_message` in each, with a window of messages under way, until `stop`; adds
-/// what is confirmed to `confirmed`.
+/// Publishes events at QoS 1, `per_message` in each, with a window of messages under way, until `stop` or until `most` are
+/// confirmed; adds what is confirmed to `confirmed`.
 ///
 /// # Errors
 /// When the broker closes the connection, or confirms nothing any more.
@@ -74,6 +74,7 @@ pub async fn events(
     endpoint: Endpoint,
     by: Confirmation,
     per_message: u64,
+    most: u64,
     confirmed: Arc<AtomicU64>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -88,14 +89,15 @@ pub async fn events(
     wire.put(&Packet::Subscribe(subscribe))?;
     let stream = Uuid::new_v4();
     let (mut seq, mut under_way) = (0, 0);
-    while !*stop.borrow() {
+    while !*stop.borrow() && (seq < most || under_way > 0) {
         // In halves, so that packets share their records and system calls.
         if under_way <= WINDOW / 2 * per_message {
-            while under_way < WINDOW * per_message {
-                let body = batch(&identity.id, stream, seq + 1..=seq + per_message);
+            while under_way < WINDOW * per_message && seq < most {
+                let events = per_message.min(most - seq);
+                let body = batch(&identity.id, stream, seq + 1..=seq + events);
                 wire.publish(topic.clone(), QoS::AtLeastOnce, false, body)?;
-                seq += per_message;
-                under_way += per_message;
+                seq += events;
+                under_way += events;
             }
             wire.flush().await?;
         }

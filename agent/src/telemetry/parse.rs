@@ -15,7 +15,8 @@ impl Cpu {
     pub fn busy_percent_since(self, before: Self) -> Option<f64> {
         let all = self.all.checked_sub(before.all).filter(|all| *all > 0)?;
         let busy = self.busy.saturating_sub(before.busy).min(all);
-        Some(100.0 * busy as f64 / all as f64)
+        // In this order a whole is exactly 100.
+        Some(busy as f64 / all as f64 * 100.0)
     }
 }
 
@@ -78,7 +79,7 @@ pub fn swap_percent(text: &str) -> Option<f64> {
 
 fn used_percent(total: u64, free: u64) -> Option<f64> {
     let used = total.saturating_sub(free);
-    (total > 0).then(|| 100.0 * used as f64 / total as f64)
+    (total > 0).then(|| used as f64 / total as f64 * 100.0)
 }
 
 /// A line of `/proc/meminfo` or `/proc/PID/status` in kB.

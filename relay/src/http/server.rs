@@ -20,6 +20,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,17 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Listens on `address`, for [`serve`] on the runtime `serving`.
+///
+/// # Errors
+/// When the address is taken, or none of this machine.
+pub fn listen(address: SocketAddr, serving: &Handle) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let _entered = serving.enter();
+    TcpListener::from_std(listener)
 }
 
 /// Serves `router` on `listener` until `stopping`; then takes no more, lets running requests end for at

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lekiwi_tests::fleet::{Admin, Pace};
 use serde::Serialize;
 
-use crate::goal::{Table, Wish, quantile};
+use crate::goal::{Table, Wish, median, quantile};
 use crate::ingest;
 use crate::presence::{answers, count, quiet, states};
 use crate::site::{Counts, Site};
@@ -74,16 +74,36 @@ impl Curve {
     }
 }
 
+/// How long one measurement of a point takes, and how many there are; their median is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Of one.
+    pub(crate) duration: Duration,
+    /// Of a point.
+    pub(crate) rounds: usize,
+}
+
+impl Effort {
+    /// The median of what `measure` gives.
+    async fn median(self, mut measure: impl AsyncFnMut(Duration) -> Result<f64>) -> Result<f64> {
+        let mut found = Vec::new();
+        for _ in 0..self.rounds {
+            found.push(measure(self.duration).await?);
+        }
+        Ok(median(&found))
+    }
+}
+
 /// All of them, and in the table whether they are flat.
 pub(crate) async fn all(
     robots: usize,
     events: u64,
-    duration: Duration,
+    effort: Effort,
     table: &mut Table,
 ) -> Result<Vec<Curve>> {
-    let mut curves = against_robots(robots, duration).await?;
-    curves.extend(against_rate(duration).await?);
-    curves.extend(against_log(events, duration).await?);
+    let mut curves = against_robots(robots, effort).await?;
+    curves.extend(against_rate(effort).await?);
+    curves.extend(against_log(events, effort).await?);
     for curve in &curves {
         let each = match curve.may {
             May::Stay => "",
@@ -126,7 +146,7 @@ async fn cost(site: &mut Site, admin: &Admin, duration: Duration) -> Result<f64>
 }
 
 /// A relay of its own for each number of robots: those that are away cost something as well.
-async fn against_robots(most: usize, duration: Duration) -> Result<Vec<Curve>> {
+async fn against_robots(most: usize, effort: Effort) -> Result<Vec<Curve>> {
     let of = "robots";
     let mut memory = Curve::new("memory for each robot", of, "KB");
     let mut message = Curve::new("processor time for each message, 500/s in all", of, "µs");
@@ -146,15 +166,17 @@ async fn against_robots(most: usize, duration: Duration) -> Result<Vec<Curve>> {
             memory.add(count(&site), each);
         }
         let admin = site.admin().await?;
-        message.add(count(&site), cost(&mut site, &admin, duration).await?);
-        let took = states(&site, &admin, duration).await?;
-        query.add(count(&site), quantile(&took, 0.99));
+        let spent = effort.median(async |of| cost(&mut site, &admin, of).await);
+        let spent = spent.await?;
+        message.add(count(&site), spent);
+        let tail = async |of| Ok(quantile(&states(&site, &admin, of).await?, 0.99));
+        query.add(count(&site), effort.median(tail).await?);
         simulation.stop().await?;
     }
     Ok(vec![memory, message, query])
 }
 
-async fn against_rate(duration: Duration) -> Result<Vec<Curve>> {
+async fn against_rate(effort: Effort) -> Result<Vec<Curve>> {
     let mut message = Curve::new(
         "processor time for each message, 100 robots",
         "messages/s",
@@ -165,14 +187,15 @@ async fn against_rate(duration: Duration) -> Result<Vec<Curve>> {
     for rate in [100.0, 1_000.0, 10_000.0] {
         let simulation = site.online(pace(&site, rate), None).await?;
         tokio::time::sleep(SETTLE).await;
-        message.add(rate, cost(&mut site, &admin, duration).await?);
+        let spent = effort.median(async |of| cost(&mut site, &admin, of).await);
+        message.add(rate, spent.await?);
         simulation.stop().await?;
     }
     Ok(vec![message])
 }
 
 /// One log that grows.
-async fn against_log(most: u64, duration: Duration) -> Result<Vec<Curve>> {
+async fn against_log(most: u64, effort: Effort) -> Result<Vec<Curve>> {
     let of = "events in the log";
     let mut append = Curve::new("processor time for each event", of, "µs");
     let mut start = Curve {
@@ -198,8 +221,11 @@ async fn against_log(most: u64, duration: Duration) -> Result<Vec<Curve>> {
         start.add(all, killed.elapsed().as_secs_f64());
         let robot = &site.identities[0].id;
         let path = format!("/api/v1/robots/{robot}/events?limit=100");
-        let took = answers(&admin, duration, std::iter::repeat(path)).await?;
-        page.add(all, quantile(&took, 0.99));
+        let tail = async |of| {
+            let paths = std::iter::repeat_with(|| path.clone());
+            Ok(quantile(&answers(&admin, of, paths).await?, 0.99))
+        };
+        page.add(all, effort.median(tail).await?);
     }
     Ok(vec![append, start, page])
 }

@@ -103,7 +103,7 @@ pub(crate) async fn events(
     Ok(())
 }
 
-/// Fills the relay's log.
+/// Puts so many events into the relay's log.
 pub(crate) async fn fill(site: &Site, events: u64) -> Result<()> {
     crate::say(&format!("filling the log with {events} events"));
     let until = Until::Events(events);
@@ -197,6 +197,10 @@ async fn flood_events(
 ) -> Result<(f64, Duration)> {
     let confirmed = Arc::new(AtomicU64::new(0));
     let (stop, stopped) = watch::channel(false);
+    let most = match until {
+        Until::Time(_) => u64::MAX,
+        Until::Events(events) => events.div_ceil(publishers.len() as u64),
+    };
     let tasks: Vec<_> = publishers
         .iter()
         .map(|identity| {
@@ -205,30 +209,23 @@ async fn flood_events(
                 endpoint.clone(),
                 by,
                 per_message,
+                most,
                 Arc::clone(&confirmed),
                 stopped.clone(),
             ))
         })
         .collect();
     let start = Instant::now();
-    match until {
-        Until::Time(duration) => tokio::time::sleep(duration).await,
-        Until::Events(events) => {
-            while confirmed.load(Ordering::Relaxed) < events
-                && !tasks.iter().any(|t| t.is_finished())
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+    if let Until::Time(duration) = until {
+        tokio::time::sleep(duration).await;
+        stop.send_replace(true);
     }
-    let elapsed = start.elapsed();
-    #[expect(clippy::cast_precision_loss, reason = "a count")]
-    let count = confirmed.load(Ordering::Relaxed) as f64;
-    stop.send_replace(true);
     for task in tasks {
         task.await??;
     }
-    Ok((count, elapsed))
+    #[expect(clippy::cast_precision_loss, reason = "a count")]
+    let count = confirmed.load(Ordering::Relaxed) as f64;
+    Ok((count, start.elapsed()))
 }
 
 /// 64 telemetry messages of about 200 bytes with values that differ.

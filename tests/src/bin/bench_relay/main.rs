@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use curves::Effort;
 use goal::Table;
 use site::Site;
 
@@ -105,7 +106,11 @@ async fn main() -> Result<()> {
     }
     if wants(Goal::Curves) {
         let (robots, events) = (arguments.robots, arguments.events);
-        let curves = curves::all(robots, events, seconds, &mut table).await?;
+        let effort = Effort {
+            duration: seconds,
+            rounds: arguments.rounds,
+        };
+        let curves = curves::all(robots, events, effort, &mut table).await?;
         if let Some(path) = &arguments.svg {
             plot::svg(&curves, path)?;
         }
