@@ -328,6 +328,8 @@ async fn relays_hear_of_each_others_events_and_certificates() {
         user: "admin".into(),
         created_ms: 1,
         expires_ms: 100,
+        address: "127.0.0.1".into(),
+        agent: "curl".into(),
     };
     one.insert_session(session).await.unwrap();
     until("the session", async || two.session(&[1; 32], 5).is_some()).await;
