@@ -6,6 +6,7 @@ mod bans;
 mod commands;
 mod configuration;
 mod packages;
+mod people;
 mod telemetry;
 
 use comfy_table::{Cell, Color, Table, presets};
@@ -24,6 +25,7 @@ pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
 pub(crate) use packages::packages;
+pub(crate) use people::{groups, loans, me, people, sessions};
 pub(crate) use telemetry::{CHART_WIDTH, chart, csv};
 
 const NONE: &str = "–";
