@@ -88,7 +88,10 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             _ => Err(login_required(&parts.headers)),
         };
     };
-    let robot = robot_of(parts).await;
+    let robot = match needs {
+        Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
+        _ => None,
+    };
     match needs {
         Some(Needs::May(permission, on)) => {
             let what = match (on, &robot) {
