@@ -36,8 +36,9 @@ async fn ask(relay: &Relay, caller: &Caller, method: &Method, path: &str) -> &'s
         return "x";
     }
     let text = answer.text().await.expect("a body");
-    let problem: Value = serde_json::from_str(&text).expect("a problem");
-    let slug = problem["type"].as_str().expect("a type");
+    // The login page refuses in words.
+    let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+    let slug = problem["type"].as_str().unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or_default();
     match slug.trim_start_matches("urn:lekiwi:problem:") {
         "login-required" | "certificate-required" => "401",
