@@ -13,7 +13,6 @@ use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Root, Timestamp};
 use lekiwi_relay_core::alerts::defaults;
-use lekiwi_relay_core::gateway::Within;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -514,11 +513,8 @@ async fn end_streams(app: http::App) {
     let mut ticks = tokio::time::interval(SESSION_CHECK);
     loop {
         ticks.tick().await;
-        let counts = |session: &[u8; 32], within: &Within| {
-            let seen = http::auth::seen_by(&app, session);
-            seen.is_some_and(|seen| seen.as_ref() == within.as_deref())
-        };
-        app.fleet.live().end_sessions(counts);
+        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
+        app.fleet.live().end_sessions(hears);
     }
 }
 

@@ -37,7 +37,8 @@ impl Relay {
     }
 
     pub(crate) async fn remove_person(&self, name: &UserName) -> Result<(), Failure> {
-        let sent = self.send(Method::DELETE, &of(name), None::<&()>);
+        let path = of(name);
+        let sent = self.send(Method::DELETE, &path, None::<&()>);
         sent.await.map(|_| ())
     }
 
@@ -47,7 +48,8 @@ impl Relay {
         password: String,
     ) -> Result<(), Failure> {
         let path = format!("{}/password", of(name));
-        let sent = self.send(Method::PUT, &path, Some(&NewPassword { password }));
+        let new = NewPassword { password };
+        let sent = self.send(Method::PUT, &path, Some(&new));
         sent.await.map(|_| ())
     }
 

@@ -144,7 +144,7 @@ pub(super) async fn me(relay: &Relay, arguments: Me, ui: &mut Ui) -> Result<(), 
             relay
                 .change_password(&PasswordChange { current, new })
                 .await?;
-            ui.line("the password is changed; your other sessions ended".to_owned())
+            ui.line("the password is changed; your other sessions ended")
         }
         Some(MeCommand::Sessions { end: Some(id), .. }) => {
             relay.end_session(&id).await?;

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
@@ -17,11 +18,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use lekiwi_protocol::access::Principal;
 use lekiwi_protocol::{Permission, RobotId, Timestamp, UserName};
+use lekiwi_relay_core::gateway::Within;
 use lekiwi_relay_core::policy::{
     self, Action, Circumstances, Denial, Groups, Right, Source, What, Who,
 };
 
 use super::App;
+use super::extract::MAX_BODY_BYTES;
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
 use crate::broker::{Authority, ClientCert, StoreAuthority};
@@ -30,6 +33,9 @@ use crate::store::records::{Account, People, Session};
 
 /// The session's cookie. The prefix binds it to this host, HTTPS and path `/`.
 pub const COOKIE: &str = "__Host-lekiwi";
+
+/// How long the rest of a request that is refused is waited for.
+const REST: Duration = Duration::from_secs(2);
 
 /// `Set-Cookie` that begins a session.
 #[must_use]
@@ -47,13 +53,17 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
         .and_then(|path| routes::find(request.method(), path.as_str()))
         .map(|route| route.needs);
     let (mut parts, body) = request.into_parts();
-    match admit(&app, needs, &mut parts).await {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+    let refusal = match admit(&app, needs, &mut parts).await {
+        Ok(()) => return next.run(Request::from_parts(parts, body)).await,
         Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
             Redirect::to("/login").into_response()
         }
         Err(failure) => failure.into_response(),
-    }
+    };
+    // Clients that still send their body may take the end of its stream for a broken connection.
+    let rest = axum::body::to_bytes(body, MAX_BODY_BYTES);
+    let _ = tokio::time::timeout(REST, rest).await;
+    refusal
 }
 
 /// Lets a request through or not, and notes who asks.
@@ -126,10 +136,12 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
     Ok(Some(asker))
 }
 
-/// The robots that the owner of a session may see now; nothing where it does not count any more.
+/// Whether the owner of a session may see the same robots now as when their live stream began.
 #[must_use]
-pub fn seen_by(app: &App, session: &[u8; 32]) -> Option<Option<BTreeSet<RobotId>>> {
-    welcome(app, app.store.session(session, clock::now_ms())?).map(|asker| asker.seen())
+pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
+    let session = app.store.session(session, clock::now_ms());
+    let asker = session.and_then(|session| welcome(app, session));
+    asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
 }
 
 /// Who a session is of, where they are let in.
