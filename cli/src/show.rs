@@ -1,5 +1,4 @@
-//! Answers as tables and lines for people. Pure: values in, text out; whatever a robot or relay says is
-//! made harmless for the terminal.
+//! Answers as tables and lines for people. Pure: values in, text out; what robots and relays say cannot harm the terminal.
 
 mod alerts;
 mod bans;
