@@ -89,11 +89,15 @@ pub enum Source {
 }
 
 impl Right {
-    fn holds(&self, when: Timestamp) -> bool {
+    /// Whether it has not ended.
+    #[must_use]
+    pub fn holds(&self, when: Timestamp) -> bool {
         self.until.is_none_or(|until| when < until)
     }
 
-    fn covers(&self, what: What<'_>, groups: &Groups) -> bool {
+    /// Whether it is about this.
+    #[must_use]
+    pub fn covers(&self, what: What<'_>, groups: &Groups) -> bool {
         match (&self.on, what) {
             // Whoever has a right somewhere has it on some robot.
             (Scope::Fleet, _) | (_, What::Some) => true,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lekiwi_protocol::api::Grant;
-use lekiwi_protocol::{GroupName, RobotId, Role, Scope, Timestamp, UserName};
-use lekiwi_relay_core::policy::{Groups, Right, Source};
+use lekiwi_protocol::{GroupName, Permission, RobotId, Role, Scope, Timestamp, UserName};
+use lekiwi_relay_core::policy::{Groups, Right, Source, What};
 
 use super::database::{Database, DatabaseError, Result, Row, values};
 use super::records::{Account, Credential, People};
@@ -55,6 +55,12 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
         }
         Ok(())
     })?;
+    let roles = roles(&accounts);
+    for account in accounts.values_mut() {
+        account
+            .rights
+            .retain_mut(|right| lasts(right, &roles, &groups));
+    }
     let accounts = accounts
         .into_iter()
         .map(|(name, account)| (name, Arc::new(account)));
@@ -62,6 +68,42 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
         accounts: accounts.collect(),
         groups,
     })
+}
+
+/// The roles of everybody who is let in.
+fn roles(accounts: &BTreeMap<UserName, Account>) -> BTreeMap<UserName, Vec<Right>> {
+    let welcome = accounts
+        .values()
+        .filter(|account| account.disabled_ms.is_none());
+    let roles = welcome.map(|account| {
+        let rights = account.rights.iter();
+        let own = rights.filter(|right| matches!(right.source, Source::Role(_)));
+        (account.name.clone(), own.cloned().collect())
+    });
+    roles.collect()
+}
+
+/// Whether a right counts: a loan does as long as its lender may drive the robot, and ends with that right.
+fn lasts(right: &mut Right, roles: &BTreeMap<UserName, Vec<Right>>, groups: &Groups) -> bool {
+    let (Source::Lent(lender), Scope::Robot(robot)) = (&right.source, &right.on) else {
+        return true;
+    };
+    let own = roles.get(lender).into_iter().flatten();
+    let allowing = own.filter(|own| {
+        own.permissions.has(Permission::Teleoperate) && own.covers(What::Robot(robot), groups)
+    });
+    // Never is later than any time.
+    let longest = allowing
+        .map(|own| own.until)
+        .max_by_key(|until| (until.is_none(), *until));
+    let Some(longest) = longest else {
+        return false;
+    };
+    right.until = match (right.until, longest) {
+        (Some(until), Some(longest)) => Some(until.min(longest)),
+        (until, longest) => until.or(longest),
+    };
+    true
 }
 
 /// A row of `person, role, scope, lender, until`.

@@ -330,4 +330,29 @@ fn a_robot_is_lent_for_a_while_and_only_by_whom_it_was_given() {
         relay.curl_as(&guest, "/api/v1/robots", &[]).problem().1,
         "permission-missing"
     );
+
+    // And with the group by which the lender had it, once the robot is not in it any more.
+    let group = |robots: Value| {
+        let answer = send(
+            &relay,
+            &admin,
+            "PUT",
+            "/api/v1/groups/yard",
+            &json!({ "robots": robots }),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    group(json!(["kiwi-01"]));
+    let yard = json!({ "roles": [{ "role": "operator", "on": "group:yard" }] });
+    assert_eq!(
+        send(&relay, &admin, "PATCH", "/api/v1/people/ada", &yard).status,
+        200
+    );
+    assert_eq!(lend(&ada, "guest", 3_600).status, 201);
+    assert_eq!(robots(&relay, &guest), ["kiwi-01"]);
+    group(json!([]));
+    assert_eq!(
+        relay.curl_as(&guest, "/api/v1/robots", &[]).problem().1,
+        "permission-missing"
+    );
 }
