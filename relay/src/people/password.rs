@@ -122,8 +122,8 @@ mod tests {
         for weak in [
             "passwordpassword",
             "aaaaaaaaaaaaaaaa",
-            "adalovelacekiwi",
-            "qwertyuiopasdfgh",
+            "lovelacelovelace",
+            "qwertyqwertyqwerty",
         ] {
             let error = refusal(weak);
             assert!(
