@@ -119,7 +119,7 @@ async fn a_backup_is_made_checked_and_restored_by_command() {
     assert_eq!(
         refusal(&["backup", target.to_str().unwrap()], &earlier, 1),
         format!(
-            "error: expected version 8 of a store in {}, got version 3\n  (hint: use the relay of that version; this one, once started on it, brings it to its own)\n",
+            "error: expected version 9 of a store in {}, got version 3\n  (hint: use the relay of that version; this one, once started on it, brings it to its own)\n",
             earlier.join("relay.db").display()
         )
     );

@@ -369,7 +369,7 @@ async fn relays_that_start_at_once_make_the_tables_once() {
     assert_eq!(
         refusal.to_string(),
         format!(
-            "expected a store of version 3 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
+            "expected a store of version 4 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
             server.port()
         )
     );
