@@ -3,6 +3,7 @@
 pub(crate) mod alerts;
 pub(crate) mod bans;
 mod parse;
+pub(crate) mod people;
 mod telemetry;
 
 use std::path::PathBuf;
@@ -129,6 +130,14 @@ The stop action of the robot's profile begins, and programs on the robot that su
     /// Make read-only broker certificates
     #[command(subcommand)]
     Consumer(Consumer),
+    /// Who may log in, and what they may
+    People(people::People),
+    /// Groups of robots, for roles on them
+    Groups(people::Groups),
+    /// Lend a robot to somebody for a while, or take it back
+    Lend(people::Lend),
+    /// Who you are to the relay, your password and your sessions
+    Me(people::Me),
     /// Print a completion script
     #[command(
         after_help = "Example:\n  lekiwi completions bash > ~/.local/share/bash-completion/completions/lekiwi"

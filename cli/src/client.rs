@@ -2,6 +2,7 @@
 
 mod alerts;
 mod bans;
+mod people;
 
 use std::sync::Arc;
 use std::time::Duration;

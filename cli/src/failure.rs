@@ -81,6 +81,8 @@ pub(crate) enum Failure {
     Password(#[source] io::Error),
     #[error("expected a password, got an empty line")]
     EmptyPassword,
+    #[error("expected the same password twice, got two")]
+    TwoPasswords,
     #[error("neither XDG_CONFIG_HOME nor HOME is set")]
     NoConfigDir,
     #[error("{} could not be {did}", path.display())]

@@ -1,11 +1,11 @@
-//! Answers as tables and lines for people. Pure: values in, text out; whatever a robot or relay says is
-//! made harmless for the terminal.
+//! Answers as tables and lines for people. Pure: values in, text out; what robots and relays say cannot harm the terminal.
 
 mod alerts;
 mod bans;
 mod commands;
 mod configuration;
 mod packages;
+mod people;
 mod telemetry;
 
 use comfy_table::{Cell, Color, Table, presets};
@@ -24,6 +24,7 @@ pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
 pub(crate) use packages::packages;
+pub(crate) use people::{groups, loans, me, people, sessions};
 pub(crate) use telemetry::{CHART_WIDTH, chart, csv};
 
 const NONE: &str = "–";

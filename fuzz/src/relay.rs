@@ -105,7 +105,7 @@ fn queries(uri: &Uri) {
     };
     match Wish::from_query(query) {
         // What an address can ask for is what the gateway takes.
-        Ok(wish) => drop(Wanted::check(&wish.request).expect("a subscription")),
+        Ok(wish) => drop(Wanted::check(&wish.request, None).expect("a subscription")),
         Err(failure) => readable(&failure),
     }
     let of = || Query::of(uri).expect("read before");
@@ -163,7 +163,7 @@ fn frames(bytes: &[u8]) {
             _ => parse_cbor(payload),
         };
         if let Ok(lekiwi_protocol::api::ClientMessage::Subscribe(request)) = request {
-            let _ = Wanted::check(&request);
+            let _ = Wanted::check(&request, None);
         }
     }
 }

@@ -10,6 +10,7 @@ mod discovered;
 mod gateway;
 mod logs;
 mod packages;
+mod people;
 mod telemetry;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,11 @@ pub use gateway::{
 };
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
+pub use people::{
+    Grant, Group, GroupList, GroupRequest, Loan, LoanList, LoanRequest, Me, NewPassword,
+    PasswordChange, Person, PersonChange, PersonList, PersonRequest, RightView, SessionList,
+    SessionView,
+};
 pub use telemetry::{Aggregate, AggregateError, Resolution, TelemetryHistory, TelemetrySeries};
 
 /// `GET /api/v1/robots`.

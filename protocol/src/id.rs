@@ -170,6 +170,22 @@ name! {
     |t| is_label(t, 40)
 }
 name! {
+    /// A person, as they log in.
+    UserName,
+    "a user name: 1 to 64 of a-z, 0-9, '.', '_', '@', '+' and '-', starting with a letter or digit",
+    "^[a-z0-9][a-z0-9._@+-]{0,63}$",
+    |t| t.len() <= 64
+        && t.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._@+-".contains(&b))
+}
+name! {
+    /// Robots that people and programs are given rights on together.
+    GroupName,
+    "a group's name: 1 to 40 of a-z, 0-9 and '-', not starting with '-'",
+    "^[a-z0-9][a-z0-9-]{0,39}$",
+    |t| is_label(t, 40)
+}
+name! {
     /// A metric, its unit in the name: `cpu_percent`, `net_rx_bytes_per_s`; a member of a family after a
     /// dot: `temperature_c.cpu-thermal`.
     MetricName,

@@ -3,6 +3,7 @@
 //!
 //! * [`topic`] owns every MQTT topic; nothing else in the workspace spells one out.
 //! * [`access`] says who may publish, subscribe and leave a will where.
+//! * [`rights`] are what people and programs may be allowed, and the roles that bundle it.
 //! * [`envelope`] is what every robot message is wrapped in; [`message`] holds the payloads.
 //! * [`alert`] has the rules of alerts and what becomes of them.
 //! * [`limits`] are the contract's numbers.
@@ -28,6 +29,7 @@ pub mod message;
 pub mod pinned;
 #[cfg(feature = "profile")]
 pub mod profile;
+pub mod rights;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod timestamp;
@@ -38,7 +40,9 @@ pub mod yaml;
 
 pub use envelope::{Clock, Envelope, MessageType};
 pub use id::{
-    ConsumerName, MetricName, Org, ProfileName, ReceiverName, RelayId, RobotId, RuleName,
+    ConsumerName, GroupName, MetricName, Org, ProfileName, ReceiverName, RelayId, RobotId,
+    RuleName, UserName,
 };
+pub use rights::{Permission, Permissions, Role, Scope};
 pub use timestamp::Timestamp;
 pub use topic::{FromRobot, Root, ToRobot, Topic};

@@ -508,14 +508,13 @@ fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal
     ))
 }
 
-/// Ends the live streams of those who logged out.
+/// Ends the live streams of those who logged out, or may see other robots by now.
 async fn end_streams(app: http::App) {
     let mut ticks = tokio::time::interval(SESSION_CHECK);
     loop {
         ticks.tick().await;
-        let now = clock::now_ms();
-        let counts = |session: &[u8; 32]| app.store.session(session, now).is_some();
-        app.fleet.live().end_sessions(counts);
+        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
+        app.fleet.live().end_sessions(hears);
     }
 }
 
@@ -553,7 +552,7 @@ async fn tell_admin_password(
     folder: &DataFolder,
     store: &Store,
 ) -> Result<(), RunError> {
-    let Some(credential) = admin::first_start(store).await? else {
+    let Some(credential) = admin::first_start(store)? else {
         return Ok(());
     };
     let file = match &options.admin_password_file {
@@ -579,7 +578,7 @@ async fn tell_admin_password(
             credential.password
         )),
     }
-    if !credential.keep(store).await? {
+    if !credential.keep(store, clock::now_ms()).await? {
         tracing::warn!(
             user = admin::USER,
             "another relay on this database started at the same time: its password is the one that counts"

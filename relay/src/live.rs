@@ -174,7 +174,7 @@ mod tests {
         // Nobody listens: nothing is kept.
         say(&mut collector, 0);
         assert!(collector.messages.is_empty());
-        let watcher = live.watch("ana", [0; 32]);
+        let watcher = live.watch("ana", [0; 32], None);
         let request = Subscribe {
             id: "a".to_owned(),
             ..Subscribe::default()
@@ -214,11 +214,11 @@ mod tests {
     #[tokio::test]
     async fn listeners_are_listed_a_page_at_a_time() {
         let (live, _collector) = channel(&Arc::default(), &Traces::default());
-        let watch = |_| live.watch("ana", [0; 32]);
+        let watch = |_| live.watch("ana", [0; 32], None);
         let mut watchers: Vec<Watcher> = (0..300).map(watch).collect();
         // The first one has gone, and somebody else has its place.
         drop(watchers.swap_remove(0));
-        watchers.push(live.watch("ben", [0; 32]));
+        watchers.push(live.watch("ben", [0; 32], None));
         let (mut ids, mut after) = (Vec::new(), String::new());
         loop {
             let page = live.connected(&after, 70);

@@ -47,7 +47,7 @@ async fn messages(watcher: &Watcher) -> Vec<Live> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_robot_says_is_heard_live() {
     let relay = Relay::start().await;
-    let live = relay.handle.live().watch("ana", [0; 32]);
+    let live = relay.handle.live().watch("ana", [0; 32], None);
     live.subscribe(&topics(&["*"]), || 0).unwrap();
     assert_eq!(relay.metrics.live_subscribers.get(), 1);
     let kiwi = relay
@@ -111,8 +111,8 @@ async fn a_slow_listener_gets_the_newest_and_is_told_that_it_is_slow() {
     let relay = Relay::start().await;
     let kiwi = relay.robot("kiwi-01").await;
     let mut client = relay.connect(&kiwi, "kiwi-01").await;
-    let slow = relay.handle.live().watch("ana", [0; 32]);
-    let quick = relay.handle.live().watch("ben", [1; 32]);
+    let slow = relay.handle.live().watch("ana", [0; 32], None);
+    let quick = relay.handle.live().watch("ben", [1; 32], None);
     for listener in [&slow, &quick] {
         listener.subscribe(&topics(&["heartbeat"]), || 0).unwrap();
         next(listener).await;
@@ -158,7 +158,7 @@ async fn stored_and_live_events_join_without_a_gap_or_a_double() {
     let mut listeners = Vec::new();
     for n in 0..ROBOTS {
         if n % 4 == 0 {
-            let live = relay.handle.live().watch("ana", [0; 32]);
+            let live = relay.handle.live().watch("ana", [0; 32], None);
             let mut all = topics(&["robot.registered"]);
             all.from = Some(0);
             let end = relay.store.last_position().await.unwrap();
@@ -204,13 +204,16 @@ async fn who_watches_a_robot_is_known_and_told() {
     let relay = Relay::start().await;
     let live = relay.handle.live();
     let kiwi = RobotId::new("kiwi-01").unwrap();
-    let curious = live.watch("ana", [0; 32]);
+    let curious = live.watch("ana", [0; 32], None);
     curious
         .subscribe(&topics(&["robot.*.presence"]), || 0)
         .unwrap();
     // Who watches everything watches nobody in particular.
     assert_eq!(live.watchers(&kiwi), Watchers::default());
-    let (first, second) = (live.watch("ben", [1; 32]), live.watch("ben", [2; 32]));
+    let (first, second) = (
+        live.watch("ben", [1; 32], None),
+        live.watch("ben", [2; 32], None),
+    );
     first
         .subscribe(&topics(&["robot.kiwi-01.*"]), || 0)
         .unwrap();
@@ -250,7 +253,7 @@ async fn who_watches_a_robot_is_known_and_told() {
 async fn commands_and_responses_are_told() {
     let relay = Relay::start().await;
     let kiwi = relay.robot("kiwi-01").await;
-    let live = relay.handle.live().watch("ana", [0; 32]);
+    let live = relay.handle.live().watch("ana", [0; 32], None);
     live.subscribe(&topics(&["command", "response"]), || 0)
         .unwrap();
     let id = uuid::Uuid::new_v4();

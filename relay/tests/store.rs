@@ -213,6 +213,8 @@ async fn a_full_disk_stops_acknowledgements_and_nothing_else() {
         user: "admin".into(),
         created_ms: 0,
         expires_ms: 1,
+        address: "127.0.0.1".into(),
+        agent: "curl".into(),
     };
     assert_eq!(
         relay

@@ -44,7 +44,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
     let before = resident_kb();
     let mut watchers = Vec::new();
     for _ in 0..MANY {
-        let watcher = relay.handle.live().watch("ana", [0; 32]);
+        let watcher = relay.handle.live().watch("ana", [0; 32], None);
         watcher.subscribe(&topics("robot.kiwi-01.*"), || 0).unwrap();
         next(&watcher).await;
         watchers.push(watcher);
@@ -55,7 +55,7 @@ async fn ten_thousand_watch_one_robot_and_one_watches_ten_thousand() {
         each < 4_096,
         "expected an idle watcher to take less than 4,096 bytes, got {each}"
     );
-    let all = relay.handle.live().watch("ben", [1; 32]);
+    let all = relay.handle.live().watch("ben", [1; 32], None);
     all.subscribe(&topics("heartbeat"), || 0).unwrap();
     next(&all).await;
     let heartbeat = serde_json::json!({ "session": uuid::Uuid::nil(), "uptime_s": 7 });

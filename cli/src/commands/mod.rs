@@ -8,6 +8,7 @@ mod consumer;
 mod discover;
 mod logs;
 mod packages;
+mod people;
 mod session;
 mod telemetry;
 mod token;
@@ -93,6 +94,10 @@ pub(crate) async fn run(
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
+        Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
+        Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,
+        Command::Lend(arguments) => people::lend(&Relay::of(environment)?, arguments, ui).await,
+        Command::Me(arguments) => people::me(&Relay::of(environment)?, arguments, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,
         Command::Token(Token::Create(arguments)) => {

@@ -69,7 +69,8 @@ async fn trust(stranger: &Relay, ui: &mut Ui) -> Result<Fingerprint, Failure> {
     }
 }
 
-fn password(file: Option<&Path>, user: &str) -> Result<String, Failure> {
+/// The password of `user` that counts.
+pub(super) fn password(file: Option<&Path>, user: &str) -> Result<String, Failure> {
     let password = match file {
         Some(path) if path == Path::new("-") => {
             first_line(io::stdin().lock()).map_err(Failure::Password)?
@@ -88,6 +89,23 @@ fn password(file: Option<&Path>, user: &str) -> Result<String, Failure> {
         Err(Failure::EmptyPassword)
     } else {
         Ok(password)
+    }
+}
+
+/// A password that is to count: asked for twice, where somebody types it.
+pub(super) fn new_password(file: Option<&Path>, user: &str) -> Result<String, Failure> {
+    if file.is_some() {
+        return password(file, user);
+    }
+    let ask = |what: &str| rpassword::prompt_password(format!("{what} of {user}: "));
+    let (first, second) = (
+        ask("New password").map_err(Failure::Password)?,
+        ask("Once more, the new password").map_err(Failure::Password)?,
+    );
+    match first.as_str() {
+        "" => Err(Failure::EmptyPassword),
+        _ if first != second => Err(Failure::TwoPasswords),
+        _ => Ok(first),
     }
 }
 

@@ -21,5 +21,6 @@ pub use message::{Content, Message, deadline};
 pub use queue::{MAX_WAITING_BYTES, SLOW_AT_LEAST, count, earliest};
 pub use topic::{KindKey, Kinds, PLAIN, PRESENCE, Pattern, PatternError};
 pub use wanted::{
-    MAX_ID_BYTES, MAX_NAMES, MAX_REQUEST_BYTES, MAX_SUBSCRIPTIONS, RequestError, Wanted, parse_json,
+    MAX_ID_BYTES, MAX_NAMES, MAX_REQUEST_BYTES, MAX_SUBSCRIPTIONS, RequestError, Wanted, Within,
+    parse_json,
 };

@@ -7,6 +7,7 @@
 //! * [`history`] is telemetry over time: how it is packed, rolled up and read.
 //! * [`alerts::Alerts`] judges rules over what robots say.
 //! * [`Past`] is the picture of an earlier position of the log.
+//! * [`policy::allow`] says who may do what.
 //! * [`protect::Guard`] is whom the relay lets in, and how much it takes of them.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
@@ -17,6 +18,7 @@ mod freshness;
 pub mod gateway;
 pub mod history;
 mod past;
+pub mod policy;
 pub mod protect;
 mod recorded;
 mod robot;

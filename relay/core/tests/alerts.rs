@@ -37,6 +37,7 @@ fn filter(state: AlertState) -> Filter {
         rule: None,
         robot: None,
         severity: None,
+        within: None,
         limit: usize::MAX,
     }
 }
@@ -575,6 +576,7 @@ fn alerts_are_found_by_what_they_are_about() {
             rule: rule.map(|rule| rule.parse().unwrap()),
             robot: robot.map(id),
             severity: serde_json::from_value(json!(severity)).unwrap(),
+            within: None,
             limit: 10,
         };
         let found: Vec<Alert> = relay.alerts.list(at(2), &wanted);

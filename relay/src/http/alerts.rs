@@ -6,23 +6,24 @@ use std::time::Duration;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use lekiwi_protocol::alert::{Alert, AlertState, Rule, Severity, Silence, check_comment};
+use lekiwi_protocol::alert::{Alert, AlertState, Matchers, Rule, Severity, Silence, check_comment};
 use lekiwi_protocol::api::{
-    self, AcknowledgeRequest, AlertHistory, AlertList, RuleList, RuleOrigin, RuleView, SilenceList,
-    SilenceRequest,
+    self, AcknowledgeRequest, AlertEntry, AlertHistory, AlertList, RuleList, RuleOrigin, RuleView,
+    SilenceList, SilenceRequest,
 };
 use lekiwi_protocol::limits::{MAX_ALERT_RULES, MAX_ALERT_TIME, MAX_SILENCES};
 use lekiwi_protocol::message::kind;
-use lekiwi_protocol::{RobotId, RuleName, Timestamp};
+use lekiwi_protocol::{Permission, RobotId, RuleName, Timestamp};
 use lekiwi_relay_core::alerts::history::{About, Name, page};
 use lekiwi_relay_core::alerts::{
     ALERT, ALERT_RULE, ALERT_SILENCE, Alerts, Filter, MAX_RESOLVED, Origin, Output,
 };
+use lekiwi_relay_core::policy::{Action, What};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
 use crate::clock;
@@ -65,6 +66,7 @@ fn known<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 )]
 pub(super) async fn list(
     State(app): State<App>,
+    asker: Asker,
     mut query: Query,
 ) -> Result<Answer<AlertList>, Failure> {
     let state = query.text("state", "firing, resolved or pending", known)?;
@@ -79,9 +81,20 @@ pub(super) async fn list(
         rule,
         robot,
         severity,
+        within: asker.seen(),
         limit: usize::try_from(limit.unwrap_or(USUAL)).unwrap_or(usize::MAX),
     };
-    let (alerts, firing) = look(&app, |alerts| (alerts.list(now, &filter), alerts.count()));
+    let (alerts, firing) = look(&app, |alerts| {
+        let firing = match &filter.within {
+            None => alerts.count(),
+            Some(within) => {
+                let firing = alerts.firing(now);
+                let seen = firing.filter(|(alert, _)| within.contains(&alert.robot_id));
+                seen.count()
+            }
+        };
+        (alerts.list(now, &filter), firing)
+    });
     Ok(Answer(AlertList {
         alerts,
         firing,
@@ -109,6 +122,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn history(
     State(app): State<App>,
+    asker: Asker,
     mut query: Query,
 ) -> Result<Answer<AlertHistory>, Failure> {
     let robot = query.text("robot", RobotId::EXPECTED, |text| RobotId::new(text).ok())?;
@@ -122,7 +136,16 @@ pub(super) async fn history(
     let before = before.unwrap_or(i64::MAX as u64);
     let found = app.store.alert_events(about.clone(), before, limit).await?;
     let logged = found.events.iter().map(StoredEvent::logged);
-    let entries = logged.filter_map(|event| about.entry(&event)).collect();
+    let within = asker.seen();
+    let is_seen = |entry: &AlertEntry| match &within {
+        None => true,
+        Some(within) => entry
+            .robot_id
+            .as_ref()
+            .is_some_and(|robot| within.contains(robot)),
+    };
+    let entries = logged.filter_map(|event| about.entry(&event));
+    let entries = entries.filter(is_seen).collect();
     let (entries, next_before) = page(&about, entries, found.down_to, limit);
     Ok(Answer(AlertHistory {
         entries,
@@ -130,9 +153,11 @@ pub(super) async fn history(
     }))
 }
 
-fn alert(app: &App, id: &str) -> Result<Alert, Failure> {
+/// An alert of a robot that the asker may see.
+fn alert(app: &App, asker: &Asker, id: &str) -> Result<Alert, Failure> {
     let found = look(app, |alerts| alerts.one(now(), id));
-    found.ok_or_else(|| {
+    let seen = found.filter(|alert| asker.sees(&alert.robot_id));
+    seen.ok_or_else(|| {
         let shown: String = id.chars().take(80).collect();
         Failure::new(Kind::AlertUnknown, format!("there is no alert {shown:?}"))
             .hint("GET /api/v1/alerts lists them")
@@ -151,10 +176,11 @@ fn alert(app: &App, id: &str) -> Result<Alert, Failure> {
 pub(super) async fn one(
     State(app): State<App>,
     Id(id): Id,
+    asker: Asker,
     query: Query,
 ) -> Result<Answer<Alert>, Failure> {
     query.finish()?;
-    alert(&app, &id).map(Answer)
+    alert(&app, &asker, &id).map(Answer)
 }
 
 /// Says that somebody looks after an alert: nobody is reminded of it any more.
@@ -173,25 +199,27 @@ pub(super) async fn one(
 pub(super) async fn acknowledge(
     State(app): State<App>,
     Id(id): Id,
-    Who(session): Who,
+    asker: Asker,
     Json(AcknowledgeRequest { comment }): Json<AcknowledgeRequest>,
 ) -> Result<Answer<Alert>, Failure> {
-    let found = alert(&app, &id)?;
+    let found = alert(&app, &asker, &id)?;
+    let acknowledge = Action::Do(Permission::Acknowledge);
+    asker.may(acknowledge, What::Robot(&found.robot_id))?;
     if found.state == AlertState::Resolved {
         return Err(Failure::new(Kind::AlertResolved, format!("{id} is over")));
     }
     invalid(check_comment(&comment))?;
-    tracing::info!(alert = %id, user = %session.user, "alert acknowledged");
+    tracing::info!(alert = %id, user = %asker.name(), "alert acknowledged");
     let event = Output {
         aggregate_type: ALERT,
         aggregate_id: id.clone(),
         kind: kind::ALERT_ACKNOWLEDGED,
         data: json!({
-            "rule": found.rule, "robot_id": found.robot_id, "by": session.user, "comment": comment,
+            "rule": found.rule, "robot_id": found.robot_id, "by": asker.name(), "comment": comment,
         }),
     };
     app.fleet.decree(event).await?;
-    alert(&app, &id).map(Answer)
+    alert(&app, &asker, &id).map(Answer)
 }
 
 fn invalid<E: std::fmt::Display>(checked: Result<(), E>) -> Result<(), Failure> {
@@ -270,7 +298,7 @@ pub(super) async fn one_rule(
 pub(super) async fn set_rule(
     State(app): State<App>,
     Id(id): Id,
-    Who(session): Who,
+    asker: Asker,
     Json(new): Json<Rule>,
 ) -> Result<Answer<RuleView>, Failure> {
     if new.id.as_str() != id {
@@ -288,12 +316,12 @@ pub(super) async fn set_rule(
         let detail = format!("expected at most {MAX_ALERT_RULES} rules");
         return Err(Failure::new(Kind::TooManyAlertRules, detail).hint("remove one first"));
     }
-    tracing::info!(rule = %id, user = %session.user, "alert rule set");
+    tracing::info!(rule = %id, user = %asker.name(), "alert rule set");
     let event = Output {
         aggregate_type: ALERT_RULE,
         aggregate_id: id.clone(),
         kind: kind::ALERT_RULE_SET,
-        data: json!({ "rule": new, "by": session.user }),
+        data: json!({ "rule": new, "by": asker.name() }),
     };
     app.fleet.decree(event).await?;
     rule(&app, &id).map(Answer)
@@ -314,7 +342,7 @@ pub(super) async fn set_rule(
 pub(super) async fn remove_rule(
     State(app): State<App>,
     Id(id): Id,
-    Who(session): Who,
+    asker: Asker,
 ) -> Result<StatusCode, Failure> {
     let found = rule(&app, &id)?;
     if found.origin != RuleOrigin::Interface {
@@ -326,12 +354,12 @@ pub(super) async fn remove_rule(
             "switch it off: PUT /api/v1/alert-rules/{id} with \"enabled\": false"
         )));
     }
-    tracing::info!(rule = %id, user = %session.user, "alert rule removed");
+    tracing::info!(rule = %id, user = %asker.name(), "alert rule removed");
     let event = Output {
         aggregate_type: ALERT_RULE,
         aggregate_id: id,
         kind: kind::ALERT_RULE_REMOVED,
-        data: json!({ "by": session.user }),
+        data: json!({ "by": asker.name() }),
     };
     app.fleet.decree(event).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -344,11 +372,40 @@ pub(super) async fn remove_rule(
 )]
 pub(super) async fn silences(
     State(app): State<App>,
+    asker: Asker,
     query: Query,
 ) -> Result<Answer<SilenceList>, Failure> {
     query.finish()?;
-    let silences = look(&app, |alerts| alerts.silences(now()).cloned().collect());
+    let within = asker.seen();
+    let is_seen = |silence: &&Silence| match &within {
+        None => true,
+        Some(within) => {
+            let robots = &silence.matchers.robots;
+            let means =
+                |robot: &RobotId| robots.iter().any(|pattern| pattern.matches(robot.as_str()));
+            robots.is_empty() || within.iter().any(means)
+        }
+    };
+    let silences = look(&app, |alerts| {
+        alerts.silences(now()).filter(is_seen).cloned().collect()
+    });
     Ok(Answer(SilenceList { silences }))
+}
+
+/// Whether the asker may silence these: those of robots that are named one by one, or of the fleet.
+fn may_silence(asker: &Asker, matchers: &Matchers) -> Result<(), Failure> {
+    let named = matchers
+        .robots
+        .iter()
+        .map(|pattern| RobotId::new(pattern.as_str()).ok());
+    let named: Option<Vec<RobotId>> = named.collect();
+    let configure = Action::Do(Permission::Configure);
+    match named.filter(|robots| !robots.is_empty()) {
+        None => asker.may(configure, What::Fleet),
+        Some(robots) => robots
+            .iter()
+            .try_for_each(|robot| asker.may(configure, What::Robot(robot))),
+    }
 }
 
 /// Keeps some alerts quiet for some time: they fire all the same, and nobody is told.
@@ -364,7 +421,7 @@ pub(super) async fn silences(
 )]
 pub(super) async fn silence(
     State(app): State<App>,
-    Who(session): Who,
+    asker: Asker,
     Json(request): Json<SilenceRequest>,
 ) -> Result<(StatusCode, Answer<Silence>), Failure> {
     let SilenceRequest {
@@ -374,6 +431,7 @@ pub(super) async fn silence(
     } = request;
     invalid(matchers.check())?;
     invalid(check_comment(&comment))?;
+    may_silence(&asker, &matchers)?;
     let most = MAX_ALERT_TIME.as_secs();
     if !(1..=most).contains(&duration_s) {
         let detail = format!("expected duration_s to be 1 to {most}, got {duration_s}");
@@ -389,7 +447,7 @@ pub(super) async fn silence(
         matchers,
         since,
         until: since.plus(Duration::from_secs(duration_s)),
-        by: session.user,
+        by: asker.name().to_string(),
         comment,
     };
     tracing::info!(silence = %silence.id, user = %silence.by, "alerts silenced");
@@ -416,7 +474,7 @@ pub(super) async fn silence(
 pub(super) async fn unsilence(
     State(app): State<App>,
     Id(id): Id,
-    Who(session): Who,
+    asker: Asker,
 ) -> Result<StatusCode, Failure> {
     let lasts = |id: Uuid| {
         let that = |silence: &&Silence| silence.id == id;
@@ -428,12 +486,13 @@ pub(super) async fn unsilence(
         return Err(Failure::new(Kind::SilenceUnknown, detail)
             .hint("GET /api/v1/alert-silences lists them"));
     };
-    tracing::info!(silence = %silence.id, user = %session.user, "silence ended");
+    may_silence(&asker, &silence.matchers)?;
+    tracing::info!(silence = %silence.id, user = %asker.name(), "silence ended");
     let event = Output {
         aggregate_type: ALERT_SILENCE,
         aggregate_id: silence.id.to_string(),
         kind: kind::ALERT_UNSILENCED,
-        data: json!({ "id": silence.id, "matchers": silence.matchers, "by": session.user }),
+        data: json!({ "id": silence.id, "matchers": silence.matchers, "by": asker.name() }),
     };
     app.fleet.decree(event).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,5 +1,5 @@
-//! Who asks: finds the session in a cookie or bearer token, and lets a request through by its route's
-//! permission. Runs before every route, unknown ones included.
+//! Who asks: finds the session in a cookie or bearer token, and lets a request through if the policy allows what its
+//! route needs. Runs before every route, unknown ones included.
 //!
 //! A robot's routes ask for its certificate instead, and for nothing else; `/metrics` takes a consumer's as well; on
 //! all others a certificate counts for nothing.
@@ -7,24 +7,35 @@
 //! Invariant: what is not marked public answers nothing without a session or a robot's certificate. A cookie alone never changes
 //! anything on behalf of another site.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-
-use lekiwi_protocol::RobotId;
 use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::{Permission, RobotId, Timestamp, UserName};
+use lekiwi_relay_core::gateway::Within;
+use lekiwi_relay_core::policy::{
+    self, Action, Circumstances, Denial, Groups, Right, Source, What, Who,
+};
 
 use super::App;
+use super::extract::MAX_BODY_BYTES;
 use super::problem::{Failure, Kind};
-use super::routes::{self, Permission};
+use super::routes::{self, Needs, On};
 use crate::broker::{Authority, ClientCert, StoreAuthority};
-use crate::store::records::Session;
+use crate::clock;
+use crate::store::records::{Account, People, Session};
 
 /// The session's cookie. The prefix binds it to this host, HTTPS and path `/`.
 pub const COOKIE: &str = "__Host-lekiwi";
+
+/// How long the rest of a request that is refused is waited for.
+const REST: Duration = Duration::from_secs(2);
 
 /// `Set-Cookie` that begins a session.
 #[must_use]
@@ -36,55 +47,148 @@ pub fn cookie(token: &str, max_age_s: u64) -> HeaderValue {
 }
 
 /// The layer around all routes.
-pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let permission = request
-        .extensions()
-        .get::<MatchedPath>()
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let needs = path
         .and_then(|path| routes::find(request.method(), path.as_str()))
-        .map(|route| route.permission);
-    if permission == Some(Permission::Scrape)
-        && let Ok(Principal::Consumer(_)) = shown(&app, &request)
-    {
-        return next.run(request).await;
-    }
-    if permission == Some(Permission::Robot) {
-        return match robot(&app, &request) {
-            Ok(caller) => {
-                request.extensions_mut().insert(caller);
-                next.run(request).await
+        .map(|route| route.needs);
+    let (mut parts, body) = request.into_parts();
+    let refusal = match admit(&app, needs, &mut parts).await {
+        Ok(()) => return next.run(Request::from_parts(parts, body)).await,
+        Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
+            Redirect::to("/login").into_response()
+        }
+        Err(failure) => failure.into_response(),
+    };
+    // Clients that still send their body may take the end of its stream for a broken connection.
+    let rest = axum::body::to_bytes(body, MAX_BODY_BYTES);
+    let _ = tokio::time::timeout(REST, rest).await;
+    refusal
+}
+
+/// Lets a request through or not, and notes who asks.
+async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(), Failure> {
+    match needs {
+        Some(Needs::Robot) => {
+            let certified = certified(app, parts)?;
+            let robot = robot_of(parts).await;
+            let what = robot.as_ref().map_or(What::Some, What::Robot);
+            decide(
+                Who::Certified(&certified),
+                Action::Report,
+                what,
+                &Groups::new(),
+            )?;
+            if let Principal::Robot(id) = certified {
+                parts.extensions.insert(Caller(id));
             }
-            Err(failure) => failure.into_response(),
+            return Ok(());
+        }
+        Some(Needs::Scrape) if let Ok(certified) = certified(app, parts) => {
+            let who = Who::Certified(&certified);
+            if decide(who, Action::Scrape, What::Fleet, &Groups::new()).is_ok() {
+                return Ok(());
+            }
+        }
+        _ => {}
+    }
+    let Some(asker) = asker(app, parts)? else {
+        return match needs {
+            Some(Needs::Open) => Ok(()),
+            _ => Err(login_required(&parts.headers)),
         };
+    };
+    let robot = match needs {
+        Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
+        _ => None,
+    };
+    match needs {
+        Some(Needs::May(permission, on)) => {
+            let what = match (on, &robot) {
+                (On::Fleet, _) => What::Fleet,
+                (On::Robot, Some(robot)) => What::Robot(robot),
+                // What is no robot's id is no robot: the handler says so.
+                (On::Some, _) | (On::Robot, None) => What::Some,
+            };
+            asker.may(Action::Do(permission), what)?;
+        }
+        Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
+        // What is not there is nobody's.
+        Some(Needs::Open | Needs::Own | Needs::Page | Needs::Robot) | None => {}
     }
-    let found = credential(request.headers()).and_then(|credential| {
-        app.sessions
-            .find(credential.token())
-            .map(|session| (credential, session))
-    });
-    match (permission, found) {
-        (Some(Permission::Public), None) => {}
-        (Some(Permission::Page), None) => return Redirect::to("/login").into_response(),
-        (_, None) => return login_required(request.headers()).into_response(),
-        (_, Some((credential, session))) => {
-            let by_cookie = matches!(credential, Credential::Cookie(_));
-            if by_cookie
-                && let Err(failure) = same_origin(
-                    request.method(),
-                    request.uri().authority().map(|a| a.as_str()),
-                    request.headers(),
-                )
-            {
-                return failure.into_response();
-            }
-            request.extensions_mut().insert(session);
+    parts.extensions.insert(asker);
+    Ok(())
+}
+
+/// Who shows a session or a key, if anybody does.
+fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
+    let Some(credential) = credential(&parts.headers) else {
+        return Ok(None);
+    };
+    let session = app.sessions.find(credential.token());
+    let Some(asker) = session.and_then(|session| welcome(app, session)) else {
+        return Ok(None);
+    };
+    if matches!(credential, Credential::Cookie(_)) {
+        let authority = parts.uri.authority().map(|authority| authority.as_str());
+        same_origin(&parts.method, authority, &parts.headers)?;
+    }
+    Ok(Some(asker))
+}
+
+/// Whether the owner of a session may see the same robots now as when their live stream began.
+#[must_use]
+pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
+    let session = app.store.session(session, clock::now_ms());
+    let asker = session.and_then(|session| welcome(app, session));
+    asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
+}
+
+/// Who a session is of, where they are let in.
+fn welcome(app: &App, session: Session) -> Option<Asker> {
+    let people = app.store.people();
+    let account = people.accounts.get(session.user.as_str())?;
+    let is_welcome = account.disabled_ms.is_none();
+    is_welcome.then(|| Asker {
+        session,
+        account: Arc::clone(account),
+        people: Arc::clone(&people),
+    })
+}
+
+/// The robot that the path names.
+async fn robot_of(parts: &mut Parts) -> Option<RobotId> {
+    let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
+    let (_, id) = params.iter().find(|(name, _)| *name == "id")?;
+    RobotId::new(id).ok()
+}
+
+fn decide(
+    who: Who<'_>,
+    action: Action<'_>,
+    what: What<'_>,
+    groups: &Groups,
+) -> Result<(), Failure> {
+    let now = Timestamp::from_ms(clock::now_ms());
+    match policy::allow(who, action, what, Circumstances { now, groups }) {
+        Ok(_) => Ok(()),
+        Err(denial) => {
+            let kind = match &denial {
+                Denial::Login => Kind::LoginRequired,
+                Denial::Unseen(..) => Kind::RobotUnknown,
+                Denial::Permission { .. } => Kind::PermissionMissing,
+                Denial::Certificate(_) | Denial::OtherRobot { .. } | Denial::Topic(_) => {
+                    Kind::CertificateRefused
+                }
+            };
+            Err(Failure::new(kind, denial.to_string()))
         }
     }
-    next.run(request).await
 }
 
 /// Whose certificate the connection has shown.
-fn shown(app: &App, request: &Request) -> Result<Principal, Failure> {
-    let shown = request.extensions().get::<Arc<ClientCert>>();
+fn certified(app: &App, parts: &Parts) -> Result<Principal, Failure> {
+    let shown = parts.extensions.get::<Arc<ClientCert>>();
     let shown = shown.ok_or_else(|| {
         Failure::new(
             Kind::CertificateRequired,
@@ -95,17 +199,6 @@ fn shown(app: &App, request: &Request) -> Result<Principal, Failure> {
     authority
         .admit(shown)
         .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))
-}
-
-/// The robot whose certificate the connection has shown.
-fn robot(app: &App, request: &Request) -> Result<Caller, Failure> {
-    match shown(app, request)? {
-        Principal::Robot(id) => Ok(Caller(id)),
-        other => Err(Failure::new(
-            Kind::CertificateRefused,
-            format!("expected a robot's certificate, got that of {other:?}"),
-        )),
-    }
 }
 
 /// The robot that [`guard`] let through by its certificate.
@@ -123,6 +216,92 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Caller {
     }
 }
 
+/// Who asks, and what they may: whom [`guard`] let through.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    session: Session,
+    account: Arc<Account>,
+    people: Arc<People>,
+}
+
+impl Asker {
+    /// As whom they logged in.
+    #[must_use]
+    pub fn name(&self) -> &UserName {
+        &self.account.name
+    }
+
+    /// Their account.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The session that was shown.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn who(&self) -> Who<'_> {
+        Who::Person {
+            name: &self.account.name,
+            rights: &self.account.rights,
+        }
+    }
+
+    /// Whether they may do more than what brought them through [`guard`].
+    ///
+    /// # Errors
+    /// When they may not, with what is missing.
+    pub fn may(&self, action: Action<'_>, what: What<'_>) -> Result<(), Failure> {
+        decide(self.who(), action, what, &self.people.groups)
+    }
+
+    /// Whether they may do it by a role of their own, not by what was lent to them.
+    ///
+    /// # Errors
+    /// When they may not, with what is missing.
+    pub fn may_by_role(&self, action: Action<'_>, what: What<'_>) -> Result<(), Failure> {
+        let roles = self.account.rights.iter();
+        let roles = roles.filter(|right| matches!(right.source, Source::Role(_)));
+        let rights: Vec<Right> = roles.cloned().collect();
+        let who = Who::Person {
+            name: &self.account.name,
+            rights: &rights,
+        };
+        decide(who, action, what, &self.people.groups)
+    }
+
+    /// Whether they may see this robot.
+    #[must_use]
+    pub fn sees(&self, robot: &RobotId) -> bool {
+        self.may(Action::Do(Permission::Read), What::Robot(robot))
+            .is_ok()
+    }
+
+    /// The robots that they may see, known or not; all when there is no list.
+    #[must_use]
+    pub fn seen(&self) -> Option<BTreeSet<RobotId>> {
+        let now = Timestamp::from_ms(clock::now_ms());
+        policy::seen(
+            self.who(),
+            Circumstances {
+                now,
+                groups: &self.people.groups,
+            },
+        )
+    }
+}
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Asker {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let asker = parts.extensions.get().cloned();
+        asker.ok_or_else(|| login_required(&parts.headers))
+    }
+}
+
 fn login_required(headers: &HeaderMap) -> Failure {
     let detail = if credential(headers).is_some() {
         "expected a session that lasts, got one that ended or never was"
@@ -135,6 +314,15 @@ fn login_required(headers: &HeaderMap) -> Failure {
             header::WWW_AUTHENTICATE,
             HeaderValue::from_static("Bearer realm=\"lekiwi\""),
         )
+}
+
+/// What the program that asks calls itself.
+#[must_use]
+pub fn agent(headers: &HeaderMap) -> &str {
+    let agent = headers.get(header::USER_AGENT);
+    agent
+        .and_then(|agent| agent.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// What a request shows.
@@ -218,25 +406,6 @@ pub fn same_origin(
         .hint("programs send `Authorization: Bearer …` instead of the cookie")),
     }
 }
-
-impl<S: Sync> axum::extract::FromRequestParts<S> for Who {
-    type Rejection = Failure;
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Failure> {
-        parts
-            .extensions
-            .get()
-            .cloned()
-            .map(Self)
-            .ok_or_else(|| login_required(&parts.headers))
-    }
-}
-
-/// The session behind a request that [`guard`] let through.
-#[derive(Debug, Clone)]
-pub struct Who(pub Session);
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]

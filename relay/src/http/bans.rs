@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use lekiwi_protocol::api;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Id, Query};
 use super::problem::{Failure, Kind};
 
@@ -35,7 +35,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn lift(
     State(app): State<App>,
-    Who(session): Who,
+    asker: Asker,
     Id(who): Id,
 ) -> Result<StatusCode, Failure> {
     let shown: String = who.chars().take(80).collect();
@@ -45,6 +45,6 @@ pub(super) async fn lift(
             format!("{shown:?} is not banned"),
         ));
     }
-    tracing::info!(who = %shown, user = %session.user, "ban lifted");
+    tracing::info!(who = %shown, user = %asker.name(), "ban lifted");
     Ok(StatusCode::NO_CONTENT)
 }

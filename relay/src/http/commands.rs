@@ -11,10 +11,11 @@ use lekiwi_protocol::message::{
     Arguments, Command, CommandState, Factsheet, Op, RegistrationStatus,
 };
 use lekiwi_protocol::{RobotId, Timestamp};
+use lekiwi_relay_core::policy::{Action, What};
 use uuid::Uuid;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Cmd, Json, Query, Robot};
 use super::problem::{Failure, Kind};
 use super::robots::known;
@@ -99,7 +100,7 @@ pub(super) async fn one(
 pub(super) async fn create(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
     Json(request): Json<CommandRequest>,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
     let CommandRequest {
@@ -114,6 +115,7 @@ pub(super) async fn create(
                 .hint(format!("POST /api/v1/robots/{robot}/estop")),
         );
     }
+    asker.may(Action::Command(op), What::Robot(&robot))?;
     op.check(&arguments)
         .map_err(|error| invalid(error.to_string()))?;
     let most = MAX_COMMAND_LIFETIME.as_secs();
@@ -131,7 +133,7 @@ pub(super) async fn create(
         )
         .hint("wait until some have, or expired"));
     }
-    let command = new(op, arguments, Duration::from_secs(seconds), session.user);
+    let command = new(op, arguments, Duration::from_secs(seconds), &asker);
     requested(&app, &robot, command).await
 }
 
@@ -150,15 +152,15 @@ pub(super) async fn create(
 pub(super) async fn estop(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
     takes_command(&app, &robot, Op::Estop)?;
-    let command = new(Op::Estop, Arguments::new(), COMMAND_LIFETIME, session.user);
+    let command = new(Op::Estop, Arguments::new(), COMMAND_LIFETIME, &asker);
     send(&app.broker, &app.root, &robot, &command).await;
     requested(&app, &robot, command).await
 }
 
-fn new(op: Op, arguments: Arguments, lifetime: Duration, by: String) -> Command {
+fn new(op: Op, arguments: Arguments, lifetime: Duration, asker: &Asker) -> Command {
     let issued_at = Timestamp::from_ms(clock::now_ms());
     Command {
         id: Uuid::new_v4(),
@@ -166,7 +168,7 @@ fn new(op: Op, arguments: Arguments, lifetime: Duration, by: String) -> Command 
         arguments,
         issued_at,
         expires_at: issued_at.plus(lifetime),
-        by,
+        by: asker.name().to_string(),
     }
 }
 

@@ -12,7 +12,7 @@ use lekiwi_protocol::message::{Desired, Settings, check_settings};
 use lekiwi_protocol::{RobotId, Timestamp};
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::commands::{able, registered};
 use super::extract::{Json, Query, Robot};
 use super::problem::{Failure, Kind};
@@ -59,7 +59,7 @@ pub(super) async fn one(
 pub(super) async fn replace(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
     Json(request): Json<ConfigurationRequest>,
 ) -> Result<(StatusCode, Answer<ConfigurationView>), Failure> {
     let ConfigurationRequest {
@@ -71,7 +71,7 @@ pub(super) async fn replace(
     want(
         &app,
         &robot,
-        session.user,
+        asker.name().to_string(),
         settings,
         confirm_within_s,
         base_version,
@@ -96,7 +96,7 @@ pub(super) async fn replace(
 pub(super) async fn rollback(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
     Json(RollbackRequest { to }): Json<RollbackRequest>,
 ) -> Result<(StatusCode, Answer<ConfigurationView>), Failure> {
     let present = known(&app, &robot)?.configuration;
@@ -126,7 +126,15 @@ pub(super) async fn rollback(
         None => (Settings::new(), CONFIRM_WITHIN.as_secs()),
     };
     let base = Some(present);
-    want(&app, &robot, session.user, settings, confirm_within_s, base).await
+    want(
+        &app,
+        &robot,
+        asker.name().to_string(),
+        settings,
+        confirm_within_s,
+        base,
+    )
+    .await
 }
 
 async fn want(

@@ -146,6 +146,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// The `{person}` of a loan's route.
+#[derive(Debug)]
+pub struct Person(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Person {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Ok(Self(path_level(parts, state, "person").await))
+    }
+}
+
 /// The `{cmd}` of a command's route.
 #[derive(Debug)]
 pub struct Cmd(pub Uuid);

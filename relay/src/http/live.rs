@@ -20,7 +20,7 @@ use lekiwi_relay_core::gateway::{Kinds, MAX_NAMES, Pattern, Read, RequestError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Query, Robot};
 use super::problem::{Failure, Kind};
 use super::websocket::Upgrade;
@@ -141,7 +141,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    fn new(app: App, Who(session): Who) -> Result<Self, Failure> {
+    fn new(app: App, asker: Asker) -> Result<Self, Failure> {
         let place = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
             Failure::new(
                 Kind::TooManyStreams,
@@ -150,7 +150,11 @@ impl Listener {
             .hint("close some; programs use the broker with a consumer certificate")
         })?;
         Ok(Self {
-            watcher: app.fleet.live().watch(&session.user, session.hash),
+            watcher: app.fleet.live().watch(
+                asker.name().as_str(),
+                asker.session().hash,
+                asker.seen().map(Arc::new),
+            ),
             app,
             has_left: false,
             _place: place,
@@ -272,7 +276,7 @@ impl Listener {
 )]
 pub(super) async fn stream(
     State(app): State<App>,
-    who: Who,
+    asker: Asker,
     headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Failure> {
@@ -289,7 +293,7 @@ pub(super) async fn stream(
         };
         wish.request.from = Some(position.ok_or_else(expected)?);
     }
-    let listener = Listener::new(app, who)?;
+    let listener = Listener::new(app, asker)?;
     let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
     let begin = listener.subscribe(&wish.request).await.map_err(refused)?;
     let headers = [
@@ -356,13 +360,13 @@ fn sse_events(
 )]
 pub(super) async fn websocket(
     State(app): State<App>,
-    who: Who,
+    asker: Asker,
     query: Query,
     upgrade: Result<Upgrade, Failure>,
 ) -> Result<Response, Failure> {
     let wish = Wish::from_query(query)?;
     let upgrade = upgrade?;
-    let listener = Listener::new(app, who)?;
+    let listener = Listener::new(app, asker)?;
     if wish.named || !upgrade.is_quiet() {
         let refused = |detail| Failure::new(Kind::InvalidQuery, detail);
         listener.subscribe(&wish.request).await.map_err(refused)?;

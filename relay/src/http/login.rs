@@ -11,7 +11,7 @@ use lekiwi_protocol::api;
 use sha2::{Digest, Sha256};
 
 use super::App;
-use super::auth::{self, Who};
+use super::auth::{self, Asker};
 use super::extract::{Body, Peer};
 use super::problem::{Failure, Kind};
 use crate::people::sessions::LIFETIME;
@@ -126,6 +126,7 @@ async fn log_in(
             .map(|authority| authority.as_str());
         auth::same_origin(&Method::POST, authority, headers).map_err(nobody)?;
     }
+    let agent = auth::agent(headers).to_owned();
     let (parts, body) = request.into_parts();
     let Body(bytes) = Body::from_request(Request::from_parts(parts.clone(), body), &())
         .await
@@ -142,7 +143,7 @@ async fn log_in(
     let user = login.user.chars().take(80).collect();
     let session = app
         .sessions
-        .login(login, address)
+        .login(login, address, &agent)
         .await
         .map_err(|error| (user, error.into()))?;
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
@@ -154,8 +155,8 @@ async fn log_in(
 }
 
 /// Ends the browser's session.
-pub(super) async fn logout(State(app): State<App>, Who(session): Who) -> Result<Response, Failure> {
-    app.sessions.end(&session).await?;
+pub(super) async fn logout(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
+    app.sessions.end(asker.session()).await?;
     Ok((
         AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
         Redirect::to("/login"),

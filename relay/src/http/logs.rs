@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Caller, Who};
+use super::auth::{Asker, Caller};
 use super::extract::{Body, Cmd, Query, Robot, expect_type};
 use super::problem::{Failure, Kind};
 use super::robots::known;
@@ -72,7 +72,7 @@ pub(super) async fn one(
     State(app): State<App>,
     Robot(robot): Robot,
     Cmd(id): Cmd,
-    Who(session): Who,
+    asker: Asker,
     query: Query,
 ) -> Result<Response, Failure> {
     query.finish()?;
@@ -86,8 +86,15 @@ pub(super) async fn one(
             "GET /api/v1/robots/{robot}/logs lists them; older ones make room"
         )));
     };
-    let data = json!({ "id": id, "by": session.user });
-    note(&app, &robot, &session.user, kind::LOGS_DOWNLOADED, data).await?;
+    let data = json!({ "id": id, "by": asker.name() });
+    note(
+        &app,
+        &robot,
+        asker.name().as_str(),
+        kind::LOGS_DOWNLOADED,
+        data,
+    )
+    .await?;
     let digest = STANDARD.encode(hex::decode(&view.sha256).unwrap_or_default());
     let text = |text: String| HeaderValue::from_str(&text).ok();
     let headers = [

@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::App;
-use super::routes::{self, Permission};
+use super::routes::{self, Needs};
 use crate::clock;
 use crate::metrics::RequestLabels;
 use crate::traces::Linked;
@@ -20,7 +20,7 @@ pub(super) async fn measure(State(app): State<App>, request: Request, next: Next
     let begun = clock::monotonic();
     // Strangers, and who only looks whether the relay is well, begin no trace.
     let trace = route
-        .filter(|route| !matches!(route.permission, Permission::Public | Permission::Page))
+        .filter(|route| !matches!(route.needs, Needs::Open | Needs::Page))
         .and_then(|_| app.traces.asked(request.headers()));
     let response = next.run(request).await;
     let labels = RequestLabels {

@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::IntoResponse;
 use lekiwi_protocol::api;
+use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -15,6 +16,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::extract::Query;
 use super::problem::{Failure, Kind};
+use super::routes::{self, Needs};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -66,13 +68,33 @@ use super::problem::{Failure, Kind};
         super::tokens::create,
         super::tokens::remove,
         super::consumers::create,
+        super::me::one,
+        super::me::password,
+        super::me::sessions,
+        super::me::end_session,
+        super::people::list,
+        super::people::create,
+        super::people::one,
+        super::people::change,
+        super::people::remove,
+        super::people::password,
+        super::people::sessions,
+        super::people::end_sessions,
+        super::groups::list,
+        super::groups::replace,
+        super::groups::remove,
+        super::loans::list,
+        super::loans::create,
+        super::loans::end,
         super::refused::list,
         super::discovered::list,
         super::bans::list,
         super::bans::lift,
         document,
     ),
-    components(schemas(api::Aggregate, api::ThrottleMode, api::Live, api::ClientMessage, api::RelayMessage)),
+    components(schemas(
+        api::Aggregate, api::ThrottleMode, api::Live, api::ClientMessage, api::RelayMessage, lekiwi_protocol::Permission
+    )),
     modifiers(&Security, &Common)
 )]
 struct Document;
@@ -128,21 +150,28 @@ struct Common;
 
 impl Modify for Common {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        for item in openapi.paths.paths.values_mut() {
+        for (path, item) in &mut openapi.paths.paths {
             if let Some(operation) = &mut item.get
                 && is_for_people(operation)
             {
                 // Of `Query`.
                 refuses(operation, &[Kind::InvalidQuery]);
             }
-            for operation in [
-                &mut item.get,
-                &mut item.put,
-                &mut item.post,
-                &mut item.delete,
-                &mut item.patch,
+            for (method, operation) in [
+                (Method::GET, &mut item.get),
+                (Method::PUT, &mut item.put),
+                (Method::POST, &mut item.post),
+                (Method::DELETE, &mut item.delete),
+                (Method::PATCH, &mut item.patch),
             ] {
                 let Some(operation) = operation else { continue };
+                if let Some(route) = routes::find(&method, path) {
+                    let needs = ExtensionsBuilder::new().add("x-needs", route.needs.to_string());
+                    operation.extensions = Some(needs.build());
+                    if matches!(route.needs, Needs::May(..)) {
+                        refuses(operation, &[Kind::PermissionMissing]);
+                    }
+                }
                 if is_for_people(operation) {
                     refuses(operation, GUARD);
                 }

@@ -56,6 +56,8 @@ kinds! {
     LoginBusy = "login-busy", SERVICE_UNAVAILABLE, "Too many logins at once";
     /// A cookie came with a request of another site.
     CrossOrigin = "cross-origin", FORBIDDEN, "Request of another site";
+    /// A permission is missing.
+    PermissionMissing = "permission-missing", FORBIDDEN, "Permission missing";
     /// No such route.
     NotFound = "not-found", NOT_FOUND, "Not found";
     /// No such robot.
@@ -112,6 +114,22 @@ kinds! {
     TooManySilences = "too-many-silences", CONFLICT, "Too many silences";
     /// No such silence, or it has ended.
     SilenceUnknown = "silence-unknown", NOT_FOUND, "Unknown silence";
+    /// Nobody is called so.
+    PersonUnknown = "person-unknown", NOT_FOUND, "Unknown person";
+    /// Somebody is called so.
+    PersonExists = "person-exists", CONFLICT, "Person exists";
+    /// Nobody would be left who may give rights.
+    LastAdmin = "last-admin", CONFLICT, "Last administrator";
+    /// The password is too easy to guess, or too long.
+    PasswordRefused = "password-refused", UNPROCESSABLE_ENTITY, "Password refused";
+    /// No such session of the person.
+    SessionUnknown = "session-unknown", NOT_FOUND, "Unknown session";
+    /// No such group.
+    GroupUnknown = "group-unknown", NOT_FOUND, "Unknown group";
+    /// There are too many groups.
+    TooManyGroups = "too-many-groups", CONFLICT, "Too many groups";
+    /// The robot is not lent to them.
+    LoanUnknown = "loan-unknown", NOT_FOUND, "Unknown loan";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// No such ban.
@@ -374,7 +392,8 @@ impl From<LoginError> for Failure {
                 .header(header::RETRY_AFTER, HeaderValue::from_static("2")),
             LoginError::Store(error) => error.into(),
             LoginError::Stopping => Self::new(Kind::Stopping, detail),
-            LoginError::Random(_) => Self::internal(&error),
+            LoginError::Refused(_) => Self::new(Kind::PasswordRefused, detail),
+            LoginError::Random(_) | LoginError::Hash(_) => Self::internal(&error),
         }
     }
 }

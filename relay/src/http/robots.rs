@@ -8,7 +8,7 @@ use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::Past;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Json, Query, Robot};
 use super::problem::{Failure, Kind};
 use crate::clock;
@@ -35,6 +35,7 @@ use crate::store::{LookedBack, Moment};
 )]
 pub(super) async fn list(
     State(app): State<App>,
+    asker: Asker,
     mut query: Query,
 ) -> Result<Answer<RobotList>, Failure> {
     let now = Timestamp::from_ms(clock::now_ms());
@@ -48,6 +49,13 @@ pub(super) async fn list(
             let (past, position) = look_back(&app, moment, None).await?;
             (past.views().collect(), position)
         }
+    };
+    let robots = match asker.seen() {
+        None => robots,
+        Some(seen) => robots
+            .into_iter()
+            .filter(|robot| seen.contains(&robot.id))
+            .collect(),
     };
     Ok(Answer(RobotList {
         robots,
@@ -150,7 +158,7 @@ async fn look_back(
 pub(super) async fn approve(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
     Json(Approval { profile }): Json<Approval>,
 ) -> Result<Answer<RobotView>, Failure> {
     let view = known(&app, &robot)?;
@@ -182,9 +190,12 @@ pub(super) async fn approve(
         }
         RegistrationStatus::Registered | RegistrationStatus::Quarantined => {}
     }
-    tracing::info!(%robot, user = %session.user, "robot approved");
+    tracing::info!(%robot, user = %asker.name(), "robot approved");
     let decision = Decision::Approve { profile };
-    let decided = app.fleet.decide(&robot, &session.user, decision).await?;
+    let decided = app
+        .fleet
+        .decide(&robot, asker.name().as_str(), decision)
+        .await?;
     Ok(Answer(decided.unwrap_or(view)))
 }
 
@@ -202,18 +213,18 @@ pub(super) async fn approve(
 pub(super) async fn reject(
     State(app): State<App>,
     Robot(robot): Robot,
-    Who(session): Who,
+    asker: Asker,
 ) -> Result<Answer<RobotView>, Failure> {
     let view = known(&app, &robot)?;
     let name = robot.as_str();
     let revoked = app.store.revoke_all(name, clock::now_ms()).await?;
-    tracing::info!(%robot, user = %session.user, certificates = revoked.len(), "robot rejected");
+    tracing::info!(%robot, user = %asker.name(), certificates = revoked.len(), "robot rejected");
     // From here on it cannot come back; in the log first, so that it can be told.
     let decided = match view.registration.status {
         RegistrationStatus::Rejected => Ok(None),
         _ => {
             app.fleet
-                .decide(&robot, &session.user, Decision::Reject)
+                .decide(&robot, asker.name().as_str(), Decision::Reject)
                 .await
         }
     };

@@ -6,7 +6,7 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use lekiwi_protocol::api;
 
 use super::App;
-use super::auth::{self, Who};
+use super::auth::{self, Asker};
 use super::extract::{Json, Peer};
 use super::problem::Failure;
 use crate::people::sessions::LIFETIME;
@@ -32,7 +32,10 @@ pub(super) async fn create(
         let authority = uri.authority().map(|authority| authority.as_str());
         auth::same_origin(&Method::POST, authority, &headers)?;
     }
-    let session = app.sessions.login(login, address).await?;
+    let session = app
+        .sessions
+        .login(login, address, auth::agent(&headers))
+        .await?;
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),
@@ -46,8 +49,8 @@ pub(super) async fn create(
     delete, path = "/api/v1/session", tag = "session",
     responses((status = 204, description = "Ended")), security(("session" = []), ("cookie" = []))
 )]
-pub(super) async fn end(State(app): State<App>, Who(session): Who) -> Result<Response, Failure> {
-    app.sessions.end(&session).await?;
+pub(super) async fn end(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
+    app.sessions.end(asker.session()).await?;
     Ok((
         StatusCode::NO_CONTENT,
         AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),

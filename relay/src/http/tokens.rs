@@ -7,7 +7,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api;
 
 use super::App;
-use super::auth::Who;
+use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
 use crate::clock;
@@ -38,11 +38,11 @@ pub(super) async fn list(
 )]
 pub(super) async fn create(
     State(app): State<App>,
-    Who(session): Who,
+    asker: Asker,
     Json(request): Json<api::TokenRequest>,
 ) -> Result<(StatusCode, Answer<api::TokenCreated>), Failure> {
     let created = tokens::create(&app.store, &request, Timestamp::from_ms(clock::now_ms())).await?;
-    tracing::info!(token = %created.info.id, user = %session.user, "enrolment token made");
+    tracing::info!(token = %created.info.id, user = %asker.name(), "enrolment token made");
     Ok((StatusCode::CREATED, Answer(created)))
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn remove(
     State(app): State<App>,
-    Who(session): Who,
+    asker: Asker,
     Id(id): Id,
 ) -> Result<StatusCode, Failure> {
     if !app.store.delete_token(&id).await? {
@@ -67,6 +67,6 @@ pub(super) async fn remove(
             format!("there is no token {shown:?}"),
         ));
     }
-    tracing::info!(token = %id, user = %session.user, "enrolment token removed");
+    tracing::info!(token = %id, user = %asker.name(), "enrolment token removed");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use lekiwi_protocol::api::{ConnectionKind, ConnectionView, RelayMessage, Subscribe, Watchers};
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::gateway::{
-    Client, ClientId, Content as _, Index, Key, Output, Read, RequestError, deadline,
+    Client, ClientId, Content as _, Index, Key, MAX_WAITING_BYTES, Output, Read, RequestError,
+    Within, deadline,
 };
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
@@ -70,6 +71,7 @@ struct Slot {
     robots: Box<[RobotId]>,
     user: Arc<str>,
     session: [u8; 32],
+    within: Within,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,7 @@ struct Mailbox {
     sent: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     client: Client<Content>,
     ended: bool,
@@ -132,11 +134,15 @@ impl Live {
         }
     }
 
-    /// A listener of `user`, by the session with this hash, that wants nothing yet.
+    /// A listener of `user`, by the session with this hash, that may hear of the robots in `within` and wants nothing yet.
     #[must_use]
-    pub fn watch(&self, user: &str, session: [u8; 32]) -> Watcher {
+    pub fn watch(&self, user: &str, session: [u8; 32], within: Within) -> Watcher {
+        let client = Client::new(MAX_WAITING_BYTES, within.clone());
         let mailbox = Arc::new(Mailbox {
-            client: Mutex::default(),
+            client: Mutex::new(State {
+                client,
+                ended: false,
+            }),
             news: Notify::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -154,6 +160,7 @@ impl Live {
             robots: Box::default(),
             user: user.clone(),
             session,
+            within,
         };
         let id = match hub.free.pop() {
             Some(id) => {
@@ -221,11 +228,12 @@ impl Live {
         all.into_iter().filter_map(view).take(most).collect()
     }
 
-    /// Ends the listeners of sessions that do not count any more.
-    pub fn end_sessions(&self, counts: impl Fn(&[u8; 32]) -> bool) {
+    /// Ends the listeners of sessions that do not count any more, or that may hear of other robots than they did: who may,
+    /// comes back.
+    pub fn end_sessions(&self, counts: impl Fn(&[u8; 32], &Within) -> bool) {
         let hub = lock(&self.inner.hub);
         for slot in hub.clients.iter().flatten() {
-            if !counts(&slot.session) {
+            if !counts(&slot.session, &slot.within) {
                 slot.mailbox.end();
             }
         }

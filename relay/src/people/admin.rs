@@ -1,7 +1,10 @@
 //! The administrator's credential, made at the first start and shown once. Called by `driver`.
 
+use lekiwi_protocol::api::Grant;
+use lekiwi_protocol::id::NameError;
+use lekiwi_protocol::{Role, Scope, UserName};
+
 use crate::people::password::{self, PasswordError};
-use crate::store::records::Credential;
 use crate::store::{Store, StoreError};
 
 /// The administrator's user name.
@@ -13,6 +16,9 @@ pub enum AdminError {
     /// No password could be made.
     #[error("cannot make the administrator's password")]
     Password(#[from] PasswordError),
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The store refused.
     #[error("cannot keep the administrator's password")]
     Store(#[from] StoreError),
@@ -23,7 +29,8 @@ pub enum AdminError {
 pub struct NewCredential {
     /// The password.
     pub password: String,
-    credential: Credential,
+    name: UserName,
+    hash: String,
 }
 
 impl std::fmt::Debug for NewCredential {
@@ -37,26 +44,29 @@ impl NewCredential {
     ///
     /// # Errors
     /// When the store cannot write.
-    pub async fn keep(self, store: &Store) -> Result<bool, AdminError> {
-        Ok(store.set_credential(self.credential, true).await?)
+    pub async fn keep(self, store: &Store, now_ms: u64) -> Result<bool, AdminError> {
+        let all = Grant {
+            role: Role::Admin,
+            on: Scope::Fleet,
+            until: None,
+        };
+        let added = store.add_person(self.name, Some(self.hash), vec![all], now_ms);
+        Ok(added.await?)
     }
 }
 
-/// A new credential if there is none yet.
+/// A new credential if there is nobody yet.
 ///
 /// # Errors
-/// When the store cannot be read or the system has no random numbers.
-pub async fn first_start(store: &Store) -> Result<Option<NewCredential>, AdminError> {
-    if store.credential(USER).await?.is_some() {
+/// When the system has no random numbers.
+pub fn first_start(store: &Store) -> Result<Option<NewCredential>, AdminError> {
+    if !store.people().accounts.is_empty() {
         return Ok(None);
     }
     let password = password::random()?;
-    let credential = Credential {
-        user: USER.to_owned(),
-        hash: password::hash(&password)?,
-    };
     Ok(Some(NewCredential {
+        name: UserName::new(USER)?,
+        hash: password::hash(&password)?,
         password,
-        credential,
     }))
 }

@@ -4,10 +4,15 @@
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use zxcvbn::Score;
 
 /// Letters and digits that cannot be taken for one another.
 const ALPHABET: &[u8; 56] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 const LENGTH: usize = 24;
+/// Fewest characters of a password that people choose, which is all that they log in by.
+const LEAST: usize = 15;
+/// Words that nobody has to know to guess them.
+const CONTEXT: [&str; 5] = ["lekiwi", "kiwi", "heartbeat", "relay", "robot"];
 
 /// Why a hash could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +23,45 @@ pub enum PasswordError {
     /// The system gave no random numbers.
     #[error("cannot draw random numbers: {0}")]
     Random(getrandom::Error),
+}
+
+/// Why a password cannot be taken (NIST SP 800-63B: length and guessability count, and not which characters it has).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Weak {
+    /// It is too short.
+    #[error("expected at least {LEAST} characters, got {0}")]
+    Short(usize),
+    /// It is too long.
+    #[error("expected at most {0} bytes")]
+    Long(usize),
+    /// It would be guessed.
+    #[error("expected a password that is hard to guess: {0}")]
+    Guessable(String),
+}
+
+/// Checks a new password of `user`.
+///
+/// # Errors
+/// When it is too short, or would be guessed: because many people have it, or by the user's or the system's name in it.
+pub fn check(password: &str, user: &str) -> Result<(), Weak> {
+    let length = password.chars().count();
+    if length < LEAST {
+        return Err(Weak::Short(length));
+    }
+    let names: Vec<&str> = CONTEXT
+        .into_iter()
+        .chain(user.split(['.', '@', '_', '-']))
+        .collect();
+    let estimate = zxcvbn::zxcvbn(password, &names);
+    if estimate.score() >= Score::Three {
+        return Ok(());
+    }
+    let feedback = estimate.feedback();
+    let warning = feedback.and_then(|feedback| feedback.warning());
+    Err(Weak::Guessable(warning.map_or_else(
+        || "add some words that have nothing to do with each other".to_owned(),
+        |warning| warning.to_string(),
+    )))
 }
 
 /// A fresh password of 24 characters (139 bits).
@@ -67,6 +111,34 @@ pub fn matches(password: &str, hash: &str) -> bool {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_easy_to_guess_is_refused() {
+        let refusal = |password: &str| check(password, "ada.lovelace").unwrap_err().to_string();
+        assert_eq!(
+            refusal("correct horse"),
+            "expected at least 15 characters, got 13"
+        );
+        for weak in [
+            "passwordpassword",
+            "aaaaaaaaaaaaaaaa",
+            "lovelacelovelace",
+            "qwertyqwertyqwerty",
+        ] {
+            let error = refusal(weak);
+            assert!(
+                error.starts_with("expected a password that is hard to guess: "),
+                "{weak}: {error}"
+            );
+        }
+        for good in [
+            "correct horse battery staple",
+            &random().unwrap(),
+            "größer als äpfel im märz",
+        ] {
+            assert_eq!(check(good, "ada.lovelace"), Ok(()), "{good}");
+        }
+    }
 
     #[test]
     fn only_the_password_matches() {

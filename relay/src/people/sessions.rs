@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api;
+use lekiwi_protocol::{Timestamp, UserName};
 use tokio::sync::Semaphore;
 
-use super::password;
+use super::password::{self, PasswordError, Weak};
 use super::throttle::Throttle;
 use crate::clock;
 use crate::identity::tokens::Secret;
@@ -25,6 +25,8 @@ const CHECKS: usize = 2;
 const WAITING: usize = 64;
 /// Longest user name or password worth a look.
 const LONGEST: usize = 256;
+/// What is kept of what a client's program calls itself, characters.
+const LONGEST_AGENT: usize = 120;
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,12 @@ pub enum LoginError {
         /// How long to wait.
         wait: Duration,
     },
+    /// A new password is none.
+    #[error(transparent)]
+    Refused(#[from] Weak),
+    /// No hash could be made.
+    #[error(transparent)]
+    Hash(#[from] PasswordError),
     /// Others are before it.
     #[error("too many logins at once")]
     Busy,
@@ -78,7 +86,7 @@ impl Sessions {
         })
     }
 
-    /// Logs `login.user` in.
+    /// Logs `login.user` in, from `address`, with the program that calls itself `agent`.
     ///
     /// # Errors
     /// When user or password are wrong, there were too many tries, or the store cannot write.
@@ -86,7 +94,18 @@ impl Sessions {
         &self,
         login: api::Login,
         address: IpAddr,
+        agent: &str,
     ) -> Result<api::Session, LoginError> {
+        self.check(&login, address).await?;
+        tracing::info!(user = %login.user, %address, "logged in");
+        self.begin(login.user, address, agent).await
+    }
+
+    /// Checks a password, as a login does.
+    ///
+    /// # Errors
+    /// When user or password are wrong, or there were too many tries.
+    pub async fn check(&self, login: &api::Login, address: IpAddr) -> Result<(), LoginError> {
         if login.user.len() > LONGEST || login.password.len() > LONGEST {
             return Err(LoginError::Wrong);
         }
@@ -100,18 +119,13 @@ impl Sessions {
             throttle.tried(now, &login.user, address);
         }
         let credential = self.store.credential(&login.user).await?;
-        let known = credential.is_some();
+        let is_welcome = self.is_welcome(&login.user);
+        let known = credential.is_some() && is_welcome;
         let hash = credential.map_or_else(|| self.nobody.clone(), |credential| credential.hash);
-        let permit = self
-            .checks
-            .acquire()
-            .await
-            .map_err(|_| LoginError::Stopping)?;
-        let password = login.password;
-        let matches = tokio::task::spawn_blocking(move || password::matches(&password, &hash))
-            .await
-            .map_err(|_| LoginError::Stopping)?;
-        drop(permit);
+        let password = login.password.clone();
+        let matches = self
+            .slowly(move || password::matches(&password, &hash))
+            .await?;
         if !(matches && known) {
             tracing::warn!(user = %login.user.escape_debug(), %address, "login refused");
             return Err(LoginError::Wrong);
@@ -120,11 +134,49 @@ impl Sessions {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .succeeded(&login.user, address);
-        tracing::info!(user = %login.user, %address, "logged in");
-        self.begin(login.user).await
+        Ok(())
     }
 
-    async fn begin(&self, user: String) -> Result<api::Session, LoginError> {
+    fn is_welcome(&self, user: &str) -> bool {
+        let people = self.store.people();
+        let account = people.accounts.get(user);
+        account.is_some_and(|account| account.disabled_ms.is_none())
+    }
+
+    /// The hash of a new password, where it is good enough.
+    ///
+    /// # Errors
+    /// When it is too easy to guess, or there are too many logins.
+    pub async fn hash(&self, user: &UserName, password: String) -> Result<String, LoginError> {
+        if password.len() > LONGEST {
+            return Err(LoginError::Refused(Weak::Long(LONGEST)));
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| LoginError::Busy)?;
+        let user = user.clone();
+        self.slowly(move || {
+            password::check(&password, user.as_str())?;
+            Ok(password::hash(&password)?)
+        })
+        .await?
+    }
+
+    /// What takes a core for a while.
+    async fn slowly<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LoginError> {
+        let permit = self.checks.acquire().await;
+        let _permit = permit.map_err(|_| LoginError::Stopping)?;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| LoginError::Stopping)
+    }
+
+    async fn begin(
+        &self,
+        user: String,
+        address: IpAddr,
+        agent: &str,
+    ) -> Result<api::Session, LoginError> {
         let secret = Secret::random(PREFIX).map_err(LoginError::Random)?;
         let now = Timestamp::from_ms(clock::now_ms());
         let expires_at = now.plus(LIFETIME);
@@ -133,6 +185,8 @@ impl Sessions {
             user,
             created_ms: now.as_ms(),
             expires_ms: expires_at.as_ms(),
+            address: address.to_string(),
+            agent: agent.chars().take(LONGEST_AGENT).collect(),
         };
         self.store.insert_session(session).await?;
         Ok(api::Session {

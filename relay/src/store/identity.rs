@@ -1,13 +1,15 @@
-//! What the relay knows about certificates and people. Certificates and sessions are asked
+//! What the relay knows about certificates and sessions. They are asked
 //! for at every connection and request, so they are answered from memory, which the writing thread
 //! updates after each commit.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::database::{Database, Result, Row, values};
-use super::records::{Certificate, CertificateKind, CertificateStatus, Credential, Session};
-use super::{Store, StoreError};
+use super::records::{
+    Certificate, CertificateKind, CertificateStatus, Credential, People, Session,
+};
+use super::{Store, StoreError, people};
 
 /// What [`certificate`] reads, of the table `certificates c`.
 pub(super) const CERTIFICATE: &str =
@@ -18,6 +20,7 @@ pub(super) const CERTIFICATE: &str =
 pub(super) struct Index {
     certificates: RwLock<HashMap<Box<str>, CertificateStatus>>,
     sessions: RwLock<HashMap<[u8; 32], Session>>,
+    people: RwLock<Arc<People>>,
     /// Held while one of them changes, and from before a reading of the database until what was read has taken its
     /// place: so that no reading undoes a change that it does not know. Those who ask do not wait for it.
     change: Mutex<()>,
@@ -42,7 +45,7 @@ impl Index {
         })?;
         let mut sessions = HashMap::new();
         database.query(
-            "SELECT hash, \"user\", created, expires FROM sessions",
+            "SELECT hash, \"user\", created, expires, address, agent FROM sessions",
             &[],
             &mut |row| {
                 let session = session(row)?;
@@ -50,6 +53,8 @@ impl Index {
                 Ok(())
             },
         )?;
+        let people = people::load(database)?;
+        *self.people.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(people);
         *self
             .certificates
             .write()
@@ -59,6 +64,20 @@ impl Index {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = sessions;
         Ok(())
+    }
+
+    pub(super) fn people(&self) -> Arc<People> {
+        let people = self.people.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&people)
+    }
+
+    pub(super) fn set_people(&self, people: Arc<People>) {
+        let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.people.write().unwrap_or_else(PoisonError::into_inner) = people;
+    }
+
+    pub(super) fn forget_sessions(&self, of: impl Fn(&Session) -> bool) {
+        self.sessions_mut(|sessions| sessions.retain(|_, session| !of(session)));
     }
 
     fn put(&self, certificate: &Certificate) {
@@ -143,6 +162,8 @@ fn session(row: &Row<'_>) -> Result<Session> {
         user: row.get(1)?,
         created_ms: row.get(2)?,
         expires_ms: row.get(3)?,
+        address: row.get(4)?,
+        agent: row.get(5)?,
     })
 }
 
@@ -319,12 +340,15 @@ impl Store {
         self.write(
             move |database| {
                 database.execute(
-                    "INSERT INTO sessions (hash, \"user\", created, expires) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT INTO sessions (hash, \"user\", created, expires, address, agent)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     values![
                         session.hash,
                         session.user,
                         session.created_ms,
-                        session.expires_ms
+                        session.expires_ms,
+                        session.address,
+                        session.agent
                     ],
                 )?;
                 Ok(())
@@ -349,6 +373,42 @@ impl Store {
             .get(hash)
             .filter(|session| session.expires_ms > now_ms)
             .cloned()
+    }
+
+    /// All sessions of a person that count at `now_ms`, the newest first. From memory, never waits.
+    #[must_use]
+    pub fn sessions_of(&self, user: &str, now_ms: u64) -> Vec<Session> {
+        let sessions = self.inner.index.sessions.read();
+        let sessions = sessions.unwrap_or_else(PoisonError::into_inner);
+        let counts = |session: &&Session| session.user == user && session.expires_ms > now_ms;
+        let mut found: Vec<Session> = sessions.values().filter(counts).cloned().collect();
+        found.sort_by_key(|session| (std::cmp::Reverse(session.created_ms), session.hash));
+        found
+    }
+
+    /// Ends the sessions of a person, but for one that is spared.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn end_sessions_of(
+        &self,
+        user: &str,
+        spared: Option<[u8; 32]>,
+    ) -> std::result::Result<u64, StoreError> {
+        let (user, index) = (user.to_owned(), self.inner.index.clone());
+        let of = user.clone();
+        self.write(
+            move |database| {
+                database.execute(
+                    "DELETE FROM sessions WHERE \"user\" = ?1 AND hash <> ?2",
+                    values![user, spared.unwrap_or_default()],
+                )
+            },
+            move |_| {
+                index.forget_sessions(|session| session.user == of && Some(session.hash) != spared);
+            },
+        )
+        .await
     }
 
     /// Ends a session; false when there was none.
@@ -411,31 +471,16 @@ impl Store {
             .await
     }
 
-    /// Sets a person's password hash. With `only_first`, an existing one stays as it is and the
-    /// answer is false.
+    /// Sets the password hash of somebody who is known; false for others.
     ///
     /// # Errors
     /// When it cannot be written.
     pub async fn set_credential(
         &self,
         credential: Credential,
-        only_first: bool,
     ) -> std::result::Result<bool, StoreError> {
-        let statement = if only_first {
-            "INSERT INTO credentials (\"user\", hash) VALUES (?1, ?2) ON CONFLICT (\"user\") DO NOTHING"
-        } else {
-            "INSERT INTO credentials (\"user\", hash) VALUES (?1, ?2)
-             ON CONFLICT (\"user\") DO UPDATE SET hash = excluded.hash"
-        };
-        self.write(
-            move |database| {
-                let changed =
-                    database.execute(statement, values![credential.user, credential.hash])?;
-                Ok(changed == 1)
-            },
-            |_| (),
-        )
-        .await
+        self.change_people(move |database| people::set_hash(database, &credential))
+            .await
     }
 }
 

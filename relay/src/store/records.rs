@@ -1,11 +1,13 @@
 //! What the store keeps and hands out: plain rows, no behaviour. Times are milliseconds since the
 //! epoch (`_ms`), ids are texts that were checked where they entered the program.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::SeqRange;
+use lekiwi_protocol::{Timestamp, UserName};
+use lekiwi_relay_core::policy::{Groups, Right};
 use uuid::Uuid;
 
 /// What events of a relay about itself are about.
@@ -288,6 +290,34 @@ pub struct Session {
     pub created_ms: u64,
     /// When it ends.
     pub expires_ms: u64,
+    /// Where they logged in from; empty when an earlier relay made it.
+    pub address: String,
+    /// With which program, as it calls itself, cut.
+    pub agent: String,
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// As whom they log in.
+    pub name: UserName,
+    /// When they were added; 0 when an earlier relay did.
+    pub created_ms: u64,
+    /// Since when they are not let in any more.
+    pub disabled_ms: Option<u64>,
+    /// Whether they can log in by a password.
+    pub has_password: bool,
+    /// What they may: roles, and what was lent to them, be it over or not.
+    pub rights: Vec<Right>,
+}
+
+/// All people, and groups of robots.
+#[derive(Debug, Clone, Default)]
+pub struct People {
+    /// By name.
+    pub accounts: BTreeMap<UserName, Arc<Account>>,
+    /// Groups.
+    pub groups: Groups,
 }
 
 /// A person's password, as a salted slow hash in text form.

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0006_queries.sql"),
     include_str!("migrations/sqlite/0007_pictures.sql"),
     include_str!("migrations/sqlite/0008_base.sql"),
+    include_str!("migrations/sqlite/0009_people.sql"),
 ];
 
 /// Statements that stay prepared: all that there are.

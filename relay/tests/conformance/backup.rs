@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lekiwi_relay::store::records::{Credential, NewSample, Refused, Session, Snapshot};
+use lekiwi_protocol::api::Grant;
+use lekiwi_protocol::{GroupName, Role, Scope};
+use lekiwi_relay::store::records::{NewSample, Refused, Session, Snapshot};
 use lekiwi_relay::store::{Batch, Location, Store, backup};
 
 use super::rows::{DAY, JANUARY, certificate, sample, token};
@@ -117,7 +119,7 @@ async fn a_backup_is_made_checked_and_restored_by_command() {
     assert_eq!(
         refusal(&["backup", target.to_str().unwrap()], &earlier, 1),
         format!(
-            "error: expected version 8 of a store in {}, got version 3\n  (hint: use the relay of that version; this one, once started on it, brings it to its own)\n",
+            "error: expected version 9 of a store in {}, got version 3\n  (hint: use the relay of that version; this one, once started on it, brings it to its own)\n",
             earlier.join("relay.db").display()
         )
     );
@@ -210,14 +212,21 @@ async fn filled(store: &Store) {
             user: "admin".into(),
             created_ms: 1,
             expires_ms: 100,
+            address: "127.0.0.1".into(),
+            agent: "curl".into(),
         })
         .await
         .unwrap();
-    let credential = Credential {
-        user: "admin".into(),
-        hash: "slow".into(),
+    let (admin, warehouse) = ("admin".parse().unwrap(), "warehouse".parse().unwrap());
+    let grant = Grant {
+        role: Role::Operator,
+        on: Scope::Group(GroupName::clone(&warehouse)),
+        until: None,
     };
-    store.set_credential(credential, false).await.unwrap();
+    let added = store.add_person(admin, Some("slow".into()), vec![grant], 3);
+    assert!(added.await.unwrap());
+    let robots = ["kiwi-01".parse().unwrap()].into();
+    store.set_group(warehouse, robots).await.unwrap();
     store.submit(Batch {
         events: (1..=3_000).map(|seq| event("kiwi-01", seq)).collect(),
         samples: (0..3_000)

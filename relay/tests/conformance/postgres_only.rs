@@ -328,6 +328,8 @@ async fn relays_hear_of_each_others_events_and_certificates() {
         user: "admin".into(),
         created_ms: 1,
         expires_ms: 100,
+        address: "127.0.0.1".into(),
+        agent: "curl".into(),
     };
     one.insert_session(session).await.unwrap();
     until("the session", async || two.session(&[1; 32], 5).is_some()).await;
@@ -367,7 +369,7 @@ async fn relays_that_start_at_once_make_the_tables_once() {
     assert_eq!(
         refusal.to_string(),
         format!(
-            "expected a store of version 3 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
+            "expected a store of version 4 or earlier, got version 99 in postgresql://127.0.0.1:{}/{database}",
             server.port()
         )
     );

@@ -1,5 +1,6 @@
 //! What every store promises of everything but the log: identity, history, refused messages, pictures.
 
+use lekiwi_protocol::UserName;
 use lekiwi_relay::store::records::{
     Certificate, CertificateKind, Credential, NewBacklog, NewSample, Redemption, Refused, Session,
     Snapshot, Token,
@@ -34,15 +35,20 @@ async fn identity_outlives_the_process() {
             user: "admin".into(),
             created_ms: 1,
             expires_ms: 100,
+            address: "127.0.0.1".into(),
+            agent: "curl".into(),
         };
         store.insert_session(session.clone()).await.unwrap();
         let credential = |hash: &str| Credential {
             user: "admin".into(),
             hash: hash.into(),
         };
-        assert!(store.set_credential(credential("a"), true).await.unwrap());
-        assert!(!store.set_credential(credential("b"), true).await.unwrap());
-        assert!(store.set_credential(credential("c"), false).await.unwrap());
+        assert!(!store.set_credential(credential("a")).await.unwrap());
+        let admin = || UserName::new("admin").unwrap();
+        let hash = Some("b".to_owned());
+        assert!(store.add_person(admin(), hash, vec![], 1).await.unwrap());
+        assert!(!store.add_person(admin(), None, vec![], 2).await.unwrap());
+        assert!(store.set_credential(credential("c")).await.unwrap());
         for (serial, name, key) in [
             ("aa", "kiwi-01", 1),
             ("bb", "kiwi-01", 2),

@@ -9,7 +9,7 @@ use axum::http::Method;
 use clap::Parser;
 use lekiwi_relay::cli::{Cli, Command};
 use lekiwi_relay::config::{self, Config};
-use lekiwi_relay::http::routes::{self, Permission};
+use lekiwi_relay::http::routes::{self, Needs};
 use serde_json::Value;
 
 fn deploy() -> PathBuf {
@@ -325,7 +325,7 @@ fn kubernetes_has_what_relays_take() {
             .as_str()
             .expect("a path");
         let route = routes::find(&Method::GET, path).expect("a route");
-        assert_eq!(route.permission, Permission::Public, "{probe}");
+        assert_eq!(route.needs, Needs::Open, "{probe}");
     }
 
     let certificate = of_kind("StatefulSet")

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::common::{Relay, openssl, request};
-use lekiwi_relay::http::routes::{Permission, ROUTES};
+use lekiwi_relay::http::routes::{Needs, ROUTES};
 
 #[test]
 fn nothing_answers_without_a_credential_but_health_est_and_login() {
     let relay = Relay::start();
     let open: BTreeSet<_> = ROUTES
         .iter()
-        .filter(|r| r.permission == Permission::Public)
+        .filter(|r| r.needs == Needs::Open)
         .map(|r| (r.method.as_str(), r.path))
         .collect();
     assert_eq!(
@@ -27,23 +27,24 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
     );
     let dead = "authorization: Bearer lks_AAAA";
     let cookie = "cookie: __Host-lekiwi=lks_AAAA";
-    for route in ROUTES.iter().filter(|r| r.permission != Permission::Public) {
+    for route in ROUTES.iter().filter(|r| r.needs != Needs::Open) {
         let path = route
             .path
             .replace("{id}", "kiwi-01")
             .replace("{cmd}", "00000000-0000-0000-0000-000000000000")
+            .replace("{person}", "bob")
             .replace("{*path}", "index.js");
         for credential in [None, Some(dead), Some(cookie)] {
             let mut options = vec!["-X", route.method.as_str()];
             options.extend(credential.iter().flat_map(|c| ["-H", c]));
             let answer = relay.curl(&path, &options);
-            if route.permission == Permission::Page {
+            if route.needs == Needs::Page {
                 assert_eq!(
                     (answer.status, answer.header("location")),
                     (303, Some("/login")),
                     "{path}"
                 );
-            } else if route.permission == Permission::Robot {
+            } else if route.needs == Needs::Robot {
                 let (status, slug, _) = answer.problem();
                 assert_eq!((status, &*slug), (401, "certificate-required"), "{path}");
             } else {

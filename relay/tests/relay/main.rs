@@ -17,6 +17,8 @@ mod mosquitto;
 mod observability;
 mod openapi;
 mod past;
+mod people;
+mod permissions;
 #[path = "../support/port.rs"]
 mod port;
 mod program;

@@ -26,6 +26,8 @@ pub struct Filter {
     pub robot: Option<RobotId>,
     /// Of this severity and above.
     pub severity: Option<Severity>,
+    /// Of these robots, whatever else is asked for; of all when there is no list.
+    pub within: Option<BTreeSet<RobotId>>,
     /// How many at most.
     pub limit: usize,
 }
@@ -38,6 +40,10 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|robot| *robot == alert.robot_id)
             && self.severity.is_none_or(|least| alert.severity >= least)
+            && self
+                .within
+                .as_ref()
+                .is_none_or(|within| within.contains(&alert.robot_id))
     }
 }
 

@@ -12,7 +12,7 @@ use super::message::{Content, Message};
 use super::queue::{MAX_WAITING_BYTES, Next, Queue};
 use super::replay::Seam;
 use super::throttle::Throttle;
-use super::wanted::{MAX_SUBSCRIPTIONS, RequestError, Wanted};
+use super::wanted::{MAX_SUBSCRIPTIONS, RequestError, Wanted, Within};
 
 #[derive(Debug)]
 struct Subscription<C> {
@@ -60,24 +60,26 @@ pub struct Client<C> {
     numbers: u64,
     /// The last position that came or was read.
     seen: u64,
+    within: Within,
 }
 
 impl<C: Content> Default for Client<C> {
     fn default() -> Self {
-        Self::new(MAX_WAITING_BYTES)
+        Self::new(MAX_WAITING_BYTES, None)
     }
 }
 
 impl<C: Content> Client<C> {
-    /// A client that wants nothing yet, and for which at most `bound` bytes wait.
+    /// A client that wants nothing yet, for which at most `bound` bytes wait, and that may hear of the robots in `within`.
     #[must_use]
-    pub fn new(bound: usize) -> Self {
+    pub fn new(bound: usize, within: Within) -> Self {
         Self {
             subscriptions: Vec::new(),
             says: Vec::new(),
             queue: Queue::new(bound),
             numbers: 0,
             seen: 0,
+            within,
         }
     }
 
@@ -86,7 +88,7 @@ impl<C: Content> Client<C> {
     /// # Errors
     /// When the request is refused; the client is as before.
     pub fn subscribe(&mut self, request: &Subscribe, end: u64) -> Result<(), RequestError> {
-        let wanted = Wanted::check(request)?;
+        let wanted = Wanted::check(request, self.within.clone())?;
         if let Some(got) = request.from.filter(|from| *from > end) {
             return Err(RequestError::From { end, got });
         }

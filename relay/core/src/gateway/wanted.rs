@@ -1,6 +1,7 @@
 //! What a client wants, checked. Pure; every refusal says what was expected and what came.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lekiwi_protocol::RobotId;
@@ -78,6 +79,9 @@ pub fn parse_json(text: &[u8]) -> Result<ClientMessage, RequestError> {
     serde_json::from_slice(text).map_err(|error| RequestError::Malformed(error.to_string()))
 }
 
+/// The robots that a client may hear of; all when there is no list.
+pub type Within = Option<Arc<BTreeSet<RobotId>>>;
+
 /// Which messages a subscription is about, and how often.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
@@ -87,16 +91,18 @@ pub struct Wanted {
     robots: BTreeSet<RobotId>,
     /// Of any of these types; of all when empty.
     kinds: Vec<Kinds>,
+    /// Of these robots, whatever else is asked for; of all when there is no list.
+    within: Within,
     /// The span of time that a picture of each robot and type is told once in, and what becomes of more.
     pub throttle: Option<(Duration, ThrottleMode)>,
 }
 
 impl Wanted {
-    /// Checks what a client asks for.
+    /// Checks what a client asks for, that may hear of the robots in `within`.
     ///
     /// # Errors
     /// When a part of it is none, or too much.
-    pub fn check(request: &Subscribe) -> Result<Self, RequestError> {
+    pub fn check(request: &Subscribe, within: Within) -> Result<Self, RequestError> {
         if request.id.is_empty() || request.id.len() > MAX_ID_BYTES {
             return Err(RequestError::Id(request.id.len()));
         }
@@ -132,6 +138,7 @@ impl Wanted {
                 .iter()
                 .map(kinds)
                 .collect::<Result<_, _>>()?,
+            within,
             throttle: request.throttle.map(span).transpose()?,
         })
     }
@@ -145,19 +152,46 @@ impl Wanted {
             topics => topics.iter().any(|topic| topic.matches(robot, kind)),
         };
         topics
-            && (self.robots.is_empty() || self.robots.contains(robot))
+            && self.may_mean(robot)
             && (self.kinds.is_empty() || self.kinds.iter().any(|kinds| kinds.matches(kind)))
+    }
+
+    fn may_mean(&self, robot: &RobotId) -> bool {
+        (self.robots.is_empty() || self.robots.contains(robot))
+            && self
+                .within
+                .as_ref()
+                .is_none_or(|within| within.contains(robot))
     }
 
     /// The robots that are named: only they can be meant. `None` when others can be.
     #[must_use]
     pub fn robots(&self) -> Option<BTreeSet<&RobotId>> {
-        if !self.robots.is_empty() {
-            return Some(self.robots.iter().collect());
+        let named: Option<BTreeSet<&RobotId>> = if self.robots.is_empty() {
+            let named = self.topics.iter().map(|topic| topic.robot.as_ref());
+            let named: Option<BTreeSet<&RobotId>> = named.collect();
+            named.filter(|robots| !robots.is_empty())
+        } else {
+            Some(self.robots.iter().collect())
+        };
+        named.map(|robots| {
+            robots
+                .into_iter()
+                .filter(|robot| self.may_mean(robot))
+                .collect()
+        })
+    }
+
+    /// The robots that can be meant where a topic names none; all when there is no list.
+    fn bounds(&self) -> Option<Vec<RobotId>> {
+        match &self.within {
+            None if self.robots.is_empty() => None,
+            Some(within) if self.robots.is_empty() => Some(within.iter().cloned().collect()),
+            _ => {
+                let meant = self.robots.iter().filter(|robot| self.may_mean(robot));
+                Some(meant.cloned().collect())
+            }
         }
-        let named = self.topics.iter().map(|topic| topic.robot.as_ref());
-        let named: Option<BTreeSet<&RobotId>> = named.collect();
-        named.filter(|robots| !robots.is_empty())
     }
 
     /// Where an index finds this: every message that is wanted is under one of the keys, some that are not are too.
@@ -173,12 +207,12 @@ impl Wanted {
         let mut keys = BTreeSet::new();
         for (robot, kinds) in topics {
             let robots: Vec<Option<RobotId>> = match robot {
-                Some(robot) if self.robots.is_empty() || self.robots.contains(&robot) => {
-                    vec![Some(robot)]
-                }
+                Some(robot) if self.may_mean(&robot) => vec![Some(robot)],
                 Some(_) => continue,
-                None if self.robots.is_empty() => vec![None],
-                None => self.robots.iter().cloned().map(Some).collect(),
+                None => match self.bounds() {
+                    None => vec![None],
+                    Some(robots) => robots.into_iter().map(Some).collect(),
+                },
             };
             let kinds: Vec<KindKey> = match kinds.key() {
                 KindKey::Any if !self.kinds.is_empty() => {
@@ -200,8 +234,11 @@ impl Wanted {
     /// Keys by robot only.
     fn coarse(&self) -> BTreeSet<Key> {
         let any = |robot| Key::new(robot, KindKey::Any);
-        match self.robots() {
-            Some(robots) => robots.into_iter().cloned().map(Some).map(any).collect(),
+        let named = self
+            .robots()
+            .map(|robots| robots.into_iter().cloned().collect());
+        match named.or_else(|| self.bounds()) {
+            Some(robots) => robots.into_iter().map(Some).map(any).collect(),
             None => [any(None)].into(),
         }
     }

@@ -298,7 +298,7 @@ fn a_slow_client_gets_the_newest_of_each_picture_and_is_told_so() {
 #[test]
 fn without_room_the_least_urgent_go_first_and_that_is_said() {
     // Room for ten messages of 1,000 bytes.
-    let mut client: Client<Said> = Client::new(10_000);
+    let mut client: Client<Said> = Client::new(10_000, None);
     client.subscribe(&topics(&["*"]), 0).unwrap();
     told(&mut client, 0);
     for position in 1..=3 {

@@ -1,11 +1,13 @@
 //! What holds of the gateway's rules in any order of things.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
     ClientMessage, Filter, RelayMessage, Subscribe, Throttle, ThrottleMode,
 };
-use lekiwi_relay_core::gateway::{Client, Index, Output, Wanted, parse_json};
+use lekiwi_relay_core::gateway::{Client, Index, Output, Wanted, Within, parse_json};
 use proptest::prelude::*;
 
 use super::{Said, beat, event, ms, robot, telemetry, topics};
@@ -65,44 +67,57 @@ fn subscribes() -> impl Strategy<Value = Subscribe> {
         })
 }
 
+fn withins() -> impl Strategy<Value = Within> {
+    let some = prop::collection::btree_set(names().prop_map(|name| robot(&name)), 0..3);
+    prop::option::of(some.prop_map(Arc::new))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_index_finds_everybody_who_wants_a_message_once(
-        mut all in prop::collection::vec(subscribes(), 1..12),
-        replaced in prop::collection::vec((any::<prop::sample::Index>(), subscribes()), 0..6),
+        mut all in prop::collection::vec((subscribes(), withins()), 1..12),
+        replaced in prop::collection::vec((any::<prop::sample::Index>(), subscribes(), withins()), 0..6),
         said in prop::collection::vec((names(), kinds()), 1..20),
     ) {
         let mut index = Index::default();
-        let keys = |subscribe: &Subscribe| -> Vec<_> {
-            Wanted::check(subscribe).unwrap().keys().into_iter().collect()
+        let wanted = |(subscribe, within): &(Subscribe, Within)| {
+            Wanted::check(subscribe, within.clone()).unwrap()
         };
-        for (id, subscribe) in all.iter().enumerate() {
-            index.insert(id as u32, &keys(subscribe));
+        let keys = |asked: &(Subscribe, Within)| -> Vec<_> {
+            wanted(asked).keys().into_iter().collect()
+        };
+        for (id, asked) in all.iter().enumerate() {
+            index.insert(id as u32, &keys(asked));
         }
-        for (at, subscribe) in replaced {
+        for (at, subscribe, within) in replaced {
             let at = at.index(all.len());
             index.remove(at as u32, &keys(&all[at]));
-            index.insert(at as u32, &keys(&subscribe));
-            all[at] = subscribe;
+            all[at] = (subscribe, within);
+            index.insert(at as u32, &keys(&all[at]));
         }
         for (name, kind) in said {
             let mut found = Vec::new();
             index.find(&robot(&name), &kind, |id| found.push(id));
-            for (id, subscribe) in all.iter().enumerate() {
+            for (id, asked) in all.iter().enumerate() {
                 let times = found.iter().filter(|found| **found == id as u32).count();
                 prop_assert!(times <= 1, "asked {times} times");
-                let wanted = Wanted::check(subscribe).unwrap();
+                let wanted = wanted(asked);
+                let may_hear = |robots: &Arc<BTreeSet<RobotId>>| robots.contains(&robot(&name));
+                if !asked.1.as_ref().is_none_or(may_hear) {
+                    prop_assert!(!wanted.matches(&robot(&name), &kind));
+                    prop_assert_eq!(times, 0, "{:?} may not hear of {}", asked, name);
+                }
                 if wanted.matches(&robot(&name), &kind) {
-                    prop_assert_eq!(times, 1, "{:?} wants {} of {}", subscribe, kind, name);
+                    prop_assert_eq!(times, 1, "{:?} wants {} of {}", asked, kind, name);
                     if let Some(robots) = wanted.robots() {
                         prop_assert!(robots.contains(&robot(&name)));
                     }
                 }
             }
         }
-        for (id, subscribe) in all.iter().enumerate() {
-            index.remove(id as u32, &keys(subscribe));
+        for (id, asked) in all.iter().enumerate() {
+            index.remove(id as u32, &keys(asked));
         }
         prop_assert!(index.is_empty());
     }
@@ -142,7 +157,7 @@ proptest! {
         steps in prop::collection::vec((0_u64..4_000, 0_u8..8, names(), 0_u8..3, 0_usize..4), 1..150),
         bound in 5_000_usize..40_000,
     ) {
-        let mut client: Client<Said> = Client::new(bound);
+        let mut client: Client<Said> = Client::new(bound, None);
         client.subscribe(&topics(&["*"]), 0).unwrap();
         let (mut now, mut offered, mut accounted, mut position) = (0, 0, 0, 0);
         let mut truth: BTreeMap<(String, String), f64> = BTreeMap::new();

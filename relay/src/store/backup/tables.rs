@@ -132,11 +132,20 @@ pub(super) const TABLES: &[Layout] = &[
     ),
     layout(
         "sessions",
-        &["hash", "\"user\"", "created", "expires"],
+        &["hash", "\"user\"", "created", "expires", "address", "agent"],
         "hash",
         false,
     ),
     layout("credentials", &["\"user\"", "hash"], "\"user\"", false),
+    layout("people", &["name", "created", "disabled"], "name", false),
+    layout(
+        "rights",
+        &["person", "role", "scope", "lender", "until"],
+        "person, scope, role, lender",
+        false,
+    ),
+    layout("robot_groups", &["name"], "name", false),
+    layout("group_robots", &["name", "robot"], "name, robot", false),
     layout(
         "commands",
         &[

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/postgres/0001_first.sql"),
     include_str!("../migrations/postgres/0002_pictures.sql"),
     include_str!("../migrations/postgres/0003_base.sql"),
+    include_str!("../migrations/postgres/0004_people.sql"),
 ];
 const PARTITIONS: &str = include_str!("../migrations/postgres/history_partitions.sql");
 const TIMESCALE: &str = include_str!("../migrations/postgres/history_timescale.sql");

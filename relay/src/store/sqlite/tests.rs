@@ -23,6 +23,8 @@ const ROWS: &[&str] = &[
     "",
     "INSERT INTO pictures VALUES (1, 7, 5, '{}');",
     "",
+    "INSERT INTO robot_groups VALUES ('warehouse');
+     INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -70,6 +72,11 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("certificates", 1),
                 ("sessions", 1),
                 ("credentials", 1),
+                // Whoever had a password is the administrator.
+                ("people", 1),
+                ("rights", 1),
+                ("robot_groups", 9),
+                ("group_robots", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),
