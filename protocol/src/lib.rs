@@ -10,6 +10,7 @@
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
 //! * [`discovery`] is how robots and relays of a local network find each other.
+//! * [`signed`] is what the owner of a fleet signs offline (most of it a feature of that name).
 //! * [`trace`] says which trace a message belongs to.
 //! * `pinned` (a feature) is how a client knows its relay.
 //!
@@ -30,6 +31,7 @@ pub mod pinned;
 pub mod profile;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod signed;
 pub mod timestamp;
 pub mod topic;
 pub mod trace;
