@@ -48,6 +48,7 @@ fn the_shipped_file_says_what_the_defaults_are() {
     assert_eq!(config.sample, defaults.sample);
     assert_eq!(config.log, defaults.log);
     assert_eq!(config.token_file, defaults.token_file);
+    assert_eq!(config.trust_file, defaults.trust_file);
     assert!(config.mdns && defaults.mdns);
     assert_eq!(
         (config.profile, config.profiles_dir, config.hardware),
