@@ -75,6 +75,7 @@ impl Site {
             settings: serde_json::from_value(settings)?,
             confirm_within_s: Some(60),
             base_version: base,
+            proof: None,
         };
         self.admin.put(PATH, &request).await
     }

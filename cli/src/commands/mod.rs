@@ -11,6 +11,7 @@ mod packages;
 mod session;
 mod telemetry;
 mod token;
+mod trust;
 mod watch;
 
 use clap::CommandFactory;
@@ -78,6 +79,7 @@ pub(crate) async fn run(
             packages::run(&Relay::of(environment)?, arguments, ui).await
         }
         Command::Config(config) => config::run(&Relay::of(environment)?, config, ui).await,
+        Command::Trust(trust) => trust::run(trust, ui),
         Command::Estop(arguments) => command::estop(Relay::of(environment)?, arguments, ui).await,
         Command::Events(Events { id, limit, output }) => {
             let page = Relay::of(environment)?.events(&id, limit).await?;
