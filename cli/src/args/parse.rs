@@ -47,7 +47,7 @@ pub(super) fn confirm_within(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("expected a time such as 30d or 2years".into()),

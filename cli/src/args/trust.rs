@@ -60,7 +60,7 @@ pub(crate) struct DraftRoot {
     #[arg(long, value_name = "FILE")]
     pub(crate) after: Option<PathBuf>,
     /// How long it lasts, such as 730d
-    #[arg(long, value_name = "TIME", value_parser = parse::lifetime)]
+    #[arg(long, value_name = "TIME", value_parser = parse::lasting)]
     pub(crate) expires: Duration,
     /// Who signs roots: a file with a public key; may be said several times
     #[arg(long, value_name = "KEY")]
@@ -97,7 +97,7 @@ pub(crate) struct DraftConfiguration {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) version: u64,
     /// How long robots take it, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = parse::lifetime)]
+    #[arg(long, value_name = "TIME", value_parser = parse::lasting)]
     pub(crate) expires: Duration,
     /// Which key, and its value
     #[arg(value_name = "KEY=VALUE", value_parser = parse::setting)]
@@ -116,7 +116,7 @@ pub(crate) struct DraftArtefacts {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) version: u64,
     /// How long robots take it, such as 90d
-    #[arg(long, value_name = "TIME", value_parser = parse::lifetime)]
+    #[arg(long, value_name = "TIME", value_parser = parse::lasting)]
     pub(crate) expires: Duration,
     /// What there is
     #[arg(value_name = "ARTEFACT", required = true)]
