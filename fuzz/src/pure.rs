@@ -242,7 +242,7 @@ fn signed(bytes: &[u8]) {
         return;
     };
     if let Ok(key) = PublicKey::from_file(text) {
-        assert_eq!(key.to_string().parse(), Ok(key));
+        assert_eq!(key.to_string().parse::<PublicKey>(), Ok(key));
     }
     let _ = (Signature::parse(text), Artefacts::parse(text));
     json::<Proof>(bytes);
