@@ -39,7 +39,7 @@ A key with a password signs by `minisign -S -s anna.key -m root-1.json -x root-1
     #[command(after_help = "Example:
   lekiwi trust add-root trust.json root-1.json --signature root-1.json.anna.minisig --signature root-1.json.bert.minisig
 
-Robots pin the trust file at /etc/lekiwi/trust.json.")]
+Images pin the trust file: `lekiwi-provisioner … --trust trust.json`.")]
     AddRoot(AddRoot),
     /// Show who may sign what
     #[command(after_help = "Example:\n  lekiwi trust show trust.json")]
