@@ -104,6 +104,12 @@ impl Floor {
         self.attempt = 0;
     }
 
+    /// The latest time that is known, by which what is signed ends.
+    #[must_use]
+    pub fn latest(&self) -> Timestamp {
+        self.known.latest(wall(), state())
+    }
+
     /// The time that certificates are judged by.
     #[must_use]
     pub fn certificate_time(&self) -> Timestamp {

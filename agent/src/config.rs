@@ -25,6 +25,8 @@ pub use environment::{Environment, override_names};
 
 /// Where the file is when nothing says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lekiwi/agent.yml";
+/// Where the root of trust is pinned when nothing says otherwise.
+pub const DEFAULT_TRUST: &str = "/etc/lekiwi/trust.json";
 /// Where the agent keeps what it needs when nothing says otherwise; what `lekiwi-privileged.path` looks at.
 pub const DEFAULT_STATE_DIR: &str = "/opt/lekiwi-agent/state";
 /// Where the socket is when nothing says otherwise.

@@ -56,6 +56,7 @@ use crate::ros;
 use crate::storage::Kept;
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
+use crate::trust::Anchor;
 use health::next_found;
 use local::Local;
 pub use reload::Reader;
@@ -117,6 +118,7 @@ struct Driver {
     reader: Reader,
     twin: Twin,
     twin_file: Kept,
+    anchor: Anchor,
     configuration: ConfigurationStatus,
     clocks: Watch,
     commands: Commands,
@@ -294,6 +296,7 @@ impl Driver {
             reader,
             twin,
             twin_file,
+            anchor: Anchor::open(&config.trust_file, &config.state_dir, kill_at),
             configuration: ConfigurationStatus {
                 since: clock::wall(),
                 ..ConfigurationStatus::default()

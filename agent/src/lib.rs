@@ -33,3 +33,4 @@ pub mod setup;
 mod storage;
 pub mod telemetry;
 pub mod teleop;
+mod trust;

@@ -5,6 +5,7 @@ pub(crate) mod bans;
 mod parse;
 pub(crate) mod people;
 mod telemetry;
+pub(crate) mod trust;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,6 +98,9 @@ What does not fit is the oldest. The relay keeps what came for a while: GET /api
     /// Change a robot's configuration from afar
     #[command(subcommand)]
     Config(Config),
+    /// Say who may sign configurations and software, and sign and check them: offline, without a relay
+    #[command(subcommand)]
+    Trust(trust::Trust),
     /// Stop a robot at once, or all of them
     #[command(
         after_help = "Examples:\n  lekiwi estop kiwi-01\n  lekiwi estop --all --yes
@@ -262,6 +266,7 @@ pub(crate) enum Config {
   lekiwi config set kiwi-01 telemetry.sample_s=5 telemetry.metrics.cpu_percent.deadband=2 --wait
   lekiwi config set kiwi-01 log=            (takes a key away)
   lekiwi config set kiwi-01 --file settings.yml
+  lekiwi config set kiwi-01 --signed kiwi-01.7.json --trust trust.json --wait
 
 Keys are those of agent.yml: heartbeat_s, log, telemetry.sample_s, telemetry.metrics.NAME.…, traces.sample
 The robot tries them, and goes back where the relay cannot confirm in time that it heard of that.")]
@@ -278,11 +283,19 @@ pub(crate) struct ConfigSet {
     /// The robot
     pub(crate) id: RobotId,
     /// Which key, and its value; none takes the key away
-    #[arg(value_name = "KEY=VALUE", value_parser = parse::setting, required_unless_present = "file")]
+    #[arg(value_name = "KEY=VALUE", value_parser = parse::setting, required_unless_present_any = ["file", "signed"])]
     pub(crate) settings: Vec<(String, Value)>,
     /// All settings, as YAML: what is not in it is not wanted any more
     #[arg(long, value_name = "FILE", conflicts_with = "settings")]
     pub(crate) file: Option<PathBuf>,
+    /// A configuration of `lekiwi trust configuration`: for robots that take nothing else than what was signed
+    #[arg(long, value_name = "FILE", requires = "trust", conflicts_with_all = ["settings", "file"])]
+    pub(crate) signed: Option<PathBuf>,
+    /// The trust file by whose roots it was signed
+    #[arg(long, value_name = "FILE", requires = "signed")]
+    pub(crate) trust: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) signatures: trust::Signatures,
     /// How long the robot tries them for without confirmation, such as 30s or 5min; the relay's default is 60s
     #[arg(long, value_name = "TIME", value_parser = parse::confirm_within)]
     pub(crate) confirm_within: Option<Duration>,

@@ -92,6 +92,8 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("{}: {reason}", path.display())]
+    Unbelieved { path: PathBuf, reason: String },
     #[error("expected credentials in {}", path.display())]
     Credentials {
         path: PathBuf,

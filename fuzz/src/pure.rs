@@ -1,5 +1,6 @@
 //! What is in the protocol and in the cores. Pure.
 
+use lekiwi_agent_core::trust::{Record, Trust};
 use lekiwi_agent_core::{feetech, pattern, teleop::diag};
 use lekiwi_protocol::discovery::{dhcp, packet::Packet};
 use lekiwi_protocol::message::{
@@ -7,11 +8,16 @@ use lekiwi_protocol::message::{
     Telemetry,
 };
 use lekiwi_protocol::profile::Profile;
+use lekiwi_protocol::signed::minisign::{PublicKey, Signature};
+use lekiwi_protocol::signed::{Artefacts, Document, Proof, Signed};
 use lekiwi_protocol::trace::TraceParent;
 use lekiwi_protocol::{Envelope, MessageType, RobotId, Timestamp, Topic, api};
 use lekiwi_relay_core::gateway::{Kinds, Pattern, parse_json};
 use lekiwi_relay_core::history::block::{pack_samples, unpack_rollups, unpack_samples};
 use lekiwi_relay_core::{Fleet, Input, Picture, Policy};
+use rustls_pki_types::{
+    AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -27,6 +33,7 @@ pub const TARGETS: &[crate::Target] = &[
     ("history", history),
     ("fleet", fleet),
     ("device", device),
+    ("signed", signed),
 ];
 
 fn topic(bytes: &[u8]) {
@@ -209,4 +216,71 @@ fn heard(pieces: &[&[u8]]) -> (Vec<feetech::Frame>, usize) {
         frames.extend(std::iter::from_fn(|| decoder.next_frame()));
     }
     (frames, decoder.take_garbage())
+}
+
+/// Cryptography that believes every signature, so that what is behind it is reached.
+#[derive(Debug)]
+struct Gullible;
+
+impl SignatureVerificationAlgorithm for Gullible {
+    fn verify_signature(&self, _: &[u8], _: &[u8], _: &[u8]) -> Result<(), InvalidSignature> {
+        Ok(())
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ED25519
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ED25519
+    }
+}
+
+/// A key, a signature, and, a line each, what is pinned, a proof, and the settings that go with it.
+fn signed(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(key) = PublicKey::from_file(text) {
+        assert_eq!(key.to_string().parse::<PublicKey>(), Ok(key));
+    }
+    let _ = (Signature::parse(text), Artefacts::parse(text));
+    json::<Proof>(bytes);
+    let mut lines = text.lines();
+    let mut line = || lines.next().unwrap_or_default();
+    let (pinned, proof, settings) = (line(), line(), line());
+    let Ok(pinned) = serde_json::from_str::<Vec<Signed>>(pinned) else {
+        return;
+    };
+    let Ok((mut trust, _)) = Trust::open(&pinned, Record::default(), &Gullible) else {
+        return;
+    };
+    let Ok(proof) = serde_json::from_str::<Proof>(proof) else {
+        return;
+    };
+    let now = Timestamp::from_ms(1_767_225_600_000);
+    let desired = Desired {
+        version: 1,
+        settings: serde_json::from_str(settings).unwrap_or_default(),
+        confirm_within_s: 60,
+        confirmed: false,
+        issued_at: now,
+        by: String::new(),
+        proof: Some(proof.clone()),
+    };
+    let robot = RobotId::new("kiwi-01").expect("an id");
+    let before = trust.root().version;
+    let outcome = trust.configuration(now, &robot, &desired, &Gullible);
+    assert!(trust.root().version >= before);
+    let _ = trust.artefacts(now, &proof, &Gullible);
+    // What is kept is read again as it was, and what was taken is taken again.
+    let kept = serde_json::to_vec(trust.record()).expect("a record can be written");
+    let kept = serde_json::from_slice(&kept).expect("what was written can be read");
+    let again = Trust::open(&pinned, kept, &Gullible);
+    let (mut again, dropped) = again.expect("what was pinned is pinned");
+    assert_eq!((&again, dropped), (&trust, None));
+    if outcome.is_ok() {
+        let repeated = again.configuration(now, &robot, &desired, &Gullible);
+        assert_eq!(repeated, Ok(()));
+    }
 }

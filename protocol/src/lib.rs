@@ -11,6 +11,7 @@
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
 //! * [`discovery`] is how robots and relays of a local network find each other.
+//! * [`signed`] is what the owner of a fleet signs offline (most of it a feature of that name).
 //! * [`trace`] says which trace a message belongs to.
 //! * `pinned` (a feature) is how a client knows its relay.
 //!
@@ -32,6 +33,7 @@ pub mod profile;
 pub mod rights;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod signed;
 pub mod timestamp;
 pub mod topic;
 pub mod trace;

@@ -100,3 +100,19 @@ pub const MAX_TELEOP_PORTS: usize = 16;
 pub const MAX_ROS_TOPICS: usize = 8;
 /// The share of traces that is kept when a configuration does not say another one.
 pub const TRACES_SHARE: f64 = 0.01;
+/// Longest document that the owner of a fleet signs.
+pub const MAX_DOCUMENT_BYTES: usize = 32 * 1024;
+/// Most signatures of one document: those of two roots.
+pub const MAX_SIGNATURES: usize = 2 * MAX_KEYS;
+/// Longest signature, comments included.
+pub const MAX_SIGNATURE_BYTES: usize = 2048;
+/// Most keys of one role.
+pub const MAX_KEYS: usize = 8;
+/// Most roots that come with a statement: a robot that missed more needs another image.
+pub const MAX_ROOTS: usize = 16;
+/// Most bytes of a proof that comes with a configuration, as JSON; the settings and the rest of the message fit beside it.
+pub const MAX_PROOF_BYTES: usize = 40 * 1024;
+/// Most artefacts of one version.
+pub const MAX_ARTEFACTS: usize = 128;
+/// Longest name of an artefact.
+pub const MAX_ARTEFACT_NAME_BYTES: usize = 128;

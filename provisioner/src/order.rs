@@ -46,6 +46,9 @@ pub struct Order {
     pub card_files: Vec<CardFile>,
 }
 
+/// The root of trust, as a [`CardFile`] is called.
+pub const TRUST: &str = "trust.json";
+
 /// A file that the agent or its setup looks for in the folder `lekiwi` of the boot partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CardFile {
@@ -224,7 +227,7 @@ pub enum OrderError {
     Package(String),
     /// Nothing that a robot would look for.
     #[error(
-        "expected profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got {0:?}"
+        "expected trust.json, profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got {0:?}"
     )]
     CardFile(String),
 }

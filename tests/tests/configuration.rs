@@ -1,5 +1,6 @@
 //! What operators desire of a robot's configuration, with real programs at both ends.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ impl Site {
             settings: serde_json::from_value(settings)?,
             confirm_within_s: Some(60),
             base_version: base,
+            proof: None,
         };
         self.admin.put(PATH, &request).await
     }
@@ -323,6 +325,112 @@ async fn the_command_line_sets_shows_and_waits() -> Result<()> {
             && shown.contains("heartbeat_s=9\n")
             && !shown.contains("log="),
         "got {shown}"
+    );
+    Ok(())
+}
+
+/// What the owner does offline, and what the operator then sends.
+#[tokio::test]
+async fn a_robot_with_a_root_of_trust_is_configured_by_its_owner() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let lekiwi = target("lekiwi", "lekiwi-cli")?;
+    let run = |program: &Path, arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("XDG_CONFIG_HOME", folder.path())
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8(said)?))
+    };
+    let fine = |program: &Path, arguments: &[&str]| -> Result<String> {
+        let (code, said) = run(program, arguments)?;
+        ensure!(code == Some(0), "{arguments:?}: {said}");
+        Ok(said)
+    };
+    let minisign = Path::new("minisign");
+    for (public, secret) in [("anna.pub", "anna.key"), ("ops.pub", "ops.key")] {
+        fine(minisign, &["-G", "-W", "-p", public, "-s", secret])?;
+    }
+    #[rustfmt::skip]
+    fine(&lekiwi, &[
+        "trust", "root", "root.json", "--expires", "1d", "--root", "anna.pub", "--configuration", "ops.pub",
+    ])?;
+    fine(minisign, &["-S", "-s", "anna.key", "-m", "root.json"])?;
+    fine(&lekiwi, &["trust", "add-root", "trust.json", "root.json"])?;
+
+    let relay = Relay::start()?;
+    let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
+    let program = target("lekiwi-agent", "lekiwi-agent")?;
+    let token = relay.token(&["--robot", ROBOT])?;
+    let pinned = format!("trust_file: {}/trust.json\n", folder.path().display());
+    let pin = |config: String| format!("{config}\n{pinned}");
+    let agent = Agent::start_edited(&relay, ROBOT, &token, &program, &[], pin)?;
+    let site = Site {
+        relay,
+        admin,
+        agent,
+    };
+    site.until("the robot says what it has", |view| view.reported.is_some())
+        .await?;
+
+    let unsigned = site.want(json!({ "heartbeat_s": 5 }), None).await?;
+    ensure!(unsigned.desired.is_some_and(|desired| !desired.is_signed));
+    let view = site.end(1, ConfigurationState::Rejected).await?;
+    let reason = view.reported.and_then(|said| said.reason);
+    ensure!(
+        reason.as_deref()
+            == Some("expected a signed configuration, as this robot has a root of trust"),
+        "got {reason:?}"
+    );
+
+    let password = site.relay.admin_password_file();
+    let (url, password) = (
+        format!("https://{}", site.relay.https()),
+        password.display().to_string(),
+    );
+    let fingerprint = site.relay.ca_fingerprint();
+    #[rustfmt::skip]
+    fine(&lekiwi, &["login", &url, "--ca-fingerprint", fingerprint, "--password-file", &password])?;
+    let sign = |file: &str, version: &str, setting: &str| -> Result<String> {
+        #[rustfmt::skip]
+        fine(&lekiwi, &[
+            "trust", "configuration", file, "--robot", ROBOT, "--version", version, "--expires", "1h", setting,
+        ])?;
+        fine(minisign, &["-S", "-s", "ops.key", "-m", file])
+    };
+    let set = |file| {
+        [
+            "config",
+            "set",
+            ROBOT,
+            "--signed",
+            file,
+            "--trust",
+            "trust.json",
+            "--wait",
+        ]
+    };
+    sign("7.json", "7", "heartbeat_s=5")?;
+    let shown = fine(&lekiwi, &set("7.json"))?;
+    ensure!(
+        shown.contains("version 2 is applied\nversion 2 is of admin, signed, "),
+        "got {shown}"
+    );
+    sign("8.json", "8", "heartbeat_s=6")?;
+    fine(&lekiwi, &set("8.json"))?;
+    // Well signed, and older than what the robot has seen.
+    let (code, said) = run(&lekiwi, &set("7.json"))?;
+    let expected = "is rejected: expected version 8 for configuration or a later one, got 7";
+    ensure!(
+        code == Some(1) && said.contains(expected),
+        "got {code:?} {said}"
+    );
+    let view = site.view().await?;
+    let in_force = view.in_force.context("a version in force")?;
+    ensure!(
+        in_force.version == 3 && in_force.is_signed,
+        "got {in_force:?}"
     );
     Ok(())
 }

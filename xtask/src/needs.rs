@@ -86,6 +86,11 @@ pub(crate) const TEST: &[Need] = &[
         "a mail server to test against",
     ),
     need(
+        &["minisign"],
+        &["minisign"],
+        "signs and checks what owners of fleets sign",
+    ),
+    need(
         &["cloud-init"],
         &["cloud-init"],
         "judges the seeds of cards",

@@ -23,6 +23,7 @@
 //! * [`settle`]: when a burst of changes is over.
 //! * [`outbox`]: how many events are kept, which are sent (again), and what is said about dropped ones.
 //! * [`twin`]: the configuration that operators want, tried before it counts.
+//! * [`trust`]: whose signatures are believed, and what was signed by them.
 //! * [`time`]: what time certificates are judged by, and whether a clock was set.
 
 pub mod backlog;
@@ -47,4 +48,5 @@ pub mod settle;
 pub mod setup;
 pub mod teleop;
 pub mod time;
+pub mod trust;
 pub mod twin;

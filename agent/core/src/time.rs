@@ -55,6 +55,16 @@ impl Known {
         self.kept
     }
 
+    /// The latest time that is known, by which what is signed ends: a clock that nobody vouches for can neither keep
+    /// a statement alive nor end one.
+    #[must_use]
+    pub fn latest(&self, wall: Timestamp, clock: Clock) -> Timestamp {
+        match clock {
+            Clock::Synced => wall.max(self.certain),
+            Clock::Unsynced => self.kept,
+        }
+    }
+
     /// The time that certificates are judged by in the `attempt`th attempt, from 0, when the clock says `wall`.
     #[must_use]
     pub fn certificate_time(&self, wall: Timestamp, clock: Clock, attempt: u32) -> Timestamp {
@@ -192,6 +202,20 @@ mod tests {
             known.certificate_time(year(1980), Clock::Synced, 0),
             year(2025)
         );
+    }
+
+    #[test]
+    fn what_is_signed_ends_by_a_clock_that_somebody_vouches_for() {
+        let known = Known::new(year(2024), year(2026));
+        for (wall, clock, expected) in [
+            (year(1970), Clock::Unsynced, year(2026)),
+            (year(2038), Clock::Unsynced, year(2026)),
+            (year(2027), Clock::Synced, year(2027)),
+            (year(2025), Clock::Synced, year(2025)),
+            (year(1970), Clock::Synced, year(2024)),
+        ] {
+            assert_eq!(known.latest(wall, clock), expected, "{wall} {clock:?}");
+        }
     }
 
     fn jumps(readings: &[(u64, u64, u64)]) -> Vec<Jump> {

@@ -70,7 +70,8 @@ impl Record {
 /// What the driver is asked for, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
-    /// Look whether this could be in force, then call [`Twin::checked`].
+    /// Look whether this could be in force, and whether [`Twin::checking`] is believed, then call [`Twin::checked`] or
+    /// [`Twin::not_checked`].
     Check(Layer),
     /// Write [`Twin::record`], then call [`Twin::kept`] or [`Twin::not_kept`].
     Keep,
@@ -190,6 +191,19 @@ impl Twin {
         self.outputs.push_back(Output::Say);
     }
 
+    /// What is looked at, between [`Output::Check`] and [`Self::checked`].
+    #[must_use]
+    pub fn checking(&self) -> Option<&Desired> {
+        self.checking.as_ref()
+    }
+
+    /// It cannot be looked at now, as the disk did not take what comes before that: the relay asks again.
+    pub fn not_checked(&mut self, reason: &str) {
+        if let Some(desired) = self.checking.take() {
+            self.not_taken(desired.version, reason);
+        }
+    }
+
     /// What was to be looked at could be in force, or why not.
     pub fn checked(&mut self, outcome: Result<(), String>) {
         let Some(desired) = self.checking.take() else {
@@ -256,11 +270,7 @@ impl Twin {
             }
             // The relay is told, and asks again for what it has not heard of.
             _ => {
-                let newest = next.newest;
-                self.untaken = Some(cut(format!(
-                    "expected the robot's disk to take configuration {newest}: {reason}"
-                )));
-                self.outputs.push_back(Output::Say);
+                self.not_taken(next.newest, reason);
             }
         }
     }
@@ -308,6 +318,13 @@ impl Twin {
     /// The next thing that the driver has to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    fn not_taken(&mut self, version: u64, reason: &str) {
+        self.untaken = Some(cut(format!(
+            "expected the robot's disk to take configuration {version}: {reason}"
+        )));
+        self.outputs.push_back(Output::Say);
     }
 
     fn keep(&mut self, next: Record) {

@@ -17,7 +17,9 @@ use lekiwi_protocol::trace::Sample;
 use lekiwi_protocol::{Org, ProfileName, RobotId};
 use log::LevelFilter;
 
-use super::{ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Environment, from_hostname, raw};
+use super::{
+    ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, DEFAULT_TRUST, Environment, from_hostname, raw,
+};
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
@@ -45,6 +47,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// Whether it is removed then.
     pub remove_token: bool,
+    /// Where the root of trust is pinned, if it is.
+    pub trust_file: PathBuf,
     /// Where key, certificates and outbox are.
     pub state_dir: PathBuf,
     /// The Unix socket for local programs.
@@ -251,6 +255,7 @@ pub(super) fn check(
         relay,
         token_file,
         remove_token: raw.enrolment.remove_token.unwrap_or(true),
+        trust_file: check.path("trust_file", raw.trust_file, DEFAULT_TRUST)?,
         state_dir,
         socket,
         heartbeat: check.seconds("heartbeat_s", raw.heartbeat_s, 30, &HEARTBEAT_S)?,

@@ -18,6 +18,7 @@ pub(super) struct Config {
     pub(super) relay: Relay,
     #[serde(default)]
     pub(super) enrolment: Enrolment,
+    pub(super) trust_file: Option<String>,
     pub(super) state_dir: Option<String>,
     pub(super) socket: Option<String>,
     pub(super) heartbeat_s: Option<u64>,

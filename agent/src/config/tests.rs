@@ -48,6 +48,7 @@ fn the_shipped_file_says_what_the_defaults_are() {
     assert_eq!(config.sample, defaults.sample);
     assert_eq!(config.log, defaults.log);
     assert_eq!(config.token_file, defaults.token_file);
+    assert_eq!(config.trust_file, defaults.trust_file);
     assert!(config.mdns && defaults.mdns);
     assert_eq!(
         (config.profile, config.profiles_dir, config.hardware),
@@ -163,7 +164,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -199,7 +200,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
+             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
         ),
         (
             minimal("heartbeat_s: soon\n"),

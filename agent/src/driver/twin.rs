@@ -11,6 +11,7 @@ use lekiwi_protocol::{Envelope, MessageType};
 use super::{Driver, chain};
 use crate::clock;
 use crate::storage::Kept;
+use crate::trust::Refused;
 
 const FILE: &str = "configuration.json";
 
@@ -64,7 +65,15 @@ impl Driver {
         while let Some(output) = self.twin.poll_output() {
             match output {
                 Output::Check(layer) => {
-                    let outcome = self.candidate(Some(&layer)).map(drop);
+                    let outcome = match self.believe() {
+                        Ok(()) => self.candidate(Some(&layer)).map(drop),
+                        Err(Refused::Unbelieved(reason)) => Err(reason),
+                        Err(Refused::Unkept(error)) => {
+                            log::warn!("what was signed cannot be kept: {error}");
+                            self.twin.not_checked(&error);
+                            continue;
+                        }
+                    };
                     if let Err(reason) = &outcome {
                         let version = layer.version;
                         log::error!("the desired configuration {version} is rejected: {reason}");
@@ -86,6 +95,15 @@ impl Driver {
                 Output::Say => self.report_configuration(),
             }
         }
+    }
+
+    /// Whether what is looked at comes from those whom this robot believes.
+    fn believe(&mut self) -> Result<(), Refused> {
+        let Some(desired) = self.twin.checking() else {
+            return Ok(());
+        };
+        let robot = &self.config.robot_id;
+        self.anchor.check(self.floor.latest(), robot, desired)
     }
 
     fn apply_desired(&mut self) {

@@ -15,4 +15,5 @@ mod reload;
 mod starved;
 mod support;
 mod teleop;
+mod trust;
 mod usage;

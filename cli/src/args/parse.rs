@@ -47,6 +47,13 @@ pub(super) fn confirm_within(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("expected a time such as 30d or 2years".into()),
+    }
+}
+
 /// A number, `true`, `false` or a text in quotes is what JSON says it is; everything else is a text.
 pub(super) fn argument(text: &str) -> Result<(String, Value), String> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {

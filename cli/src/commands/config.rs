@@ -9,6 +9,7 @@ use lekiwi_protocol::message::{ConfigurationState, Settings};
 use lekiwi_protocol::yaml;
 use serde_json::Value;
 
+use super::trust;
 use crate::args::{Config, ConfigSet};
 use crate::client::Relay;
 use crate::failure::Failure;
@@ -43,7 +44,7 @@ pub(super) async fn run(relay: &Relay, config: Config, ui: &mut Ui) -> Result<()
     }
 }
 
-/// A file replaces everything, keys change what there is; of what the robot refused nothing is left.
+/// A file or what was signed replaces everything, keys change what there is; of what the robot refused nothing is left.
 async fn request(relay: &Relay, arguments: &ConfigSet) -> Result<ConfigurationRequest, Failure> {
     let confirm_within_s = arguments.confirm_within.map(|time| time.as_secs());
     if let Some(path) = &arguments.file {
@@ -51,6 +52,17 @@ async fn request(relay: &Relay, arguments: &ConfigSet) -> Result<ConfigurationRe
             settings: read(path)?,
             confirm_within_s,
             base_version: None,
+            proof: None,
+        });
+    }
+    if let (Some(signed), Some(trust)) = (&arguments.signed, &arguments.trust) {
+        let (robot, signatures) = (&arguments.id, &arguments.signatures);
+        let (settings, proof) = trust::proof(signed, signatures, trust, robot)?;
+        return Ok(ConfigurationRequest {
+            settings,
+            confirm_within_s,
+            base_version: None,
+            proof: Some(proof),
         });
     }
     let view = relay.configuration(&arguments.id).await?;
@@ -65,10 +77,11 @@ async fn request(relay: &Relay, arguments: &ConfigSet) -> Result<ConfigurationRe
         settings,
         confirm_within_s,
         base_version: Some(view.desired.map_or(0, |desired| desired.version)),
+        proof: None,
     })
 }
 
-fn read(path: &Path) -> Result<Settings, Failure> {
+pub(super) fn read(path: &Path) -> Result<Settings, Failure> {
     let text = std::fs::read_to_string(path).map_err(|source| Failure::File {
         path: path.to_owned(),
         did: "read",
@@ -93,7 +106,7 @@ fn levels(key: &str) -> Vec<&str> {
 }
 
 /// Sets one key, or takes it away where the value is an empty text; levels that are empty then go as well.
-fn change(settings: &mut Settings, key: &str, value: Value) {
+pub(super) fn change(settings: &mut Settings, key: &str, value: Value) {
     let mut all = Value::Object(std::mem::take(settings).into_iter().collect());
     place(&mut all, &levels(key), value);
     if let Value::Object(all) = all {

@@ -12,6 +12,7 @@ mod people;
 mod session;
 mod telemetry;
 mod token;
+mod trust;
 mod watch;
 
 use clap::CommandFactory;
@@ -79,6 +80,7 @@ pub(crate) async fn run(
             packages::run(&Relay::of(environment)?, arguments, ui).await
         }
         Command::Config(config) => config::run(&Relay::of(environment)?, config, ui).await,
+        Command::Trust(trust) => trust::run(trust, ui),
         Command::Estop(arguments) => command::estop(Relay::of(environment)?, arguments, ui).await,
         Command::Events(Events { id, limit, output }) => {
             let page = Relay::of(environment)?.events(&id, limit).await?;

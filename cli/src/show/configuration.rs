@@ -11,8 +11,9 @@ pub(crate) fn configuration(view: &ConfigurationView) -> String {
     let version = view.desired.as_ref().map_or(0, |desired| desired.version);
     let mut lines = vec![standing(version, view.reported.as_ref())];
     if let Some(desired) = &view.desired {
+        let signed = if desired.is_signed { ", signed" } else { "" };
         lines.push(format!(
-            "version {version} is of {}, {}",
+            "version {version} is of {}{signed}, {}",
             plain(&desired.by),
             desired.issued_at
         ));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::{ConfigurationState, Reported, Settings};
+use crate::signed::Proof;
 use crate::timestamp::Timestamp;
 
 /// `GET /api/v1/robots/{id}/configuration`.
@@ -64,6 +65,9 @@ pub struct DesiredView {
     pub issued_at: Timestamp,
     /// Who wanted it.
     pub by: String,
+    /// Whether somebody signed it.
+    #[serde(default)]
+    pub is_signed: bool,
 }
 
 /// `PUT /api/v1/robots/{id}/configuration`.
@@ -83,6 +87,10 @@ pub struct ConfigurationRequest {
     /// Refuse where the newest version is another one, 0 for none: somebody else was faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_version: Option<u64>,
+    /// Why the robot should believe it, which one with a root of trust asks for: a signed configuration with just these
+    /// settings. The relay passes it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 /// `POST /api/v1/robots/{id}/configuration/rollback`.

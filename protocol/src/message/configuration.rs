@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::limits::{CONFIRM_WITHIN, MAX_CONFIRM_WITHIN, MAX_REASON_BYTES, MAX_SETTINGS_BYTES};
+use crate::limits::{
+    CONFIRM_WITHIN, MAX_CONFIRM_WITHIN, MAX_PROOF_BYTES, MAX_REASON_BYTES, MAX_SETTINGS_BYTES,
+};
+use crate::signed::Proof;
 use crate::timestamp::Timestamp;
 
 /// Keys of `agent.yml` with other values than the robot's own; those that can change while its agent runs.
@@ -32,6 +35,9 @@ pub struct Desired {
     pub issued_at: Timestamp,
     /// Who wanted it.
     pub by: String,
+    /// Why the robot should believe it: one with a root of trust takes nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 fn confirm_within_s() -> u64 {
@@ -44,6 +50,9 @@ pub enum ConfigurationError {
     /// Too much.
     #[error("expected settings of at most {MAX_SETTINGS_BYTES} bytes, got {0}")]
     Size(usize),
+    /// The same of what proves it.
+    #[error("expected a proof of at most {MAX_PROOF_BYTES} bytes, got {0}")]
+    Proof(usize),
     /// A time that cannot be.
     #[error("expected confirm_within_s to be 1 to {}, got {seconds}", MAX_CONFIRM_WITHIN.as_secs())]
     ConfirmWithin {
@@ -76,6 +85,12 @@ impl Desired {
         let bytes = serde_json::to_vec(&self.settings).map_or(usize::MAX, |json| json.len());
         if bytes > MAX_SETTINGS_BYTES {
             return Err(ConfigurationError::Size(bytes));
+        }
+        if let Some(proof) = &self.proof {
+            let bytes = serde_json::to_vec(proof).map_or(usize::MAX, |json| json.len());
+            if bytes > MAX_PROOF_BYTES {
+                return Err(ConfigurationError::Proof(bytes));
+            }
         }
         Ok(())
     }
@@ -176,6 +191,7 @@ mod tests {
             confirmed: false,
             issued_at: Timestamp::from_ms(0),
             by: "admin".to_owned(),
+            proof: None,
         };
         desired.check().map_err(|error| error.to_string())
     }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lekiwi_protocol::profile::Profile;
+use lekiwi_protocol::signed::{Root, Signed};
 use lekiwi_protocol::{Org, RobotId, Timestamp};
-use lekiwi_provisioner::order::{Addressing, CardFile, Name, Order, Os, User, Wifi};
+use lekiwi_provisioner::order::{Addressing, CardFile, Name, Order, Os, TRUST, User, Wifi};
 use serde::Deserialize;
+use webpki::ring::ED25519;
 
 use crate::failure::Failure;
 
@@ -49,6 +51,9 @@ pub(crate) struct Ordering {
     /// for robots without internet
     #[arg(long, value_name = "FOLDER")]
     card_files: Option<PathBuf>,
+    /// A trust file of `lekiwi trust add-root`: the robot takes only configurations that its keys have signed
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Login name of the user that --ssh-key and --password-hash-file make
     #[arg(long, default_value = "lekiwi", value_name = "NAME")]
     user: String,
@@ -142,6 +147,11 @@ impl Ordering {
                 dns: self.dns,
             },
         };
+        let mut card_files = match &self.card_files {
+            Some(folder) => card_files(folder)?,
+            None => Vec::new(),
+        };
+        card_files.extend(self.trust.map(trust).transpose()?);
         Ok(Order {
             os: self.os,
             name,
@@ -159,14 +169,23 @@ impl Ordering {
             locale: self.locale,
             keyboard: self.keyboard,
             agent_deb: self.agent_deb,
-            card_files: self
-                .card_files
-                .as_deref()
-                .map(card_files)
-                .transpose()?
-                .unwrap_or_default(),
+            card_files,
         })
     }
+}
+
+/// The root of trust. A robot with one that it cannot read would take no configuration at all.
+fn trust(source: PathBuf) -> Result<CardFile, Failure> {
+    let name = TRUST.to_owned();
+    let wrong = |error: &dyn std::fmt::Display| {
+        let path = source.display();
+        Failure::new(format!("expected a trust file in {path}: {error}"))
+            .hint(Some("make one with `lekiwi trust add-root`"))
+    };
+    let roots: Vec<Signed> =
+        serde_json::from_str(&read(&source)?).map_err(|error| wrong(&error))?;
+    Root::pinned(&roots, ED25519).map_err(|error| wrong(&error))?;
+    Ok(CardFile { name, source })
 }
 
 /// The files below `folder`, by name. A profile that no agent would take is refused here.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Addressing, Name, Order, OrderError, User, Wifi};
+use super::{Addressing, Name, Order, OrderError, TRUST, User, Wifi};
 
 impl Order {
     /// Checks what the types cannot say.
@@ -81,6 +81,7 @@ fn is_looked_for(name: &str) -> bool {
         .all(|part| !matches!(*part, "" | "." | "..") && !part.contains(['\\', '\0']));
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     sane && match parts.as_slice() {
+        [TRUST] => true,
         ["profiles", _] => ends(&[".yml"]),
         ["packages", _] => ends(&[".deb"]),
         ["wheels", _] => ends(&[".whl", ".tar.gz", ".zip"]),

@@ -275,7 +275,7 @@ fn files_that_no_robot_would_look_at_are_refused() {
         (
             "notes.txt",
             "notes",
-            "error: expected profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got \"notes.txt\"\n",
+            "error: expected trust.json, profiles/NAME.yml, packages/NAME.deb, wheels/NAME.whl or a file below overlays/COMMIT/, got \"notes.txt\"\n",
         ),
         (
             "profiles/mine.yml",

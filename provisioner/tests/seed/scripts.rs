@@ -211,6 +211,8 @@ fn the_first_boot_makes_the_robot_and_later_ones_change_nothing() {
         plan::instance_id(&order)
     );
 
+    assert!(!machine.path("etc/lekiwi/trust.json").exists());
+
     // From now on the system is its owner's.
     machine.write("etc/lekiwi/agent.yml", "mine");
     fs::remove_file(machine.path("opt/lekiwi-agent/state/token")).expect("there");
@@ -225,6 +227,21 @@ fn the_first_boot_makes_the_robot_and_later_ones_change_nothing() {
     machine.boot(&other);
     assert_eq!(machine.read("etc/hostname"), "kiwi-01\n");
     assert_eq!(machine.calls(), started);
+}
+
+#[test]
+fn the_root_of_trust_is_there_before_the_agent_is() {
+    let machine = Machine::new("10000000deadbeef");
+    fs::create_dir(machine.path("boot/firmware/lekiwi")).expect("writable");
+    machine.write("boot/firmware/lekiwi/trust.json", "[]");
+    machine.boot(&given(Os::Debian));
+    // The agent comes last but for what is written down.
+    let pinned = machine.path("etc/lekiwi/trust.json");
+    machine.stand_in("systemctl", &format!("test -s {}", pinned.display()));
+    let late = machine.run("sh", &machine.path("run/lekiwi-first-boot"));
+    assert!(late.status.success());
+    assert_eq!(machine.read("etc/lekiwi/trust.json"), "[]");
+    assert_eq!(machine.mode("etc/lekiwi/trust.json"), 0o644);
 }
 
 #[test]

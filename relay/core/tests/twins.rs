@@ -22,6 +22,7 @@ fn desired(version: u64) -> Desired {
         confirmed: false,
         issued_at: at(0),
         by: "admin".to_owned(),
+        proof: None,
     }
 }
 

@@ -9,6 +9,7 @@ use lekiwi_protocol::api::{
 };
 use lekiwi_protocol::limits::CONFIRM_WITHIN;
 use lekiwi_protocol::message::{Desired, Settings, check_settings};
+use lekiwi_protocol::signed::{Configuration, Document, Proof};
 use lekiwi_protocol::{RobotId, Timestamp};
 
 use super::App;
@@ -66,17 +67,26 @@ pub(super) async fn replace(
         settings,
         confirm_within_s,
         base_version,
+        proof,
     } = request;
     let confirm_within_s = confirm_within_s.unwrap_or(CONFIRM_WITHIN.as_secs());
-    want(
-        &app,
-        &robot,
-        asker.name().to_string(),
+    if let Some(proof) = &proof {
+        // What people see of it is what was signed, or no robot would take it.
+        let signed = Configuration::parse(&proof.statement.document);
+        let signed = signed.map_err(|error| invalid(error.to_string()))?;
+        if signed.settings != settings {
+            let version = signed.version;
+            return Err(invalid(format!(
+                "settings: expected those that were signed as version {version}, got others"
+            )));
+        }
+    }
+    let wanted = Wanted {
         settings,
         confirm_within_s,
-        base_version,
-    )
-    .await
+        proof,
+    };
+    want(&app, &robot, asker.name().to_string(), wanted, base_version).await
 }
 
 /// Wants the settings of an earlier version again, as a new version.
@@ -121,28 +131,41 @@ pub(super) async fn rollback(
             store.applied_configuration_before(&robot, present).await?
         }
     };
-    let (settings, confirm_within_s) = match earlier {
-        Some(earlier) => (earlier.settings, earlier.confirm_within_s),
-        None => (Settings::new(), CONFIRM_WITHIN.as_secs()),
+    let wanted = match earlier {
+        Some(earlier) => Wanted {
+            settings: earlier.settings,
+            confirm_within_s: earlier.confirm_within_s,
+            proof: earlier.proof,
+        },
+        None => Wanted {
+            settings: Settings::new(),
+            confirm_within_s: CONFIRM_WITHIN.as_secs(),
+            proof: None,
+        },
     };
-    let base = Some(present);
-    want(
-        &app,
-        &robot,
-        asker.name().to_string(),
-        settings,
-        confirm_within_s,
-        base,
-    )
-    .await
+    want(&app, &robot, asker.name().to_string(), wanted, Some(present)).await
+}
+
+/// What a new version says.
+struct Wanted {
+    settings: Settings,
+    confirm_within_s: u64,
+    proof: Option<Proof>,
+}
+
+fn invalid(detail: String) -> Failure {
+    Failure::new(Kind::InvalidBody, detail)
 }
 
 async fn want(
     app: &App,
     robot: &RobotId,
     by: String,
-    settings: Settings,
-    confirm_within_s: u64,
+    Wanted {
+        settings,
+        confirm_within_s,
+        proof,
+    }: Wanted,
     base: Option<u64>,
 ) -> Result<(StatusCode, Answer<ConfigurationView>), Failure> {
     let desired = Desired {
@@ -153,8 +176,8 @@ async fn want(
         confirmed: false,
         issued_at: Timestamp::from_ms(clock::now_ms()),
         by,
+        proof,
     };
-    let invalid = |detail: String| Failure::new(Kind::InvalidBody, detail);
     desired
         .check()
         .map_err(|error| invalid(error.to_string()))?;
@@ -197,5 +220,6 @@ async fn version(app: &App, robot: &RobotId, version: u64) -> Result<Option<Desi
         confirm_within_s: desired.confirm_within_s,
         issued_at: desired.issued_at,
         by: desired.by,
+        is_signed: desired.proof.is_some(),
     }))
 }

@@ -113,6 +113,7 @@ fn desired(version: u64, confirmed: bool) -> Desired {
         confirmed,
         issued_at: Timestamp::from_ms(0),
         by: "admin".to_owned(),
+        proof: None,
     }
 }
 

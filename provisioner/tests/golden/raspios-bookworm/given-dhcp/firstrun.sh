@@ -64,6 +64,10 @@ for profile in "$root"/boot/firmware/lekiwi/profiles/*.yml; do
   [ -e "$profile" ] || continue
   install -D -m 644 "$profile" "$root/etc/lekiwi/profiles/${profile##*/}"
 done
+# Who must have signed what this robot is configured as.
+if [ -e "$root/boot/firmware/lekiwi/trust.json" ]; then
+  install -D -m 644 "$root/boot/firmware/lekiwi/trust.json" "$root/etc/lekiwi/trust.json"
+fi
 chown root:lekiwi-agent "$root/etc/lekiwi" "$root/etc/lekiwi/agent.yml"
 chmod 750 "$root/etc/lekiwi"
 chown -R lekiwi-agent:lekiwi-agent "$root/opt/lekiwi-agent/state"
