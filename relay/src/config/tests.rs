@@ -302,7 +302,10 @@ fn other_sites_are_named_by_their_origin() {
         "cors: [\"https://Ops.example.org\", \"http://localhost:5173\"]\n",
     );
     let origins = parsed.unwrap().check().unwrap().cors;
-    assert_eq!(origins, ["https://ops.example.org", "http://localhost:5173"]);
+    assert_eq!(
+        origins,
+        ["https://ops.example.org", "http://localhost:5173"]
+    );
     for wrong in [
         "\"*\"",
         "\"null\"",

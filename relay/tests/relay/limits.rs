@@ -94,7 +94,16 @@ fn forty(relay: &Relay, session: &str, from: &str) -> Vec<u16> {
     let output = crate::common::curl_command(
         &relay.ca(),
         &format!("https://{}/api/v1/me#[1-40]", relay.https),
-        &["--interface", from, "-H", &credential, "-o", "/dev/null", "-w", "%{http_code}\n"],
+        &[
+            "--interface",
+            from,
+            "-H",
+            &credential,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}\n",
+        ],
     )
     .output()
     .expect("curl is installed (apt-get install curl)");
@@ -124,7 +133,10 @@ fn who_asks_too_often_is_told_to_wait_and_others_are_answered() {
     });
     assert_eq!(refused.header("retry-after"), Some("1"));
     let metrics = relay.curl_as(&session, "/metrics", &[]).body;
-    assert!(metrics.contains("lekiwi_refused_total{reason=\"requests\"}"), "{metrics}");
+    assert!(
+        metrics.contains("lekiwi_refused_total{reason=\"requests\"}"),
+        "{metrics}"
+    );
 }
 
 #[test]

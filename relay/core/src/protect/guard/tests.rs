@@ -78,10 +78,7 @@ fn who_asks_too_much_waits_and_others_do_not() {
         let address = ["192.0.2.1", "192.0.2.2"][turn % 2];
         assert_eq!(ask(&mut guard, begin, "user ada", address), Ok(()));
     }
-    assert_eq!(
-        ask(&mut guard, begin, "user ada", "192.0.2.3"),
-        Err(of_one)
-    );
+    assert_eq!(ask(&mut guard, begin, "user ada", "192.0.2.3"), Err(of_one));
     assert_eq!(ask(&mut guard, begin, "user bob", "192.0.2.1"), Ok(()));
     // Who waits as long as they are told is let in.
     let later = begin + SECOND;
