@@ -8,15 +8,14 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{KeyCreated, KeyRequest, RotationRequest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::session::key_in;
 use crate::args::keys::{Keys, KeysCommand, Rotate};
 use crate::client::Relay;
-use crate::credentials::replace_private;
+use crate::clock;
+use crate::credentials::{key_in, replace_private};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::show;
 use crate::ui::{Ui, plain};
-use crate::clock;
 
 /// When it is looked again whether it is time.
 const LOOK: Duration = Duration::from_secs(60);
@@ -78,11 +77,7 @@ fn tell(created: &KeyCreated, as_json: bool, ui: &mut Ui) -> Result<(), Failure>
     Ok(())
 }
 
-async fn rotate(
-    arguments: &Rotate,
-    environment: &Environment,
-    ui: &mut Ui,
-) -> Result<(), Failure> {
+async fn rotate(arguments: &Rotate, environment: &Environment, ui: &mut Ui) -> Result<(), Failure> {
     let request = RotationRequest {
         overlap_s: arguments.overlap.map(|overlap| overlap.as_secs()),
     };
@@ -99,10 +94,8 @@ async fn rotate(
     loop {
         // Many programs that were installed together do not come together.
         let due = changed(file)?.plus(every.mul_f64(1.0 - chance() / 10.0));
-        while let wait = due.since(clock::now())
-            && !wait.is_zero()
-        {
-            tokio::time::sleep(wait.min(LOOK)).await;
+        while clock::now() < due {
+            tokio::time::sleep(due.since(clock::now()).min(LOOK)).await;
         }
         match renew(file, &request, environment, ui).await {
             Err(failure) if failure.is_temporary() => {
@@ -125,7 +118,9 @@ async fn renew(
     let relay = Relay::with_key(environment, key_in(file)?)?;
     let own = relay.me().await?.key.ok_or(Failure::NoKey)?;
     let rotated = relay.rotate_key(own.id, request).await?;
-    Relay::with_key(environment, rotated.key.clone())?.me().await?;
+    Relay::with_key(environment, rotated.key.clone())?
+        .me()
+        .await?;
     replace_private(file, format!("{}\n", rotated.key).as_bytes())?;
     ui.line(format!(
         "{} has another secret of {} {}; it ends {}",

@@ -126,7 +126,7 @@ fn what_each_may() {
             )
             .into_iter()
             .collect();
-            table.push_str(&format!(" {permission:.4} {marks}"));
+            table.push_str(&format!(" {permission} {marks}"));
         }
         table.push('\n');
     }
