@@ -2,6 +2,7 @@
 
 pub(crate) mod alerts;
 pub(crate) mod bans;
+pub(crate) mod keys;
 mod parse;
 pub(crate) mod people;
 mod telemetry;
@@ -24,6 +25,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   LEKIWI_URL             the relay, instead of the one logged in to
   LEKIWI_TOKEN           a session token, instead of the stored one
+  LEKIWI_KEY             an API key instead of a session; @FILE for the one in a file
   LEKIWI_CA_FINGERPRINT  fingerprint of the relay's authority, instead of the stored one
   NO_COLOR               no colours
 
@@ -43,7 +45,8 @@ pub(crate) enum Command {
     /// Log in to a relay; its authority is pinned by fingerprint
     #[command(after_help = "Examples:
   lekiwi login https://relay.example:8443
-  lekiwi login https://relay.example:8443 --ca-fingerprint sha256:… --password-file - < password")]
+  lekiwi login https://relay.example:8443 --ca-fingerprint sha256:… --password-file - < password
+  lekiwi login https://relay.example:8443 --key-file key")]
     Login(Login),
     /// End the session and forget it
     Logout,
@@ -140,6 +143,8 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Groups(people::Groups),
     /// Lend a robot to somebody for a while, or take it back
     Lend(people::Lend),
+    /// Keys of programs
+    Keys(keys::Keys),
     /// Who you are to the relay, your password and your sessions
     Me(people::Me),
     /// Print a completion script
@@ -169,6 +174,9 @@ pub(crate) struct Login {
     /// Read the password from this file's first line; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Show the API key in this file's first line instead of a password; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
+    pub(crate) key_file: Option<PathBuf>,
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,

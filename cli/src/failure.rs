@@ -19,7 +19,7 @@ pub(crate) enum Failure {
     Address(String),
     #[error("not logged in")]
     NotLoggedIn,
-    #[error("LEKIWI_TOKEN is set, but not which relay it is for")]
+    #[error("LEKIWI_TOKEN or LEKIWI_KEY is set, but not which relay it is for")]
     TokenWithoutRelay,
     #[error("no authority is known for {url}")]
     NoFingerprint { url: String },
@@ -83,6 +83,8 @@ pub(crate) enum Failure {
     EmptyPassword,
     #[error("expected the same password twice, got two")]
     TwoPasswords,
+    #[error("expected an API key, lka_…, got another text")]
+    NoKey,
     #[error("neither XDG_CONFIG_HOME nor HOME is set")]
     NoConfigDir,
     #[error("{} could not be {did}", path.display())]
@@ -177,6 +179,7 @@ impl Failure {
             Self::Password(_) => {
                 "name a file with `--password-file`, or `-` for standard input".into()
             }
+            Self::NoKey => "`lekiwi keys create` makes one".into(),
             Self::Credentials { .. } => "log in again with `lekiwi login URL`".into(),
             Self::Scan(ScanError::Large(_)) => {
                 "name a smaller one, or add `--force` and some minutes".into()

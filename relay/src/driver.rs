@@ -39,6 +39,7 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
+use crate::people::keys;
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
@@ -536,6 +537,13 @@ async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Ve
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
         if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
             tracing::warn!(%error, "cannot forget old sessions");
+        }
+        let kept_ms = keys::KEPT.as_millis() as u64;
+        let ended = app
+            .store
+            .expire_keys(clock::now_ms().saturating_sub(kept_ms));
+        if let Err(error) = ended.await {
+            tracing::warn!(%error, "cannot forget old API keys");
         }
         let now = Timestamp::from_ms(clock::now_ms());
         if gait.is_steady(clock::monotonic(), now.as_ms()) {

@@ -11,7 +11,7 @@ use super::Relay;
 use crate::failure::Failure;
 
 /// Letters of a name that would mean something else in a path.
-fn of(name: &UserName) -> String {
+pub(super) fn of(name: &UserName) -> String {
     format!("/api/v1/people/{}", name.as_str().replace('+', "%2B"))
 }
 

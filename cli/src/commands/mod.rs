@@ -6,6 +6,7 @@ mod command;
 mod config;
 mod consumer;
 mod discover;
+mod keys;
 mod logs;
 mod packages;
 mod people;
@@ -99,6 +100,7 @@ pub(crate) async fn run(
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,
         Command::Lend(arguments) => people::lend(&Relay::of(environment)?, arguments, ui).await,
+        Command::Keys(arguments) => keys::run(arguments, environment, ui).await,
         Command::Me(arguments) => people::me(&Relay::of(environment)?, arguments, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,

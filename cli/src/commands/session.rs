@@ -1,21 +1,18 @@
 //! `lekiwi login` and `lekiwi logout`.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::Path;
 
 use lekiwi_protocol::api;
 
 use crate::args::Login;
 use crate::client::{self, Relay};
-use crate::credentials::{self, Credentials};
+use crate::credentials::{self, Credentials, first_line};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::trust::Fingerprint;
-use crate::ui::Ui;
-
-/// Longest password that is read, in bytes.
-const MAX_PASSWORD_BYTES: u64 = 4096;
+use crate::ui::{Ui, plain};
 
 pub(super) async fn login(
     login: Login,
@@ -29,6 +26,9 @@ pub(super) async fn login(
         None => trust(&Relay::stranger(url.clone(), None)?, ui).await?,
     };
     let relay = Relay::stranger(url, Some(pin))?;
+    if let Some(file) = &login.key_file {
+        return by_key(relay, credentials::key_in(file)?, pin, &path, ui).await;
+    }
     let password = password(login.password_file.as_deref(), &login.user)?;
     let session = relay
         .login(&api::Login {
@@ -49,6 +49,34 @@ pub(super) async fn login(
         "logged in to {} as {} until {expires_at}",
         relay.url(),
         credentials.user
+    ))
+}
+
+/// Keeps an API key in place of a session.
+async fn by_key(
+    relay: Relay,
+    key: String,
+    pin: Fingerprint,
+    path: &Path,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    let relay = relay.shown(key.clone());
+    let me = relay.me().await?;
+    let info = me.key.ok_or(Failure::NoKey)?;
+    let credentials = Credentials {
+        url: relay.url().to_string(),
+        ca_fingerprint: pin,
+        user: me.name.to_string(),
+        token: key,
+        expires_at: info.expires_at,
+    };
+    credentials::save(path, &credentials)?;
+    ui.line(format!(
+        "logged in to {} by key {} of {} until {}",
+        relay.url(),
+        plain(&info.name),
+        credentials.user,
+        info.expires_at
     ))
 }
 
@@ -109,17 +137,18 @@ pub(super) fn new_password(file: Option<&Path>, user: &str) -> Result<String, Fa
     }
 }
 
-fn first_line(reader: impl Read) -> io::Result<String> {
-    let mut line = String::new();
-    BufReader::new(reader.take(MAX_PASSWORD_BYTES)).read_line(&mut line)?;
-    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
-}
-
 pub(super) async fn logout(environment: &Environment, ui: &mut Ui) -> Result<(), Failure> {
     let path = credentials::path(environment)?;
     let Some(stored) = credentials::load(&path)? else {
         return Err(Failure::NotLoggedIn);
     };
+    if credentials::is_key(&stored.token) {
+        credentials::remove(&path)?;
+        return ui.line(format!(
+            "forgot the key of {}; it works until it ends or is revoked",
+            stored.url
+        ));
+    }
     // The stored session is meant, whatever the environment says.
     let own = Environment {
         config_dir: environment.config_dir.clone(),

@@ -1,8 +1,8 @@
 //! Who may use the relay, and what they may.
 
 use comfy_table::Cell;
-use lekiwi_protocol::Permission;
-use lekiwi_protocol::api::{Grant, Group, Loan, Me, Person, SessionView};
+use lekiwi_protocol::api::{Grant, Group, KeyInfo, Loan, Me, Person, SessionView};
+use lekiwi_protocol::{Permission, Timestamp};
 
 use super::{NONE, finish, table};
 use crate::ui::plain;
@@ -117,6 +117,34 @@ pub(crate) fn sessions(sessions: &[SessionView], colour: bool) -> String {
             Cell::new(session.expires_at),
             Cell::new(plain(&session.address)),
             Cell::new(plain(&session.agent)),
+        ]);
+    }
+    finish(&table)
+}
+
+/// `lekiwi keys`.
+pub(crate) fn keys(keys: &[KeyInfo], now: Timestamp, colour: bool) -> String {
+    if keys.is_empty() {
+        return "there are no keys".into();
+    }
+    let head = ["key", "name", "may", "where", "until", "last used", "note"];
+    let mut table = table(colour, &head);
+    for key in keys {
+        let may: Vec<&str> = key.permissions.iter().map(Permission::as_str).collect();
+        let until = if key.expires_at <= now {
+            format!("{} (over)", key.expires_at)
+        } else {
+            key.expires_at.to_string()
+        };
+        let used = key.used_at.map(|at| at.to_string());
+        table.add_row(vec![
+            Cell::new(key.id),
+            Cell::new(plain(&key.name)),
+            Cell::new(may.join(", ")),
+            Cell::new(&key.on),
+            Cell::new(until),
+            Cell::new(used.unwrap_or_else(|| NONE.to_owned())),
+            Cell::new(plain(&key.note)),
         ]);
     }
     finish(&table)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::KeyInfo;
 use crate::id::{GroupName, RobotId, UserName};
 use crate::rights::{Permissions, Role, Scope};
 use crate::timestamp::Timestamp;
@@ -154,11 +155,14 @@ pub struct PasswordChange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Me {
-    /// As whom they logged in.
+    /// As whom they logged in; of a program, whose key it has shown.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: UserName,
     /// What they may where, as of now.
     pub rights: Vec<RightView>,
+    /// The key that was shown, of a program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyInfo>,
 }
 
 /// What somebody may somewhere.
@@ -175,7 +179,7 @@ pub struct RightView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub until: Option<Timestamp>,
-    /// Why: a role, or a loan.
+    /// Why: a role, a loan, or a key.
     pub by: String,
 }
 

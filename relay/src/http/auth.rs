@@ -1,10 +1,10 @@
-//! Who asks: finds the session in a cookie or bearer token, and lets a request through if the policy allows what its
-//! route needs. Runs before every route, unknown ones included.
+//! Who asks: finds the session in a cookie or bearer token, or the API key, and lets a request through if the policy
+//! allows what its route needs. Runs before every route, unknown ones included.
 //!
 //! A robot's routes ask for its certificate instead, and for nothing else; `/metrics` takes a consumer's as well; on
 //! all others a certificate counts for nothing.
 //!
-//! Invariant: what is not marked public answers nothing without a session or a robot's certificate. A cookie alone never changes
+//! Invariant: what is not marked public answers nothing without a session, a key or a robot's certificate. A cookie alone never changes
 //! anything on behalf of another site.
 
 use std::collections::BTreeSet;
@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::api::API_KEY;
 use lekiwi_protocol::{Permission, RobotId, Timestamp, UserName};
 use lekiwi_relay_core::gateway::Within;
 use lekiwi_relay_core::policy::{
@@ -30,7 +31,8 @@ use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
 use crate::broker::{Authority, ClientCert, StoreAuthority};
 use crate::clock;
-use crate::store::records::{Account, People, Session};
+use crate::people::keys;
+use crate::store::records::{Account, Key, People, Session};
 
 /// The session's cookie. The prefix binds it to this host, HTTPS and path `/`.
 pub const COOKIE: &str = "__Host-lekiwi";
@@ -128,6 +130,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             asker.may(Action::Do(permission), what)?;
         }
         Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
+        Some(Needs::Session) => asker.may(Action::LogIn, What::Fleet)?,
         // What is not there is nobody's.
         Some(Needs::Open | Needs::Own | Needs::Page | Needs::Robot) | None => {}
     }
@@ -146,10 +149,17 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
     let Some(credential) = credential(&parts.headers) else {
         return Ok(None);
     };
-    let session = app.sessions.find(credential.token());
-    let Some(asker) = session.and_then(|session| welcome(app, session)) else {
+    let now = Timestamp::from_ms(clock::now_ms());
+    let shown = match credential.key() {
+        Some(key) => keys::find(&app.store, key, now).map(|(key, hash)| Shown::Key(key, hash)),
+        None => app.sessions.find(credential.token()).map(Shown::Session),
+    };
+    let Some(asker) = shown.and_then(|shown| welcome(app, shown)) else {
         return Ok(None);
     };
+    if let Shown::Key(key, _) = &asker.shown {
+        app.store.note_use(key, now.as_ms());
+    }
     if matches!(credential, Credential::Cookie(_)) {
         let authority = parts.uri.authority().map(|authority| authority.as_str());
         same_origin(&parts.method, authority, &parts.headers)?;
@@ -157,21 +167,26 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
     Ok(Some(asker))
 }
 
-/// Whether the owner of a session may see the same robots now as when their live stream began.
+/// Whether who has shown a session or key with this digest may see the same robots now as when their live stream began.
 #[must_use]
-pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
-    let session = app.store.session(session, clock::now_ms());
-    let asker = session.and_then(|session| welcome(app, session));
+pub fn hears(app: &App, shown: &[u8; 32], within: &Within) -> bool {
+    let now_ms = clock::now_ms();
+    let session = app.store.session(shown, now_ms).map(Shown::Session);
+    let key = || Some(Shown::Key(app.store.key(shown, now_ms)?, *shown));
+    let asker = session.or_else(key).and_then(|shown| welcome(app, shown));
     asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
 }
 
-/// Who a session is of, where they are let in.
-fn welcome(app: &App, session: Session) -> Option<Asker> {
+/// Whose a session or key is, where they are let in.
+fn welcome(app: &App, shown: Shown) -> Option<Asker> {
     let people = app.store.people();
-    let account = people.accounts.get(session.user.as_str())?;
+    let account = people.accounts.get(match &shown {
+        Shown::Session(session) => session.user.as_str(),
+        Shown::Key(key, _) => key.owner.as_str(),
+    })?;
     let is_welcome = account.disabled_ms.is_none();
     is_welcome.then(|| Asker {
-        session,
+        shown,
         account: Arc::clone(account),
         people: Arc::clone(&people),
     })
@@ -193,18 +208,21 @@ fn decide(
     let now = Timestamp::from_ms(clock::now_ms());
     match policy::allow(who, action, what, Circumstances { now, groups }) {
         Ok(_) => Ok(()),
-        Err(denial) => {
-            let kind = match &denial {
-                Denial::Login => Kind::LoginRequired,
-                Denial::Unseen(..) => Kind::RobotUnknown,
-                Denial::Permission { .. } => Kind::PermissionMissing,
-                Denial::Certificate(_) | Denial::OtherRobot { .. } | Denial::Topic(_) => {
-                    Kind::CertificateRefused
-                }
-            };
-            Err(Failure::new(kind, denial.to_string()))
-        }
+        Err(denial) => Err(refused(&denial)),
     }
+}
+
+fn refused(denial: &Denial) -> Failure {
+    let kind = match denial {
+        Denial::Login => Kind::LoginRequired,
+        Denial::Person(_) => Kind::SessionRequired,
+        Denial::Unseen(..) => Kind::RobotUnknown,
+        Denial::Permission { .. } => Kind::PermissionMissing,
+        Denial::Certificate(_) | Denial::OtherRobot { .. } | Denial::Topic(_) => {
+            Kind::CertificateRefused
+        }
+    };
+    Failure::new(kind, denial.to_string())
 }
 
 /// Whose certificate the connection has shown.
@@ -237,16 +255,24 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Caller {
     }
 }
 
+/// What proves who asks.
+#[derive(Debug, Clone)]
+enum Shown {
+    Session(Session),
+    /// With the digest of the secret, of which a key can have two.
+    Key(Arc<Key>, [u8; 32]),
+}
+
 /// Who asks, and what they may: whom [`guard`] let through.
 #[derive(Debug, Clone)]
 pub struct Asker {
-    session: Session,
+    shown: Shown,
     account: Arc<Account>,
     people: Arc<People>,
 }
 
 impl Asker {
-    /// As whom they logged in.
+    /// As whom they logged in; of a program, who answers for it.
     #[must_use]
     pub fn name(&self) -> &UserName {
         &self.account.name
@@ -258,16 +284,54 @@ impl Asker {
         &self.account
     }
 
-    /// The session that was shown.
+    /// Who asks, as it is kept with what came of it.
     #[must_use]
-    pub fn session(&self) -> &Session {
-        &self.session
+    pub fn by(&self) -> String {
+        match &self.shown {
+            Shown::Session(_) => self.account.name.to_string(),
+            Shown::Key(key, _) => format!("{} by key {}", self.account.name, key.id),
+        }
+    }
+
+    /// The session that was shown.
+    ///
+    /// # Errors
+    /// When a program asks, which has none.
+    pub fn session(&self) -> Result<&Session, Failure> {
+        match &self.shown {
+            Shown::Session(session) => Ok(session),
+            Shown::Key(..) => Err(refused(&Denial::Person(self.who().to_string()))),
+        }
+    }
+
+    /// The key that was shown, and the digest of the secret, where a program asks.
+    #[must_use]
+    pub fn key(&self) -> Option<(&Key, [u8; 32])> {
+        match &self.shown {
+            Shown::Session(_) => None,
+            Shown::Key(key, hash) => Some((key, *hash)),
+        }
+    }
+
+    /// The digest of what was shown: with it their live streams end.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        match &self.shown {
+            Shown::Session(session) => session.hash,
+            Shown::Key(_, hash) => *hash,
+        }
     }
 
     fn who(&self) -> Who<'_> {
-        Who::Person {
-            name: &self.account.name,
-            rights: &self.account.rights,
+        let (name, rights) = (&self.account.name, &self.account.rights[..]);
+        match &self.shown {
+            Shown::Session(_) => Who::Person { name, rights },
+            Shown::Key(key, _) => Who::Program {
+                key: &key.name,
+                right: &key.right,
+                owner: name,
+                rights,
+            },
         }
     }
 
@@ -284,6 +348,8 @@ impl Asker {
     /// # Errors
     /// When they may not, with what is missing.
     pub fn may_by_role(&self, action: Action<'_>, what: What<'_>) -> Result<(), Failure> {
+        // Who has it by a role is a person.
+        self.may(Action::LogIn, What::Fleet)?;
         let roles = self.account.rights.iter();
         let roles = roles.filter(|right| matches!(right.source, Source::Role(_)));
         let rights: Vec<Right> = roles.cloned().collect();
@@ -324,17 +390,23 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asker {
 }
 
 fn login_required(headers: &HeaderMap) -> Failure {
-    let detail = if credential(headers).is_some() {
-        "expected a session that lasts, got one that ended or never was"
-    } else {
-        "expected a session cookie or `Authorization: Bearer …`"
+    let key = credential(headers).and_then(|credential| credential.key());
+    let detail = match (key, credential(headers)) {
+        (Some(key), _) if keys::is_whole(key) => {
+            "expected an API key that works, got one that ended, was revoked, or never was"
+        }
+        (Some(_), _) => "expected an API key as it was told, got one that is cut or mistyped",
+        (None, Some(_)) => "expected a session that lasts, got one that ended or never was",
+        (None, None) => "expected a session cookie, `Authorization: Bearer …` or an `X-API-Key`",
     };
-    Failure::new(Kind::LoginRequired, detail)
-        .hint("POST user and password to /api/v1/session, or run `lekiwi login`")
-        .header(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"lekiwi\""),
-        )
+    let hint = match key {
+        Some(_) => "`lekiwi keys` lists yours, and makes others",
+        None => "POST user and password to /api/v1/session, or run `lekiwi login`",
+    };
+    Failure::new(Kind::LoginRequired, detail).hint(hint).header(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"lekiwi\""),
+    )
 }
 
 /// What the program that asks calls itself.
@@ -349,8 +421,10 @@ pub fn agent(headers: &HeaderMap) -> &str {
 /// What a request shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
-    /// `Authorization: Bearer …`.
+    /// `Authorization: Bearer …`: a session, or a key.
     Bearer(&'a str),
+    /// `X-API-Key: …`.
+    Key(&'a str),
     /// The cookie.
     Cookie(&'a str),
 }
@@ -360,12 +434,22 @@ impl<'a> Credential<'a> {
     #[must_use]
     pub fn token(&self) -> &'a str {
         match self {
-            Self::Bearer(token) | Self::Cookie(token) => token,
+            Self::Bearer(token) | Self::Key(token) | Self::Cookie(token) => token,
+        }
+    }
+
+    /// The API key in it, good or not. A cookie has none: those are sent by browsers, whoever asks them to.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a str> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Bearer(token) if keys::is_one(token) => Some(token),
+            Self::Bearer(_) | Self::Cookie(_) => None,
         }
     }
 }
 
-/// What a request shows, if anything; a bearer token counts before a cookie.
+/// What a request shows, if anything; a bearer token counts before a key of its own, and that before a cookie.
 #[must_use]
 pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
     let bearer = headers
@@ -374,7 +458,11 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| Credential::Bearer(token.trim()));
-    bearer.or_else(|| {
+    let key = || {
+        let value = headers.get(API_KEY)?;
+        Some(Credential::Key(value.to_str().ok()?.trim()))
+    };
+    bearer.or_else(key).or_else(|| {
         headers
             .get_all(header::COOKIE)
             .iter()

@@ -86,7 +86,7 @@ pub(super) async fn replace(
         confirm_within_s,
         proof,
     };
-    want(&app, &robot, asker.name().to_string(), wanted, base_version).await
+    want(&app, &robot, asker.by(), wanted, base_version).await
 }
 
 /// Wants the settings of an earlier version again, as a new version.
@@ -146,7 +146,7 @@ pub(super) async fn rollback(
     want(
         &app,
         &robot,
-        asker.name().to_string(),
+        asker.by(),
         wanted,
         Some(present),
     )

@@ -156,7 +156,7 @@ async fn log_in(
 
 /// Ends the browser's session.
 pub(super) async fn logout(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
-    app.sessions.end(asker.session()).await?;
+    app.sessions.end(asker.session()?).await?;
     Ok((
         AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
         Redirect::to("/login"),

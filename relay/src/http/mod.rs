@@ -21,6 +21,7 @@ pub mod extract;
 mod groups;
 mod headers;
 mod health;
+mod keys;
 pub mod live;
 mod loans;
 mod login;

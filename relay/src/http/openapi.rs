@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, Method, header};
 use axum::response::IntoResponse;
-use lekiwi_protocol::api;
+use lekiwi_protocol::{Permission, api};
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
@@ -72,6 +72,11 @@ use super::routes::{self, Needs};
         super::me::password,
         super::me::sessions,
         super::me::end_session,
+        super::keys::list,
+        super::keys::create,
+        super::keys::rotate,
+        super::keys::revoke,
+        super::keys::of_person,
         super::people::list,
         super::people::create,
         super::people::one,
@@ -116,6 +121,13 @@ impl Modify for Security {
         components.add_security_scheme(
             "cookie",
             SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(super::auth::COOKIE))),
+        );
+        components.add_security_scheme(
+            "key",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                api::API_KEY,
+                "An API key; `Authorization: Bearer …` takes it too",
+            ))),
         );
         components.add_security_scheme(
             "robot",
@@ -170,6 +182,16 @@ impl Modify for Common {
                     operation.extensions = Some(needs.build());
                     if matches!(route.needs, Needs::May(..)) {
                         refuses(operation, &[Kind::PermissionMissing]);
+                    }
+                    if matches!(
+                        route.needs,
+                        Needs::Session | Needs::May(Permission::Manage, _)
+                    ) {
+                        refuses(operation, &[Kind::SessionRequired]);
+                    } else if is_for_people(operation)
+                        && let Some(security) = &mut operation.security
+                    {
+                        security.push(SecurityRequirement::new("key", [""; 0]));
                     }
                 }
                 if is_for_people(operation) {

@@ -63,7 +63,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 /// The name in the path, where there is somebody of this name.
-fn named(app: &App, text: &str) -> Result<UserName, Failure> {
+pub(super) fn named(app: &App, text: &str) -> Result<UserName, Failure> {
     let people = app.store.people();
     let known = people.accounts.get_key_value(text);
     known

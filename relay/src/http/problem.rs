@@ -11,6 +11,7 @@ use crate::identity::csr::CsrError;
 use crate::identity::enrolment::EnrolError;
 use crate::identity::tokens::TokenError;
 use crate::ingest::DecideError;
+use crate::people::keys::KeyError;
 use crate::people::sessions::LoginError;
 use crate::store::StoreError;
 
@@ -48,6 +49,8 @@ macro_rules! kinds {
 kinds! {
     /// No or a dead session.
     LoginRequired = "login-required", UNAUTHORIZED, "Log in first";
+    /// A program asks for what only a person may.
+    SessionRequired = "session-required", FORBIDDEN, "Log in as a person";
     /// User or password are wrong.
     LoginFailed = "login-failed", UNAUTHORIZED, "Login failed";
     /// Too many failed logins.
@@ -132,6 +135,10 @@ kinds! {
     TooManyGroups = "too-many-groups", CONFLICT, "Too many groups";
     /// The robot is not lent to them.
     LoanUnknown = "loan-unknown", NOT_FOUND, "Unknown loan";
+    /// No such key, or another's.
+    KeyUnknown = "key-unknown", NOT_FOUND, "Unknown API key";
+    /// They have too many keys.
+    TooManyKeys = "too-many-keys", CONFLICT, "Too many API keys";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// No such ban.
@@ -302,6 +309,23 @@ impl From<DecideError> for Failure {
                 Self::new(Kind::ConfigurationChanged, error.to_string()).hint("look at it again")
             }
             DecideError::Stopping => Self::new(Kind::Stopping, error.to_string()),
+        }
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeyError::Unknown(_) => {
+                Self::new(Kind::KeyUnknown, detail).hint("GET /api/v1/keys lists yours")
+            }
+            KeyError::TooMany(_) => {
+                Self::new(Kind::TooManyKeys, detail).hint("revoke some that nobody uses")
+            }
+            KeyError::Store(error) => error.into(),
+            KeyError::Random(_) => Self::internal(&error),
+            _ => Self::new(Kind::InvalidBody, detail),
         }
     }
 }

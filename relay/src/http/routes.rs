@@ -11,7 +11,7 @@ use lekiwi_protocol::Permission;
 use super::App;
 use super::{
     alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, groups, health, live, loans, login, logs, me, openapi, packages, people, refused,
+    events, groups, health, keys, live, loans, login, logs, me, openapi, packages, people, refused,
     robots, session, telemetry, tokens,
 };
 
@@ -24,6 +24,8 @@ pub enum Needs {
     Page,
     /// A login: it concerns nobody but who asks.
     Own,
+    /// A person's session: it concerns nobody but who asks, and keys must not.
+    Session,
     /// A permission.
     May(Permission, On),
     /// The certificate of the robot that the path names.
@@ -48,6 +50,7 @@ impl fmt::Display for Needs {
         match self {
             Self::Open => f.write_str("nothing"),
             Self::Page | Self::Own => f.write_str("a login"),
+            Self::Session => f.write_str("a session"),
             Self::May(permission, On::Fleet) => write!(f, "{permission} on the fleet"),
             Self::May(permission, On::Some) => write!(f, "{permission} on any robot"),
             Self::May(permission, On::Robot) => write!(f, "{permission} on the robot"),
@@ -88,7 +91,7 @@ const fn may(permission: Permission, on: On) -> Needs {
     Needs::May(permission, on)
 }
 
-use Needs::{Open, Own, Page, Scrape};
+use Needs::{Open, Own, Page, Scrape, Session};
 use On::{Fleet, Robot, Some};
 use Permission::{Acknowledge, Configure, Diagnose, Enrol, Manage, Read, Stop, Teleoperate};
 
@@ -107,7 +110,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
     route(Method::POST,    "/logout",                                         Page,                      || post(login::logout)),
     route(Method::POST,    "/api/v1/session",                                 Open,                      || post(session::create)),
-    route(Method::DELETE,  "/api/v1/session",                                 Own,                       || delete(session::end)),
+    route(Method::DELETE,  "/api/v1/session",                                 Session,                   || delete(session::end)),
 
     route(Method::GET,     "/api/v1/robots",                                  may(Read, Some),           || get(robots::list)),
     route(Method::GET,     "/api/v1/robots/{id}",                             may(Read, Robot),          || get(robots::one)),
@@ -153,9 +156,13 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,     "/api/v1/openapi.json",                            Own,                       || get(openapi::document)),
 
     route(Method::GET,     "/api/v1/me",                                      Own,                       || get(me::one)),
-    route(Method::PUT,     "/api/v1/me/password",                             Own,                       || put(me::password)),
-    route(Method::GET,     "/api/v1/me/sessions",                             Own,                       || get(me::sessions)),
-    route(Method::DELETE,  "/api/v1/me/sessions/{id}",                        Own,                       || delete(me::end_session)),
+    route(Method::PUT,     "/api/v1/me/password",                             Session,                   || put(me::password)),
+    route(Method::GET,     "/api/v1/me/sessions",                             Session,                   || get(me::sessions)),
+    route(Method::DELETE,  "/api/v1/me/sessions/{id}",                        Session,                   || delete(me::end_session)),
+    route(Method::GET,     "/api/v1/keys",                                    Session,                   || get(keys::list)),
+    route(Method::POST,    "/api/v1/keys",                                    Session,                   || post(keys::create)),
+    route(Method::POST,    "/api/v1/keys/{id}/rotate",                        Own,                       || post(keys::rotate)),
+    route(Method::DELETE,  "/api/v1/keys/{id}",                               Own,                       || delete(keys::revoke)),
     route(Method::GET,     "/api/v1/people",                                  may(Manage, Fleet),        || get(people::list)),
     route(Method::POST,    "/api/v1/people",                                  may(Manage, Fleet),        || post(people::create)),
     route(Method::GET,     "/api/v1/people/{id}",                             may(Manage, Fleet),        || get(people::one)),
@@ -164,6 +171,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::PUT,     "/api/v1/people/{id}/password",                    may(Manage, Fleet),        || put(people::password)),
     route(Method::GET,     "/api/v1/people/{id}/sessions",                    may(Manage, Fleet),        || get(people::sessions)),
     route(Method::DELETE,  "/api/v1/people/{id}/sessions",                    may(Manage, Fleet),        || delete(people::end_sessions)),
+    route(Method::GET,     "/api/v1/people/{id}/keys",                        may(Manage, Fleet),        || get(keys::of_person)),
     route(Method::GET,     "/api/v1/groups",                                  may(Manage, Fleet),        || get(groups::list)),
     route(Method::PUT,     "/api/v1/groups/{id}",                             may(Manage, Fleet),        || put(groups::replace)),
     route(Method::DELETE,  "/api/v1/groups/{id}",                             may(Manage, Fleet),        || delete(groups::remove)),

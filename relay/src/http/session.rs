@@ -50,7 +50,7 @@ pub(super) async fn create(
     responses((status = 204, description = "Ended")), security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn end(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
-    app.sessions.end(asker.session()).await?;
+    app.sessions.end(asker.session()?).await?;
     Ok((
         StatusCode::NO_CONTENT,
         AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),

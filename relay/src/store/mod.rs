@@ -20,6 +20,7 @@ mod facts;
 mod follow;
 mod history;
 mod identity;
+mod keys;
 mod log;
 mod past;
 mod people;

@@ -1,4 +1,4 @@
-//! People with what they may, their sessions, and groups of robots. Asked for at every request, so answered from memory;
+//! People with what they may, and groups of robots. Asked for at every request, so answered from memory;
 //! the writing thread reads all of it again after each change, which is seldom.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use lekiwi_relay_core::policy::{Groups, Right, Source, What};
 
 use super::database::{Database, DatabaseError, Result, Row, values};
 use super::records::{Account, Credential, People};
-use super::{Store, StoreError};
+use super::{Store, StoreError, keys};
 
 /// Reads all of it.
 pub(super) fn load(database: &mut dyn Database) -> Result<People> {
@@ -67,6 +67,7 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
     Ok(People {
         accounts: accounts.collect(),
         groups,
+        keys: keys::load(database)?,
     })
 }
 
@@ -123,7 +124,11 @@ fn right(row: &Row<'_>) -> Result<Right> {
     })
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize, expected: &'static str) -> Result<T> {
+pub(super) fn parsed<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+    expected: &'static str,
+) -> Result<T> {
     let text: String = row.get(column)?;
     text.parse().map_err(|_| DatabaseError::Column {
         column,
@@ -214,6 +219,7 @@ impl Store {
                     values![name],
                 )?;
                 database.execute("DELETE FROM credentials WHERE \"user\" = ?1", values![name])?;
+                database.execute("DELETE FROM keys WHERE owner = ?1", values![name])?;
                 database.execute("DELETE FROM sessions WHERE \"user\" = ?1", values![name])?;
                 let removed =
                     database.execute("DELETE FROM people WHERE name = ?1", values![name])?;
@@ -355,7 +361,7 @@ impl Store {
         .await
     }
 
-    /// Removes a group with the rights on it; false when there is none.
+    /// Removes a group with the rights and keys on it; false when there is none.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -363,6 +369,7 @@ impl Store {
         self.change_people(move |database| {
             let scope = Scope::Group(name.clone()).to_string();
             database.execute("DELETE FROM rights WHERE scope = ?1", values![scope])?;
+            database.execute("DELETE FROM keys WHERE scope = ?1", values![scope])?;
             database.execute(
                 "DELETE FROM group_robots WHERE name = ?1",
                 values![name.as_str()],

@@ -1,8 +1,9 @@
 //! What the store keeps and hands out: plain rows, no behaviour. Times are milliseconds since the
 //! epoch (`_ms`), ids are texts that were checked where they entered the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::SeqRange;
@@ -318,6 +319,33 @@ pub struct People {
     pub accounts: BTreeMap<UserName, Arc<Account>>,
     /// Groups.
     pub groups: Groups,
+    /// API keys, by the SHA-256 of each secret that works.
+    pub keys: HashMap<[u8; 32], Arc<Key>>,
+}
+
+/// An API key. The secret itself is never stored.
+#[derive(Debug)]
+pub struct Key {
+    /// Public name of the key.
+    pub id: Uuid,
+    /// Who made it.
+    pub owner: UserName,
+    /// What its program is called.
+    pub name: String,
+    /// What else its owner said of it.
+    pub note: String,
+    /// What it may where, and until when.
+    pub right: Right,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// SHA-256 of the secret before, and until when that works.
+    pub old: Option<([u8; 32], u64)>,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When it ends.
+    pub expires_ms: u64,
+    /// When it was shown last, give or take a minute; 0 for never.
+    pub used_ms: AtomicU64,
 }
 
 /// A person's password, as a salted slow hash in text form.

@@ -1,13 +1,16 @@
 //! What every store promises of everything but the log: identity, history, refused messages, pictures.
 
-use lekiwi_protocol::UserName;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lekiwi_protocol::{Role, Timestamp, UserName};
 use lekiwi_relay::store::records::{
-    Certificate, CertificateKind, Credential, NewBacklog, NewSample, Redemption, Refused, Session,
-    Snapshot, Token,
+    Certificate, CertificateKind, Credential, Key, NewBacklog, NewSample, Redemption, Refused,
+    Session, Snapshot, Token,
 };
 use lekiwi_relay::store::{Batch, backup};
 use lekiwi_relay_core::history::Retention;
 use lekiwi_relay_core::history::query::{Plan, Range};
+use lekiwi_relay_core::policy::{Right, Source};
 use uuid::Uuid;
 
 use super::log::seqs;
@@ -85,6 +88,57 @@ async fn identity_outlives_the_process() {
         assert_eq!(store.expire_sessions(100).await.unwrap(), 1);
         assert_eq!(store.session(&[1; 32], 0), None);
         assert!(!store.delete_session([1; 32]).await.unwrap());
+        store.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_outlive_the_process_and_end_with_their_group() {
+    for place in Place::of_each_kind() {
+        let (store, _commits) = place.open().await;
+        let ada = || UserName::new("ada").unwrap();
+        let key = |hash: u8, on: &str| Key {
+            id: Uuid::from_u128(hash.into()),
+            owner: ada(),
+            name: "ci".into(),
+            note: "nightly".into(),
+            right: Right {
+                permissions: Role::Operator.permissions(),
+                on: on.parse().unwrap(),
+                until: Some(Timestamp::from_ms(100)),
+                source: Source::Key,
+            },
+            hash: [hash; 32],
+            old: None,
+            created_ms: 1,
+            expires_ms: 100,
+            used_ms: AtomicU64::default(),
+        };
+        // Of nobody, there is none.
+        assert!(!store.insert_key(key(1, "fleet"), 2).await.unwrap());
+        assert!(store.add_person(ada(), None, vec![], 1).await.unwrap());
+        assert!(store.insert_key(key(1, "fleet"), 2).await.unwrap());
+        let on = "group:warehouse";
+        assert!(store.insert_key(key(2, on), 2).await.unwrap());
+        assert!(!store.insert_key(key(3, "fleet"), 2).await.unwrap());
+        let rotate = |shown, hash, until| store.rotate_key(Uuid::from_u128(1), shown, hash, until);
+        assert!(!rotate([9; 32], [4; 32], 50).await.unwrap());
+        assert!(rotate([1; 32], [4; 32], 50).await.unwrap());
+        let used = store.key(&[4; 32], 7).unwrap();
+        store.note_use(&used, 60_000);
+        store.close();
+        let (store, _commits) = place.open().await;
+        let old = store.key(&[1; 32], 49).unwrap();
+        assert_eq!(old.right, key(1, "fleet").right);
+        assert_eq!((old.name.as_str(), old.note.as_str()), ("ci", "nightly"));
+        assert_eq!(old.used_ms.load(Ordering::Relaxed), 60_000);
+        assert!(store.key(&[1; 32], 50).is_none());
+        assert!(store.key(&[4; 32], 99).is_some() && store.key(&[4; 32], 100).is_none());
+        let warehouse = "warehouse".parse().unwrap();
+        store.remove_group(warehouse).await.unwrap();
+        assert!(store.key(&[2; 32], 7).is_none() && store.key(&[4; 32], 7).is_some());
+        assert_eq!(store.expire_keys(100).await.unwrap(), 1);
+        assert!(store.key(&[4; 32], 7).is_none());
         store.close();
     }
 }

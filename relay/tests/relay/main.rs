@@ -10,6 +10,7 @@ mod enrolment;
 mod external;
 mod gateway;
 mod http;
+mod keys;
 mod limits;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mosquitto.rs"]

@@ -147,6 +147,25 @@ pub(super) const TABLES: &[Layout] = &[
     layout("robot_groups", &["name"], "name", false),
     layout("group_robots", &["name", "robot"], "name, robot", false),
     layout(
+        "keys",
+        &[
+            "id",
+            "owner",
+            "name",
+            "note",
+            "permissions",
+            "scope",
+            "hash",
+            "old_hash",
+            "old_until",
+            "created",
+            "expires",
+            "used",
+        ],
+        "id",
+        false,
+    ),
+    layout(
         "commands",
         &[
             "id", "robot", "command", "issued", "state", "updated", "result", "reason",

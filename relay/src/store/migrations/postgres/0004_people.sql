@@ -27,3 +27,19 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address text NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent text NOT NULL DEFAULT '';
+
+-- Keys of programs.
+CREATE TABLE keys (
+    id          text COLLATE "C" PRIMARY KEY,
+    owner       text COLLATE "C" NOT NULL,
+    name        text NOT NULL,
+    note        text NOT NULL,
+    permissions text NOT NULL,
+    scope       text COLLATE "C" NOT NULL,
+    hash        bytea NOT NULL,
+    old_hash    bytea,
+    old_until   bigint,
+    created     bigint NOT NULL,
+    expires     bigint NOT NULL,
+    used        bigint
+);

@@ -27,3 +27,19 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+
+-- Keys of programs.
+CREATE TABLE keys (
+    id          TEXT PRIMARY KEY,
+    owner       TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    note        TEXT NOT NULL,
+    permissions TEXT NOT NULL,
+    scope       TEXT NOT NULL,
+    hash        BLOB NOT NULL,
+    old_hash    BLOB,
+    old_until   INTEGER,
+    created     INTEGER NOT NULL,
+    expires     INTEGER NOT NULL,
+    used        INTEGER
+) STRICT, WITHOUT ROWID;
