@@ -8,6 +8,7 @@ mod configuration;
 mod connections;
 mod discovered;
 mod gateway;
+mod identities;
 mod logs;
 mod packages;
 mod people;
@@ -37,6 +38,7 @@ pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
+pub use identities::{IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView};
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
 pub use people::{

@@ -10,6 +10,8 @@ mod enrolment;
 mod external;
 mod gateway;
 mod http;
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod identity;
 mod limits;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mosquitto.rs"]

@@ -27,3 +27,12 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address text NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent text NOT NULL DEFAULT '';
+
+-- Which certificate was asked for with which, and since when it has been in use.
+CREATE TABLE renewals (
+    certificate text COLLATE "C" PRIMARY KEY,
+    renews      text COLLATE "C" NOT NULL,
+    asked       bigint NOT NULL,
+    used        bigint
+);
+CREATE INDEX renewals_by_renewed ON renewals (renews);

@@ -27,3 +27,12 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+
+-- Which certificate was asked for with which, and since when it has been in use.
+CREATE TABLE renewals (
+    certificate TEXT PRIMARY KEY,
+    renews      TEXT NOT NULL,
+    asked       INTEGER NOT NULL,
+    used        INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX renewals_by_renewed ON renewals (renews);
