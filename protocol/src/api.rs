@@ -9,6 +9,7 @@ mod connections;
 mod discovered;
 mod gateway;
 mod keys;
+mod identities;
 mod logs;
 mod packages;
 mod people;
@@ -39,6 +40,7 @@ pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
 pub use keys::{API_KEY, KeyCreated, KeyInfo, KeyList, KeyRequest, RotationRequest};
+pub use identities::{IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView};
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
 pub use people::{

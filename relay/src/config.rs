@@ -5,6 +5,7 @@
 //! line; an unknown variable only warns, for it may be meant for something else.
 
 pub mod alerts;
+mod identity;
 mod limits;
 mod origins;
 mod retention;
@@ -24,6 +25,7 @@ use lekiwi_relay_core::protect::Limits;
 use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
+pub use self::identity::{IdentityConfig, RawIdentity};
 pub use self::limits::{LimitsError, RawLimits};
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
@@ -88,9 +90,11 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     /// Where traces go.
     pub traces: Option<RawTraces>,
+    /// How identities are given.
+    pub identity: Option<RawIdentity>,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "version",
     "https",
     "mqtt",
@@ -112,6 +116,7 @@ const KEYS: [&str; 21] = [
     "alerts",
     "limits",
     "traces",
+    "identity",
 ];
 
 /// The checked configuration.
@@ -151,6 +156,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where traces go, if anywhere.
     pub traces: Option<TracesConfig>,
+    /// How identities are given.
+    pub identity: IdentityConfig,
 }
 
 /// Why the configuration cannot be used.
@@ -359,6 +366,9 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "STORE_CA" => raw.store_mut().ca = Some(value.into()),
             "TRACES_ENDPOINT" => raw.traces.get_or_insert_default().endpoint = Some(value),
             "TRACES_SAMPLE" => raw.traces.get_or_insert_default().sample = Some(value),
+            "IDENTITY_ROBOT_LIFETIME" => {
+                raw.identity.get_or_insert_default().robot_lifetime = Some(value);
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
@@ -367,6 +377,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                     "alerts" => "",
                     "limits" => "limits_tier",
                     "traces" => "traces_endpoint",
+                    "identity" => "identity_robot_lifetime",
                     key => key,
                 });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
@@ -431,6 +442,10 @@ impl Raw {
             traces: match (self.traces, below.traces) {
                 (Some(traces), Some(below)) => Some(traces.over(below)),
                 (traces, below) => traces.or(below),
+            },
+            identity: match (self.identity, below.identity) {
+                (Some(identity), Some(below)) => Some(identity.over(below)),
+                (identity, below) => identity.or(below),
             },
         }
     }
@@ -533,6 +548,7 @@ impl Raw {
                 .check()
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
+            identity: self.identity.unwrap_or_default().check()?,
         })
     }
 }

@@ -366,7 +366,11 @@ async fn start(
                 client_ca: folder.authority().join(CA_CERTIFICATE),
                 root: root.clone(),
             };
-            let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
+            let admission = Arc::new(StoreAuthority::new(
+                store.clone(),
+                config.org.clone(),
+                source.clone(),
+            ));
             Broker::start(listening, admission, metrics.clone(), protect.clone()).await?
         }
     };
@@ -416,6 +420,7 @@ async fn start(
         source,
         mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
+        robot_lifetime: config.identity.robot_lifetime,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
         leaving: leaving.clone(),

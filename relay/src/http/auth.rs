@@ -234,10 +234,19 @@ fn certified(app: &App, parts: &Parts) -> Result<Principal, Failure> {
             "expected a robot's certificate in the TLS handshake, got none",
         )
     })?;
-    let authority = StoreAuthority::new(app.store.clone(), app.root.org().clone());
-    authority
+    let authority = StoreAuthority::new(
+        app.store.clone(),
+        app.root.org().clone(),
+        app.source.clone(),
+    );
+    let principal = authority
         .admit(shown)
-        .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))
+        .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))?;
+    // Whom robots connect to is seen only where that is in this process.
+    if app.broker.elsewhere().is_some() {
+        authority.entered(shown);
+    }
+    Ok(principal)
 }
 
 /// The robot that [`guard`] let through by its certificate.

@@ -22,6 +22,7 @@ mod groups;
 mod headers;
 mod health;
 mod keys;
+mod identities;
 pub mod live;
 mod loans;
 mod login;
@@ -44,7 +45,7 @@ mod tokens;
 pub mod websocket;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
@@ -105,6 +106,8 @@ pub struct Parts {
     pub mqtt: String,
     /// End of the server certificate, milliseconds since the epoch.
     pub certificate_ends_ms: u64,
+    /// How long robots' certificates are good for.
+    pub robot_lifetime: Duration,
     /// When the relay started.
     pub started: Instant,
     /// Places for live streams; [`MAX_STREAMS`] at first.

@@ -9,6 +9,7 @@ use crate::identity::authority::AuthorityError;
 use crate::identity::consumers::ConsumerError;
 use crate::identity::csr::CsrError;
 use crate::identity::enrolment::EnrolError;
+use crate::identity::renewal::RenewError;
 use crate::identity::tokens::TokenError;
 use crate::ingest::DecideError;
 use crate::people::keys::KeyError;
@@ -183,6 +184,10 @@ kinds! {
     CsrInvalid = "csr-invalid", BAD_REQUEST, "Invalid certificate request";
     /// The certificate request is for somebody else.
     CsrWrongSubject = "csr-wrong-subject", FORBIDDEN, "Certificate request for another robot";
+    /// No certificate has this serial.
+    IdentityUnknown = "identity-unknown", NOT_FOUND, "Unknown certificate";
+    /// The robot's certificate was renewed too often.
+    TooManyRenewals = "too-many-renewals", TOO_MANY_REQUESTS, "Too many renewals";
     /// The store cannot write at the moment.
     StoreUnavailable = "store-unavailable", SERVICE_UNAVAILABLE, "Store unavailable";
     /// The relay is not there yet.
@@ -378,6 +383,24 @@ impl From<EnrolError> for Failure {
                 "choose another id; or, to replace the robot's key, `lekiwi token create --robot {robot}`"
             )),
             EnrolError::Revoked(_) => Self::new(Kind::CertificateRevoked, detail).hint(token_hint),
+        }
+    }
+}
+
+impl From<RenewError> for Failure {
+    fn from(error: RenewError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RenewError::Csr(error) => error.into(),
+            RenewError::WrongSubject { .. } => Self::new(Kind::CsrWrongSubject, detail)
+                .hint("the request's subject is the certificate's, or its CN alone"),
+            RenewError::NotRegistered { robot, .. } => Self::new(Kind::RobotNotRegistered, detail)
+                .hint(format!("let it in with `lekiwi approve {robot}`")),
+            RenewError::Ended(_) => Self::new(Kind::CertificateRefused, detail),
+            RenewError::TooMany => Self::new(Kind::TooManyRenewals, detail)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("600")),
+            RenewError::Store(error) => error.into(),
+            RenewError::Authority(error) => error.into(),
         }
     }
 }

@@ -11,7 +11,7 @@ use lekiwi_protocol::Permission;
 use super::App;
 use super::{
     alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, groups, health, keys, live, loans, login, logs, me, openapi, packages, people, refused,
+    events, groups, health, identities, keys, live, loans, login, logs, me, openapi, packages, people, refused,
     robots, session, telemetry, tokens,
 };
 
@@ -105,6 +105,7 @@ pub const ROUTES: &[Route] = &[
 
     route(Method::GET,     "/.well-known/est/cacerts",                        Open,                      || get(est::cacerts)),
     route(Method::POST,    "/.well-known/est/simpleenroll",                   Open,                      || post(est::simpleenroll)),
+    route(Method::POST,    "/.well-known/est/simplereenroll",                 Needs::Robot,              || post(est::simplereenroll)),
 
     route(Method::GET,     "/login",                                          Open,                      || get(login::page)),
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
@@ -149,6 +150,9 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST,    "/api/v1/tokens",                                  may(Enrol, Fleet),         || post(tokens::create)),
     route(Method::DELETE,  "/api/v1/tokens/{id}",                             may(Enrol, Fleet),         || delete(tokens::remove)),
     route(Method::POST,    "/api/v1/consumers",                               may(Manage, Fleet),        || post(consumers::create)),
+    route(Method::GET,     "/api/v1/identities",                              may(Enrol, Fleet),         || get(identities::list)),
+    route(Method::POST,    "/api/v1/identities/{id}/revoke",                  may(Enrol, Fleet),         || post(identities::revoke)),
+    route(Method::GET,     "/api/v1/robots/{id}/identity",                    Needs::Robot,              || get(identities::own)),
     route(Method::GET,     "/api/v1/refused",                                 may(Diagnose, Fleet),      || get(refused::list)),
     route(Method::GET,     "/api/v1/bans",                                    may(Diagnose, Fleet),      || get(bans::list)),
     route(Method::DELETE,  "/api/v1/bans/{id}",                               may(Manage, Fleet),        || delete(bans::lift)),

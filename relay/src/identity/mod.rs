@@ -3,13 +3,14 @@
 //!
 //! * [`authority`] holds the root and signs; [`server`] is the relay's own certificate.
 //! * [`csr`] reads what robots and consumers send; [`pkcs7`] writes what they get.
-//! * [`tokens`] are the one-time secrets; [`enrolment`] spends them.
+//! * [`tokens`] are the one-time secrets; [`enrolment`] spends them. [`renewal`] is by the certificate before.
 
 pub mod authority;
 pub mod consumers;
 pub mod csr;
 pub mod enrolment;
 pub mod pkcs7;
+pub mod renewal;
 pub mod server;
 pub mod tokens;
 

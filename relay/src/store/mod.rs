@@ -27,6 +27,7 @@ mod people;
 mod postgres;
 mod reader;
 pub mod records;
+mod renewals;
 mod slow;
 mod sqlite;
 mod tokens;

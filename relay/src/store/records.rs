@@ -278,6 +278,34 @@ pub struct CertificateStatus {
     pub not_after_ms: u64,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether it renews one that goes on counting until this one is used.
+    pub is_unused: bool,
+}
+
+/// A certificate and its place among those of its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The serial of the one that it renews.
+    pub renews: Option<String>,
+    /// Whether it renews one and was not used yet.
+    pub is_unused: bool,
+    /// Whether it was revoked because another took its place.
+    pub is_replaced: bool,
+}
+
+/// What came of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// The certificate is stored.
+    Issued,
+    /// The same key asked before: this is the certificate it got then.
+    Again(Certificate),
+    /// What it was asked with counts no more.
+    Ended,
+    /// Too many were asked for.
+    TooMany,
 }
 
 /// A person's session. The secret itself is never stored.

@@ -11,6 +11,8 @@ mod external;
 mod gateway;
 mod http;
 mod keys;
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod identity;
 mod limits;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mosquitto.rs"]

@@ -153,6 +153,7 @@ impl Hooks {
                 return Err(("oversized", oversized(bytes)));
             }
         }
+        self.authority.entered(&cert);
         Ok(())
     }
 

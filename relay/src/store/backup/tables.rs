@@ -125,6 +125,12 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout(
+        "renewals",
+        &["certificate", "renews", "asked", "used"],
+        "certificate",
+        false,
+    ),
+    layout(
         "token_uses",
         &["token", "key", "used", "certificate"],
         "token, key",

@@ -43,3 +43,11 @@ CREATE TABLE keys (
     expires     bigint NOT NULL,
     used        bigint
 );
+-- Which certificate was asked for with which, and since when it has been in use.
+CREATE TABLE renewals (
+    certificate text COLLATE "C" PRIMARY KEY,
+    renews      text COLLATE "C" NOT NULL,
+    asked       bigint NOT NULL,
+    used        bigint
+);
+CREATE INDEX renewals_by_renewed ON renewals (renews);

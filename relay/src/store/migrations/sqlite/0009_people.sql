@@ -43,3 +43,11 @@ CREATE TABLE keys (
     expires     INTEGER NOT NULL,
     used        INTEGER
 ) STRICT, WITHOUT ROWID;
+-- Which certificate was asked for with which, and since when it has been in use.
+CREATE TABLE renewals (
+    certificate TEXT PRIMARY KEY,
+    renews      TEXT NOT NULL,
+    asked       INTEGER NOT NULL,
+    used        INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX renewals_by_renewed ON renewals (renews);
