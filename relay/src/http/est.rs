@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use lekiwi_protocol::Timestamp;
 
 use super::App;
+use super::audited::Note;
 use super::extract::{Body, expect_type};
 use super::problem::{Failure, Kind, basic_challenge};
 use crate::clock;
@@ -43,6 +44,7 @@ pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure>
 pub(super) async fn simpleenroll(
     State(app): State<App>,
     headers: HeaderMap,
+    note: Note,
     Body(body): Body,
 ) -> Result<Response, Failure> {
     let Some((user, password)) = basic(&headers) else {
@@ -54,6 +56,7 @@ pub(super) async fn simpleenroll(
         .hint("make a token with `lekiwi token create` or `lekiwi-relay token create`")
         .header(name, value));
     };
+    note.says("user", &user);
     expect_type(&headers, "application/pkcs10")?;
     let now = Timestamp::from_ms(clock::now_ms());
     let secret = Secret::shown(&password);
@@ -65,6 +68,7 @@ pub(super) async fn simpleenroll(
     };
     match enrolment::enrol(registry, &user, &secret, &body, now).await {
         Ok(enrolled) => {
+            note.by("robot", &enrolled.robot);
             if enrolled.replaced {
                 app.broker.disconnect(enrolled.robot.as_str()).await;
             }

@@ -1,12 +1,14 @@
 //! The relay's HTTPS side: EST, the REST interface, live streams, the dashboard and its login page.
 //!
-//! * [`routes`] lists every route with its permission; [`auth`] enforces it.
+//! * [`routes`] lists every route with its permission; [`auth`] enforces it, and [`audited`] puts on record what was done.
 //! * [`server`] accepts connections: TLS, timeouts, graceful end.
 //! * [`problem`] is what every error looks like; [`extract`] what handlers take.
 //!
 //! The rest is a module of handlers per subject. Handlers never wait for the store's writer to read.
 
 mod alerts;
+mod audit;
+pub mod audited;
 pub mod auth;
 mod bans;
 mod commands;
@@ -52,6 +54,7 @@ use lekiwi_relay_core::history::Retention;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Notary;
 use crate::broker::Broker;
 use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
@@ -94,6 +97,10 @@ pub struct Parts {
     pub traces: Traces,
     /// Who is let in.
     pub protect: Arc<Protect>,
+    /// Signs how far the audit goes.
+    pub notary: Notary,
+    /// How often whom was refused what.
+    pub refused: audited::Refused,
     /// The topics' start.
     pub root: Root,
     /// The relay's own name in the log.
@@ -145,6 +152,10 @@ pub fn router(app: App) -> Router {
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),
             auth::guard,
+        ))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            audited::record,
         ))
         .layer(axum::middleware::from_fn(headers::secure))
         .layer(axum::middleware::from_fn_with_state(

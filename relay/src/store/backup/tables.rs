@@ -147,6 +147,15 @@ pub(super) const TABLES: &[Layout] = &[
     layout("robot_groups", &["name"], "name", false),
     layout("group_robots", &["name", "robot"], "name, robot", false),
     layout(
+        "audit",
+        &[
+            "number", "at", "who", "address", "action", "subject", "outcome", "trace", "detail",
+            "hash",
+        ],
+        "number",
+        false,
+    ),
+    layout(
         "commands",
         &[
             "id", "robot", "command", "issued", "state", "updated", "result", "reason",

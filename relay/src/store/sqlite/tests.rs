@@ -24,7 +24,8 @@ const ROWS: &[&str] = &[
     "INSERT INTO pictures VALUES (1, 7, 5, '{}');",
     "",
     "INSERT INTO robot_groups VALUES ('warehouse');
-     INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');",
+     INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');
+     INSERT INTO audit VALUES (1, 2, 'person:ada', '', 'login', '', 'done', '', '{}', x'00');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -77,6 +78,7 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("rights", 1),
                 ("robot_groups", 9),
                 ("group_robots", 9),
+                ("audit", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),

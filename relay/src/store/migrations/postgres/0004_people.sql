@@ -27,3 +27,17 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address text NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent text NOT NULL DEFAULT '';
+
+-- Who did what, each with a hash over itself and the hash before it.
+CREATE TABLE audit (
+    number  bigint PRIMARY KEY,
+    at      bigint NOT NULL,
+    who     text NOT NULL,
+    address text NOT NULL,
+    action  text NOT NULL,
+    subject text NOT NULL,
+    outcome text NOT NULL,
+    trace   text NOT NULL,
+    detail  text NOT NULL,
+    hash    bytea NOT NULL
+);
