@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::{Root, Timestamp};
+use lekiwi_protocol::Root;
 use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
 use tokio::runtime::Handle;

@@ -177,7 +177,7 @@ fn create_token_in(location: &Location, options: &TokenCreate) -> Exit {
             let now = Timestamp::from_ms(clock::now_ms());
             runtime.block_on(async {
                 let created = tokens::create(&store, &request, now).await?;
-                let token = [("token", created.info.id.clone())];
+                let token = [("token", created.info.id.to_string())];
                 let who = audit::operator();
                 let entry = audit::of_system(&who, Action::TokenCreate, "tokens", token);
                 store.record(entry).await?;
