@@ -1,6 +1,7 @@
 //! The command line's shape. Every command says what it does and shows an example.
 
 pub(crate) mod alerts;
+pub(crate) mod audit;
 pub(crate) mod bans;
 pub(crate) mod keys;
 mod parse;
@@ -132,6 +133,8 @@ The stop action of the robot's profile begins, and programs on the robot that su
     /// Make, list and revoke enrolment tokens
     #[command(subcommand)]
     Token(Token),
+    /// Who did what, and whether that is all of it
+    Audit(audit::Audit),
     /// Who is not let in for a while, and let them in again
     Bans(bans::Bans),
     /// Make read-only broker certificates

@@ -1,6 +1,7 @@
 //! The relay over HTTPS: one method a route. Failures are told in full, problems as the relay put them.
 
 mod alerts;
+mod audit;
 mod bans;
 mod keys;
 mod people;

@@ -94,6 +94,8 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("the audit is not whole: {0}")]
+    Audit(String),
     #[error("{}: {reason}", path.display())]
     Unbelieved { path: PathBuf, reason: String },
     #[error("expected credentials in {}", path.display())]
@@ -187,6 +189,7 @@ impl Failure {
             Self::UnknownBase { .. } => {
                 "say all settings: `lekiwi config set ID --file settings.yml`".into()
             }
+            Self::Audit(_) => "see docs/audit.md: keep what there is, and find out who was at the database".into(),
             Self::Settings(error) => return error.hint(),
             Self::AlertId(_) => "`lekiwi alerts list` names them".into(),
             Self::Exists(_) => {

@@ -2,6 +2,7 @@
 //! permissions are the relay's (`relay/src/http/routes.rs`).
 
 mod alerts;
+mod audit;
 mod bans;
 mod commands;
 mod configuration;
@@ -29,6 +30,7 @@ pub use alerts::{
     RuleList, RuleOrigin, RuleView, SIGNATURE_HEADER, SilenceList, SilenceRequest,
     TIMESTAMP_HEADER,
 };
+pub use audit::{AuditCheckpoint, AuditEntry, AuditPage};
 pub use bans::{Ban, BanList};
 pub use commands::{CommandList, CommandRequest, CommandView};
 pub use configuration::{

@@ -10,6 +10,7 @@
 //! * `profile` (feature `profile`) is what a type of robot is made of and brings along; `yaml` reads
 //!   files that people write.
 //! * [`api`] are the bodies of the relay's HTTP interface.
+//! * `audit` (of the feature `signed`) checks a record of who did what.
 //! * [`discovery`] is how robots and relays of a local network find each other.
 //! * [`signed`] is what the owner of a fleet signs offline (most of it a feature of that name).
 //! * [`trace`] says which trace a message belongs to.
@@ -21,6 +22,8 @@
 pub mod access;
 pub mod alert;
 pub mod api;
+#[cfg(feature = "signed")]
+pub mod audit;
 pub mod discovery;
 pub mod envelope;
 pub mod id;

@@ -84,6 +84,8 @@ pub struct Raw {
     pub store: Option<RawStore>,
     /// How many days events of a type are kept.
     pub event_days: Option<BTreeMap<String, u32>>,
+    /// How many days it is kept who did what.
+    pub audit_days: Option<String>,
     /// Rules of alerts, and who is told. In the file only.
     pub alerts: Option<RawAlerts>,
     /// How much is taken, and of whom. All but the tier in the file only.
@@ -94,7 +96,7 @@ pub struct Raw {
     pub identity: Option<RawIdentity>,
 }
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "version",
     "https",
     "mqtt",
@@ -113,6 +115,7 @@ const KEYS: [&str; 22] = [
     "watch_dhcp",
     "store",
     "event_days",
+    "audit_days",
     "alerts",
     "limits",
     "traces",
@@ -148,6 +151,8 @@ pub struct Config {
     pub watch_dhcp: bool,
     /// How many days events of a type, or of all types that begin so (`session.*`), are kept; the others for ever.
     pub event_days: Vec<(String, u32)>,
+    /// How many days it is kept who did what.
+    pub audit_days: u32,
     /// The database of PostgreSQL that has the store; a file in the data folder when absent.
     pub store: Option<PostgresStore>,
     /// Rules of alerts, and who is told.
@@ -358,6 +363,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "TELEMETRY_1M_DAYS" => raw.telemetry_1m_days = Some(value),
             "TELEMETRY_15M_DAYS" => raw.telemetry_15m_days = Some(value),
             "TELEMETRY_1H_DAYS" => raw.telemetry_1h_days = Some(value),
+            "AUDIT_DAYS" => raw.audit_days = Some(value),
             "REGISTRATION" => raw.registration = Some(value),
             "MDNS" => raw.mdns = Some(value),
             "WATCH_DHCP" => raw.watch_dhcp = Some(value),
@@ -434,6 +440,7 @@ impl Raw {
                 (store, below) => store.or(below),
             },
             event_days: self.event_days.or(below.event_days),
+            audit_days: self.audit_days.or(below.audit_days),
             alerts: self.alerts.or(below.alerts),
             limits: match (self.limits, below.limits) {
                 (Some(limits), Some(below)) => Some(limits.over(below)),
@@ -536,6 +543,7 @@ impl Raw {
             mdns: flag("mdns", self.mdns, true)?,
             watch_dhcp: flag("watch_dhcp", self.watch_dhcp, false)?,
             event_days: retention::event_days(self.event_days.unwrap_or_default())?,
+            audit_days: retention::audit_days(self.audit_days)?,
             store: self.store.unwrap_or_default().check()?,
             alerts: self
                 .alerts

@@ -2,6 +2,7 @@
 //!
 //! A signal is heard at any time: what has begun to start is dropped, as a crash would, which every part survives.
 
+mod housekeeping;
 mod names;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::{Root, Timestamp};
+use lekiwi_protocol::Root;
 use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -20,8 +21,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::housekeeping::{Kept, keep_house};
 use self::names::{advertised, host_name, relay_id, server_names};
 use crate::alerts::{Dispatcher, ReceiverError};
+use crate::audit::{self, Action, Notary, NotaryError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
 use crate::config::Config;
@@ -29,6 +32,7 @@ use crate::discovery::Discovery;
 use crate::exit::Exit;
 use crate::files;
 use crate::http;
+use crate::http::audited::Refused;
 use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
 use crate::identity::server::ServerIdentity;
@@ -43,7 +47,7 @@ use crate::people::keys;
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
-use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
+use crate::store::{Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::traces::{Traces, TracesError};
 use crate::{broker, clock, ui};
 
@@ -51,8 +55,6 @@ use crate::{broker, clock, ui};
 const LEAVE: Duration = Duration::from_secs(4);
 /// Time for running requests to end.
 const DRAIN: Duration = Duration::from_secs(5);
-const DAY_MS: u64 = 86_400_000;
-const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 /// How long a live stream may outlive its session.
 const SESSION_CHECK: Duration = Duration::from_secs(3);
 
@@ -71,6 +73,9 @@ pub enum RunError {
     /// The authority cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Nobody can sign how far the audit goes.
+    #[error(transparent)]
+    Notary(#[from] NotaryError),
     /// There is no administrator.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -416,8 +421,10 @@ async fn start(
         traces: traces.clone(),
         protect: protect.clone(),
         cors: config.cors,
+        notary: Notary::open_or_create(&folder.audit())?,
+        refused: Refused::default(),
         root,
-        source,
+        source: source.clone(),
         mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
         robot_lifetime: config.identity.robot_lifetime,
@@ -430,10 +437,19 @@ async fn start(
     starting.finish(http::router(app.clone()));
     starting.done(Step::Broker);
     let streams = tokio::spawn(end_streams(app.clone()));
-    let housekeeping = tokio::spawn(keep_house(app, leads, config.event_days));
+    let kept = Kept {
+        event_days: config.event_days,
+        audit_days: config.audit_days,
+    };
+    let housekeeping = tokio::spawn(keep_house(app, leads, kept));
 
     // Only now: a password is told by a relay that runs.
     tell_admin_password(options, folder, &store).await?;
+    let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
+    let begun = audit::of_system(&source, Action::RelayStart, "", version);
+    if let Err(error) = store.record(begun).await {
+        tracing::warn!(%error, "the start could not be put on record");
+    }
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
@@ -525,42 +541,6 @@ async fn end_streams(app: http::App) {
     }
 }
 
-async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Vec<(String, u32)>) {
-    let mut ticks = tokio::time::interval(HOUSEKEEPING);
-    let mut gait = clock::Gait::default();
-    loop {
-        ticks.tick().await;
-        for uploads in [&app.logs, &app.packages] {
-            let now = Timestamp::from_ms(clock::now_ms());
-            if let Err(error) = uploads.forget_abandoned(now).await {
-                tracing::warn!(%error, "cannot forget abandoned uploads");
-            }
-        }
-        if !*leads.borrow() {
-            continue;
-        }
-        // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
-        }
-        let kept_ms = keys::KEPT.as_millis() as u64;
-        let ended = app
-            .store
-            .expire_keys(clock::now_ms().saturating_sub(kept_ms));
-        if let Err(error) = ended.await {
-            tracing::warn!(%error, "cannot forget old API keys");
-        }
-        let now = Timestamp::from_ms(clock::now_ms());
-        if gait.is_steady(clock::monotonic(), now.as_ms()) {
-            let rules = event_days.iter().map(|(kind, days)| EventRetention {
-                kind: kind.clone(),
-                before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
-            });
-            app.store.forget_events(rules.collect());
-        }
-    }
-}
-
 async fn tell_admin_password(
     options: &cli::Run,
     folder: &DataFolder,
@@ -592,7 +572,11 @@ async fn tell_admin_password(
             credential.password
         )),
     }
-    if !credential.keep(store, clock::now_ms()).await? {
+    let who = audit::operator();
+    let made = audit::of_system(&who, Action::AdminCreate, admin::USER, []);
+    if credential.keep(store, clock::now_ms()).await? {
+        store.record(made).await?;
+    } else {
         tracing::warn!(
             user = admin::USER,
             "another relay on this database started at the same time: its password is the one that counts"

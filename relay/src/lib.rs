@@ -1,6 +1,7 @@
 //! The relay: MQTT in, one picture of the fleet out.
 
 pub mod alerts;
+pub mod audit;
 pub mod broker;
 pub mod cli;
 pub mod clock;

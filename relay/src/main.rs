@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
+use lekiwi_relay::audit::{self, Action};
 use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
@@ -174,7 +175,14 @@ fn create_token_in(location: &Location, options: &TokenCreate) -> Exit {
         .build()
         .map(|runtime| {
             let now = Timestamp::from_ms(clock::now_ms());
-            runtime.block_on(tokens::create(&store, &request, now))
+            runtime.block_on(async {
+                let created = tokens::create(&store, &request, now).await?;
+                let token = [("token", created.info.id.to_string())];
+                let who = audit::operator();
+                let entry = audit::of_system(&who, Action::TokenCreate, "tokens", token);
+                store.record(entry).await?;
+                Ok::<_, tokens::TokenError>(created)
+            })
         });
     store.close();
     let created = match made {

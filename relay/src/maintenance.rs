@@ -7,17 +7,22 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::audit::{self, Action, Notary};
 use crate::cli;
 use crate::exit::Exit;
 use crate::paths::{DataError, Lock};
 use crate::store::backup::{self, BackupError, Contents, Progress};
-use crate::store::{Location, PostgresOptions};
+use crate::store::{Location, PostgresOptions, Store};
 use crate::ui;
 
 /// `backup`: writes the store into a file.
 #[must_use]
 pub fn backup(location: &Location, options: &cli::Backup) -> Exit {
     let folder = options.of.data.folder();
+    let name = options.file.display().to_string();
+    if let Err(exit) = told(location, Action::StoreBackup, [("file", name)]) {
+        return exit;
+    }
     let outcome = with_bar(|progress| backup::backup(location, &options.file, progress));
     report(
         outcome,
@@ -46,6 +51,16 @@ pub fn restore(location: &Location, options: &cli::Restore) -> Exit {
         Err(exit) => return exit,
     };
     let outcome = with_bar(|progress| backup::restore(&options.file, location, progress));
+    if outcome.is_ok() {
+        let aside = Notary::set_aside(&options.of.data.folder().audit());
+        if let Err(error) = aside {
+            return failed(&error);
+        }
+        let name = options.file.display().to_string();
+        if let Err(exit) = told(location, Action::StoreRestore, [("file", name)]) {
+            return exit;
+        }
+    }
     report(outcome, &options.of, &location.to_string(), |found| {
         format!(
             "{location} has what {} held, up to position {}, {} rows",
@@ -64,10 +79,16 @@ pub fn verify(location: &Location, options: &cli::Verify) -> Exit {
             file.display().to_string(),
             with_bar(|progress| backup::verify_file(file, progress)),
         ),
-        None => (
-            location.to_string(),
-            with_bar(|progress| backup::verify_store(location, progress)),
-        ),
+        None => {
+            let marks = match Notary::marks(&options.of.data.folder().audit()) {
+                Ok(marks) => marks,
+                Err(error) => return failed(&error),
+            };
+            (
+                location.to_string(),
+                with_bar(|progress| backup::verify_store(location, &marks, progress)),
+            )
+        }
     };
     report(outcome, &options.of, &place, |found| {
         format!(
@@ -106,6 +127,15 @@ pub fn move_store(location: &Location, options: &cli::Move) -> Exit {
         Err(exit) => return exit,
     };
     let outcome = with_bar(|progress| backup::move_store(location, &target, progress));
+    if outcome.is_ok()
+        && let Err(exit) = told(
+            &target,
+            Action::StoreMove,
+            [("from", location.to_string())],
+        )
+    {
+        return exit;
+    }
     report(outcome, &options.of, &target.to_string(), |found| {
         ui::note("now say `store: { postgres: … }` in relay.yml; the file stays as it is\n");
         format!(
@@ -114,6 +144,25 @@ pub fn move_store(location: &Location, options: &cli::Move) -> Exit {
             rows(found)
         )
     })
+}
+
+/// Puts on record what is done offline.
+fn told<const N: usize>(
+    location: &Location,
+    action: Action,
+    detail: [(&'static str, String); N],
+) -> Result<(), Exit> {
+    // A backup of nothing is refused where it is made.
+    if matches!(location, Location::Sqlite(path) if !path.exists()) {
+        return Ok(());
+    }
+    let entry = audit::of_system(&audit::operator(), action, "store", detail);
+    Store::keep_offline(location, &entry).map_err(|error| failed(&error))
+}
+
+fn failed(error: &dyn std::error::Error) -> Exit {
+    ui::error(error, None);
+    Exit::Failure
 }
 
 fn rows(found: &Contents) -> u64 {

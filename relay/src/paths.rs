@@ -80,6 +80,12 @@ impl DataFolder {
         self.own.join("ca")
     }
 
+    /// The folder of the key that signs how far the audit goes, and of what it signed last.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.shared.join("audit")
+    }
+
     /// The folder of the logs that robots upload.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

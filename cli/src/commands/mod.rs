@@ -1,6 +1,7 @@
 //! What each command does: ask the relay, show the answer.
 
 mod alerts;
+mod audit;
 mod bans;
 mod command;
 mod config;
@@ -96,6 +97,7 @@ pub(crate) async fn run(
             telemetry::run(&Relay::of(environment)?, &arguments, ui).await
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
+        Command::Audit(arguments) => audit::run(environment, arguments, ui).await,
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,

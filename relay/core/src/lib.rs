@@ -9,6 +9,7 @@
 //! * [`Past`] is the picture of an earlier position of the log.
 //! * [`policy::allow`] says who may do what.
 //! * [`protect::Guard`] is whom the relay lets in, and how much it takes of them.
+//! * [`refusals::Refusals`] says which refusals are worth an entry in the audit.
 //! * [`twins::Twins`] is which configuration they should have, and have.
 
 pub mod alerts;
@@ -21,6 +22,7 @@ mod past;
 pub mod policy;
 pub mod protect;
 mod recorded;
+pub mod refusals;
 mod robot;
 pub mod twins;
 

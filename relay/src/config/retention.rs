@@ -60,6 +60,24 @@ pub(super) fn check(written: [Option<String>; 4]) -> Result<Retention, ConfigErr
     })
 }
 
+/// Two years, as long as it is usually asked for.
+const AUDIT_DAYS: u32 = 730;
+
+/// Checks how long it is kept who did what.
+pub(super) fn audit_days(written: Option<String>) -> Result<u32, ConfigError> {
+    let Some(text) = written else {
+        return Ok(AUDIT_DAYS);
+    };
+    match text.parse() {
+        Ok(days @ 1..=36_500) => Ok(days),
+        _ => Err(ConfigError::Value {
+            key: "audit_days",
+            expected: "a number of days of 1 to 36500",
+            actual: text,
+        }),
+    }
+}
+
 /// Checks which events are kept for how long.
 pub(super) fn event_days(days: BTreeMap<String, u32>) -> Result<Vec<(String, u32)>, ConfigError> {
     for (kind, days) in &days {

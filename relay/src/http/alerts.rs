@@ -23,6 +23,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
@@ -422,6 +423,7 @@ fn may_silence(asker: &Asker, matchers: &Matchers) -> Result<(), Failure> {
 pub(super) async fn silence(
     State(app): State<App>,
     asker: Asker,
+    note: Note,
     Json(request): Json<SilenceRequest>,
 ) -> Result<(StatusCode, Answer<Silence>), Failure> {
     let SilenceRequest {
@@ -450,6 +452,7 @@ pub(super) async fn silence(
         by: asker.by(),
         comment,
     };
+    note.says("silence", silence.id);
     tracing::info!(silence = %silence.id, user = %silence.by, "alerts silenced");
     let event = Output {
         aggregate_type: ALERT_SILENCE,

@@ -26,6 +26,7 @@ use lekiwi_relay_core::policy::{
 use lekiwi_relay_core::protect::Refusal;
 
 use super::App;
+use super::audited::Note;
 use super::extract::{MAX_BODY_BYTES, Peer};
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
@@ -59,7 +60,9 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let refusal = match admit(&app, needs, &mut parts).await {
         Ok(()) => return next.run(Request::from_parts(parts, body)).await,
         Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
-            Redirect::to("/login").into_response()
+            let mut response = Redirect::to("/login").into_response();
+            response.extensions_mut().insert(failure.kind());
+            response
         }
         Err(failure) => failure.into_response(),
     };
@@ -85,6 +88,13 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
     match needs {
         Some(Needs::Robot) => {
             let certified = certified(app, parts)?;
+            if let Some(note) = parts.extensions.get::<Note>() {
+                match &certified {
+                    Principal::Robot(id) => note.by("robot", id),
+                    // Others' names say what they are.
+                    other => note.by("certificate", other.common_name()),
+                }
+            }
             within_limits(Who::Certified(&certified))?;
             let robot = robot_of(parts).await;
             let what = robot.as_ref().map_or(What::Some, What::Robot);
@@ -108,7 +118,11 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         }
         _ => {}
     }
-    let Some(asker) = asker(app, parts)? else {
+    let asker = asker(app, parts)?;
+    if let Some((asker, note)) = asker.as_ref().zip(parts.extensions.get::<Note>()) {
+        note.by("person", asker.name());
+    }
+    let Some(asker) = asker else {
         return match needs {
             Some(Needs::Open) => Ok(()),
             _ => Err(login_required(&parts.headers)),

@@ -15,6 +15,7 @@ use lekiwi_relay_core::policy::{Action, What};
 use uuid::Uuid;
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Cmd, Json, Query, Robot};
 use super::problem::{Failure, Kind};
@@ -101,6 +102,7 @@ pub(super) async fn create(
     State(app): State<App>,
     Robot(robot): Robot,
     asker: Asker,
+    note: Note,
     Json(request): Json<CommandRequest>,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
     let CommandRequest {
@@ -108,6 +110,7 @@ pub(super) async fn create(
         arguments,
         expires_in_s,
     } = request;
+    note.says("op", op);
     let invalid = |detail: String| Failure::new(Kind::InvalidBody, detail);
     if op == Op::Estop {
         return Err(
@@ -134,6 +137,7 @@ pub(super) async fn create(
         .hint("wait until some have, or expired"));
     }
     let command = new(op, arguments, Duration::from_secs(seconds), &asker);
+    note.says("command", command.id);
     requested(&app, &robot, command).await
 }
 
@@ -153,9 +157,11 @@ pub(super) async fn estop(
     State(app): State<App>,
     Robot(robot): Robot,
     asker: Asker,
+    note: Note,
 ) -> Result<(StatusCode, Answer<CommandView>), Failure> {
     takes_command(&app, &robot, Op::Estop)?;
     let command = new(Op::Estop, Arguments::new(), COMMAND_LIFETIME, &asker);
+    note.says("command", command.id);
     send(&app.broker, &app.root, &robot, &command).await;
     requested(&app, &robot, command).await
 }

@@ -13,6 +13,7 @@ use lekiwi_protocol::signed::{Configuration, Document, Proof};
 use lekiwi_protocol::{RobotId, Timestamp};
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::commands::{able, registered};
 use super::extract::{Json, Query, Robot};
@@ -61,6 +62,7 @@ pub(super) async fn replace(
     State(app): State<App>,
     Robot(robot): Robot,
     asker: Asker,
+    note: Note,
     Json(request): Json<ConfigurationRequest>,
 ) -> Result<(StatusCode, Answer<ConfigurationView>), Failure> {
     let ConfigurationRequest {
@@ -86,7 +88,8 @@ pub(super) async fn replace(
         confirm_within_s,
         proof,
     };
-    want(&app, &robot, asker.by(), wanted, base_version).await
+    let answer = want(&app, &robot, asker.by(), wanted, base_version).await;
+    told(&note, answer)
 }
 
 /// Wants the settings of an earlier version again, as a new version.
@@ -107,6 +110,7 @@ pub(super) async fn rollback(
     State(app): State<App>,
     Robot(robot): Robot,
     asker: Asker,
+    note: Note,
     Json(RollbackRequest { to }): Json<RollbackRequest>,
 ) -> Result<(StatusCode, Answer<ConfigurationView>), Failure> {
     let present = known(&app, &robot)?.configuration;
@@ -143,14 +147,20 @@ pub(super) async fn rollback(
             proof: None,
         },
     };
-    want(
-        &app,
-        &robot,
-        asker.by(),
-        wanted,
-        Some(present),
-    )
-    .await
+    let answer = want(&app, &robot, asker.by(), wanted, Some(present)).await;
+    told(&note, answer)
+}
+
+type Told = Result<(StatusCode, Answer<ConfigurationView>), Failure>;
+
+/// The event of this version has all of it.
+fn told(note: &Note, answer: Told) -> Told {
+    if let Ok((_, Answer(view))) = &answer
+        && let Some(desired) = &view.desired
+    {
+        note.says("version", desired.version);
+    }
+    answer
 }
 
 /// What a new version says.

@@ -7,6 +7,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api;
 
 use super::App;
+use super::audited::Note;
 use super::extract::Json;
 use super::problem::Failure;
 use crate::clock;
@@ -24,8 +25,10 @@ use crate::identity::consumers;
 )]
 pub(super) async fn create(
     State(app): State<App>,
+    note: Note,
     Json(request): Json<api::ConsumerRequest>,
 ) -> Result<(StatusCode, Answer<api::ConsumerCreated>), Failure> {
+    note.says("consumer", &request.name);
     let now = Timestamp::from_ms(clock::now_ms());
     let created = consumers::create(
         &app.store,

@@ -13,6 +13,7 @@ use lekiwi_protocol::message::RegistrationStatus;
 
 use super::App;
 use super::auth::Caller;
+use super::audited::Note;
 use super::extract::{Body, expect_type};
 use super::problem::{Failure, Kind, basic_challenge};
 use crate::broker::ClientCert;
@@ -50,6 +51,7 @@ pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure>
 pub(super) async fn simpleenroll(
     State(app): State<App>,
     headers: HeaderMap,
+    note: Note,
     Body(body): Body,
 ) -> Result<Response, Failure> {
     let Some((user, password)) = basic(&headers) else {
@@ -61,6 +63,7 @@ pub(super) async fn simpleenroll(
         .hint("make a token with `lekiwi token create` or `lekiwi-relay token create`")
         .header(name, value));
     };
+    note.says("user", &user);
     expect_type(&headers, "application/pkcs10")?;
     let now = Timestamp::from_ms(clock::now_ms());
     let secret = Secret::shown(&password);
@@ -73,6 +76,7 @@ pub(super) async fn simpleenroll(
     };
     match enrolment::enrol(registry, &user, &secret, &body, now).await {
         Ok(enrolled) => {
+            note.by("robot", &enrolled.robot);
             if enrolled.replaced {
                 app.broker.disconnect(enrolled.robot.as_str()).await;
             }

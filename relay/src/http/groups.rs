@@ -3,10 +3,11 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use lekiwi_protocol::GroupName;
 use lekiwi_protocol::api::{self, Group, GroupList, GroupRequest};
+use lekiwi_protocol::{GroupName, RobotId};
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
@@ -53,9 +54,12 @@ pub(super) async fn replace(
     State(app): State<App>,
     Id(id): Id,
     asker: Asker,
+    note: Note,
     Json(GroupRequest { robots }): Json<GroupRequest>,
 ) -> Result<Answer<Group>, Failure> {
     let name = name(&id)?;
+    let shown: Vec<&str> = robots.iter().map(RobotId::as_str).collect();
+    note.says("robots", shown.join(", "));
     let groups = &app.store.people().groups;
     if groups.len() >= MAX_GROUPS && !groups.contains_key(&name) {
         return Err(Failure::new(

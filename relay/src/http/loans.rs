@@ -8,6 +8,7 @@ use lekiwi_protocol::{Permission, RobotId, Scope, Timestamp, UserName};
 use lekiwi_relay_core::policy::{Action, Source, What};
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Json, Person, Query, Robot};
 use super::problem::{Failure, Kind};
@@ -77,9 +78,12 @@ pub(super) async fn create(
     State(app): State<App>,
     Robot(robot): Robot,
     asker: Asker,
+    note: Note,
     Json(LoanRequest { to, lifetime_s }): Json<LoanRequest>,
 ) -> Result<(StatusCode, Answer<Loan>), Failure> {
     known(&app, &robot)?;
+    note.says("to", &to);
+    note.says("seconds", lifetime_s);
     asker.may_by_role(Action::Do(Permission::Teleoperate), What::Robot(&robot))?;
     if !LIFETIME_S.contains(&lifetime_s) {
         return Err(Failure::new(

@@ -11,6 +11,7 @@ use lekiwi_protocol::api;
 use sha2::{Digest, Sha256};
 
 use super::App;
+use super::audited::Note;
 use super::auth::{self, Asker};
 use super::extract::{Body, Peer};
 use super::problem::{Failure, Kind};
@@ -102,6 +103,7 @@ pub(super) async fn submit(
                 _ => failure.detail(),
             };
             let mut page = render(failure.kind().status(), &user, Some(text));
+            page.extensions_mut().insert(failure.kind());
             if let Some(after) = failure.into_response().headers().get(header::RETRY_AFTER) {
                 page.headers_mut()
                     .insert(header::RETRY_AFTER, after.clone());
@@ -127,6 +129,8 @@ async fn log_in(
         auth::same_origin(&Method::POST, authority, headers).map_err(nobody)?;
     }
     let agent = auth::agent(headers).to_owned();
+    let note = request.extensions().get::<Note>().cloned();
+    let note = note.unwrap_or_default();
     let (parts, body) = request.into_parts();
     let Body(bytes) = Body::from_request(Request::from_parts(parts.clone(), body), &())
         .await
@@ -140,12 +144,14 @@ async fn log_in(
                     "Fill in both user and password.",
                 ))
             })?;
-    let user = login.user.chars().take(80).collect();
+    let user: String = login.user.chars().take(80).collect();
+    note.says("user", &user);
     let session = app
         .sessions
         .login(login, address, &agent)
         .await
-        .map_err(|error| (user, error.into()))?;
+        .map_err(|error| (user.clone(), error.into()))?;
+    note.by("person", user);
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),

@@ -1,12 +1,14 @@
 //! The relay's HTTPS side: EST, the REST interface, live streams, the dashboard and its login page.
 //!
-//! * [`routes`] lists every route with its permission; [`auth`] enforces it.
+//! * [`routes`] lists every route with its permission; [`auth`] enforces it, and [`audited`] puts on record what was done.
 //! * [`server`] accepts connections: TLS, timeouts, graceful end.
 //! * [`problem`] is what every error looks like; [`extract`] what handlers take.
 //!
 //! The rest is a module of handlers per subject. Handlers never wait for the store's writer to read.
 
 mod alerts;
+mod audit;
+pub mod audited;
 pub mod auth;
 mod bans;
 mod commands;
@@ -54,6 +56,7 @@ use lekiwi_relay_core::history::Retention;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Notary;
 use crate::broker::Broker;
 use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
@@ -98,6 +101,10 @@ pub struct Parts {
     pub protect: Arc<Protect>,
     /// Origins of pages elsewhere that may ask.
     pub cors: Vec<HeaderValue>,
+    /// Signs how far the audit goes.
+    pub notary: Notary,
+    /// How often whom was refused what.
+    pub refused: audited::Refused,
     /// The topics' start.
     pub root: Root,
     /// The relay's own name in the log.
@@ -153,6 +160,10 @@ pub fn router(app: App) -> Router {
             auth::guard,
         ))
         .layer(headers::elsewhere(&app.cors))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            audited::record,
+        ))
         .layer(axum::middleware::from_fn(headers::secure))
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),

@@ -99,6 +99,8 @@ use super::routes::{self, Needs};
         super::discovered::list,
         super::bans::list,
         super::bans::lift,
+        super::audit::list,
+        super::audit::checkpoint,
         document,
     ),
     components(schemas(

@@ -10,6 +10,7 @@ use lekiwi_protocol::{Scope, Timestamp, UserName};
 use lekiwi_relay_core::policy::Source;
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::me;
@@ -89,6 +90,16 @@ fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Roles as the audit has them, such as `operator on group:warehouse`.
+fn in_words(roles: &[api::Grant]) -> String {
+    let role = |grant: &api::Grant| match grant.until {
+        Some(until) => format!("{} on {} until {until}", grant.role, grant.on),
+        None => format!("{} on {}", grant.role, grant.on),
+    };
+    let roles: Vec<String> = roles.iter().map(role).collect();
+    roles.join(", ")
+}
+
 fn made(name: &UserName, change: Change) -> Result<(), Failure> {
     match change {
         Change::Made => Ok(()),
@@ -150,9 +161,12 @@ pub(super) async fn one(
 pub(super) async fn create(
     State(app): State<App>,
     asker: Asker,
+    note: Note,
     Json(request): Json<PersonRequest>,
 ) -> Result<(StatusCode, Answer<Person>), Failure> {
     check_roles(&request.roles)?;
+    note.says("person", &request.name);
+    note.says("roles", in_words(&request.roles));
     let hash = me::hashed(&app, &request.name, request.password).await?;
     let name = request.name.clone();
     let added = app
@@ -184,15 +198,18 @@ pub(super) async fn change(
     State(app): State<App>,
     Id(id): Id,
     asker: Asker,
+    note: Note,
     Json(change): Json<PersonChange>,
 ) -> Result<Answer<Person>, Failure> {
     let name = named(&app, &id)?;
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
+        note.says("roles", in_words(&roles));
         made(&name, app.store.set_roles(name.clone(), roles).await?)?;
         tracing::info!(person = %name, by = %asker.name(), "roles changed");
     }
     if let Some(is_disabled) = change.disabled {
+        note.says("disabled", is_disabled);
         let since = is_disabled.then(clock::now_ms);
         made(&name, app.store.disable_person(name.clone(), since).await?)?;
         tracing::info!(person = %name, by = %asker.name(), is_disabled, "person let in or not");

@@ -5,6 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lekiwi_protocol::api::Problem;
 
+use crate::audit::NotaryError;
 use crate::identity::authority::AuthorityError;
 use crate::identity::consumers::ConsumerError;
 use crate::identity::csr::CsrError;
@@ -188,6 +189,8 @@ kinds! {
     IdentityUnknown = "identity-unknown", NOT_FOUND, "Unknown certificate";
     /// The robot's certificate was renewed too often.
     TooManyRenewals = "too-many-renewals", TOO_MANY_REQUESTS, "Too many renewals";
+    /// The audit does not go on from what was signed of it.
+    AuditBroken = "audit-broken", INTERNAL_SERVER_ERROR, "Audit broken";
     /// The store cannot write at the moment.
     StoreUnavailable = "store-unavailable", SERVICE_UNAVAILABLE, "Store unavailable";
     /// The relay is not there yet.
@@ -286,6 +289,8 @@ impl IntoResponse for Failure {
         for (name, value) in self.headers {
             response.headers_mut().append(name, value);
         }
+        // For `audited`.
+        response.extensions_mut().insert(self.kind);
         response
     }
 }
@@ -299,6 +304,19 @@ impl From<StoreError> for Failure {
                     .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
             }
             StoreError::Closed => Self::new(Kind::Stopping, error.to_string()),
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<NotaryError> for Failure {
+    fn from(error: NotaryError) -> Self {
+        match error {
+            NotaryError::Store(error) => error.into(),
+            NotaryError::Broken(broken) => {
+                tracing::error!(%broken, "the audit does not go on from what was signed");
+                Self::new(Kind::AuditBroken, broken.to_string()).hint("see docs/audit.md")
+            }
             other => Self::internal(&other),
         }
     }

@@ -10,7 +10,7 @@ use lekiwi_protocol::Permission;
 
 use super::App;
 use super::{
-    alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
+    alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
     events, groups, health, identities, keys, live, loans, login, logs, me, openapi, packages, people, refused,
     robots, session, telemetry, tokens,
 };
@@ -93,7 +93,7 @@ const fn may(permission: Permission, on: On) -> Needs {
 
 use Needs::{Open, Own, Page, Scrape, Session};
 use On::{Fleet, Robot, Some};
-use Permission::{Acknowledge, Configure, Diagnose, Enrol, Manage, Read, Stop, Teleoperate};
+use Permission::{Acknowledge, Audit, Configure, Diagnose, Enrol, Manage, Read, Stop, Teleoperate};
 
 /// The page.
 #[rustfmt::skip]
@@ -156,6 +156,8 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,     "/api/v1/refused",                                 may(Diagnose, Fleet),      || get(refused::list)),
     route(Method::GET,     "/api/v1/bans",                                    may(Diagnose, Fleet),      || get(bans::list)),
     route(Method::DELETE,  "/api/v1/bans/{id}",                               may(Manage, Fleet),        || delete(bans::lift)),
+    route(Method::GET,     "/api/v1/audit",                                   may(Audit, Fleet),         || get(audit::list)),
+    route(Method::GET,     "/api/v1/audit/checkpoint",                        may(Audit, Fleet),         || get(audit::checkpoint)),
     route(Method::GET,     "/api/v1/discovered",                              may(Enrol, Fleet),         || get(discovered::list)),
     route(Method::GET,     "/api/v1/openapi.json",                            Own,                       || get(openapi::document)),
 

@@ -6,6 +6,7 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use lekiwi_protocol::api;
 
 use super::App;
+use super::audited::Note;
 use super::auth::{self, Asker};
 use super::extract::{Json, Peer};
 use super::problem::Failure;
@@ -25,6 +26,7 @@ pub(super) async fn create(
     Peer(address): Peer,
     uri: Uri,
     headers: HeaderMap,
+    note: Note,
     Json(login): Json<api::Login>,
 ) -> Result<Response, Failure> {
     // Another site must not log a browser in as somebody else. Programs send no Origin.
@@ -32,10 +34,13 @@ pub(super) async fn create(
         let authority = uri.authority().map(|authority| authority.as_str());
         auth::same_origin(&Method::POST, authority, &headers)?;
     }
+    note.says("user", &login.user);
+    let user = login.user.clone();
     let session = app
         .sessions
         .login(login, address, auth::agent(&headers))
         .await?;
+    note.by("person", user);
     let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),

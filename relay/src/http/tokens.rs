@@ -7,6 +7,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api;
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::problem::{Failure, Kind};
@@ -39,9 +40,11 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(app): State<App>,
     asker: Asker,
+    note: Note,
     Json(request): Json<api::TokenRequest>,
 ) -> Result<(StatusCode, Answer<api::TokenCreated>), Failure> {
     let created = tokens::create(&app.store, &request, Timestamp::from_ms(clock::now_ms())).await?;
+    note.says("token", &created.info.id);
     tracing::info!(token = %created.info.id, user = %asker.name(), "enrolment token made");
     Ok((StatusCode::CREATED, Answer(created)))
 }

@@ -12,10 +12,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::audit::{Broken, Mark};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use serde::Serialize;
 
+use super::audit;
 use super::database::{Database, DatabaseError, ToValue};
 use super::sqlite::Sqlite;
 use super::{Location, StoreError};
@@ -94,6 +96,15 @@ pub enum BackupError {
         /// What the database found.
         damage: String,
     },
+    /// The record of who did what is not whole.
+    #[error("expected {place} with the audit that was written")]
+    Audit {
+        /// What.
+        place: String,
+        /// Where the chain breaks.
+        #[source]
+        source: Broken,
+    },
     /// A table does not hold what it should.
     #[error("expected {expected} in {place}, got {actual}")]
     Mismatch {
@@ -133,6 +144,7 @@ impl BackupError {
             Self::Damaged { .. } | Self::Mismatch { .. } => {
                 Some("use another backup; this one cannot be trusted")
             }
+            Self::Audit { .. } => Some("see docs/audit.md: somebody changed it, or the store is of before the checkpoint"),
             Self::Store(error) => error.hint(),
             _ => None,
         }
@@ -212,14 +224,20 @@ pub fn verify_file(file: &Path, progress: &mut Progress<'_>) -> Result<Contents>
     let expected = noted(database, file)?;
     let actual = contents(database, Texts::AsTheyAre, "checksums", progress)?;
     compare(&place, &expected, &actual)?;
+    check_audit(database, &place, &[])?;
     Ok(actual)
 }
 
-/// Checks the store itself, beside a running relay: that everything in it can be read, and what there is.
+/// Checks the store itself, beside a running relay: that everything in it can be read, and what there is; that who did what
+/// is a whole chain, and the one that `marks` were signed of.
 ///
 /// # Errors
-/// When something cannot be read.
-pub fn verify_store(location: &Location, progress: &mut Progress<'_>) -> Result<Contents> {
+/// When something cannot be read, or entries of the audit were changed.
+pub fn verify_store(
+    location: &Location,
+    marks: &[Mark],
+    progress: &mut Progress<'_>,
+) -> Result<Contents> {
     let mut database = match location {
         Location::Sqlite(path) => {
             let database = Sqlite::open_reader(path)?;
@@ -231,6 +249,7 @@ pub fn verify_store(location: &Location, progress: &mut Progress<'_>) -> Result<
     };
     database.begin_reading()?;
     let found = contents(&mut *database, Texts::AsTheyAre, "checksums", progress)?;
+    check_audit(&mut *database, &location.to_string(), marks)?;
     database.rollback();
     Ok(found)
 }
@@ -315,6 +334,14 @@ fn fill(
             Err(error)
         }
     }
+}
+
+fn check_audit(database: &mut dyn Database, place: &str, marks: &[Mark]) -> Result<()> {
+    let found = audit::check(database, marks)?;
+    found.map(drop).map_err(|source| BackupError::Audit {
+        place: place.to_owned(),
+        source,
+    })
 }
 
 /// SQLite's own backup: pages, of one moment, however much is written meanwhile.

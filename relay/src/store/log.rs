@@ -152,13 +152,13 @@ pub struct Page {
 }
 
 /// A statement with its values, which are bound and never written into it.
-struct Statement<'a> {
-    sql: String,
-    parameters: Vec<Value<'a>>,
+pub(super) struct Statement<'a> {
+    pub(super) sql: String,
+    pub(super) parameters: Vec<Value<'a>>,
 }
 
 impl<'a> Statement<'a> {
-    fn bind(&mut self, before: &str, value: Value<'a>) {
+    pub(super) fn bind(&mut self, before: &str, value: Value<'a>) {
         self.parameters.push(value);
         self.sql.push_str(before);
         self.sql.push_str(&format!("?{}", self.parameters.len()));

@@ -12,6 +12,7 @@
 //! not fit is handed back.
 
 mod alerts;
+mod audit;
 pub mod backup;
 mod commands;
 mod configurations;
@@ -45,6 +46,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::Metrics;
 pub use alerts::AlertEvents;
+pub use audit::{AuditQuery, NewEntry};
 use database::Database;
 pub use database::DatabaseError;
 pub use follow::Follower;
@@ -393,13 +395,17 @@ impl Store {
             result: None,
             reply,
         };
-        match self.inner.queue.try_send(Op::Job(Box::new(job))) {
-            Ok(()) => answer.await.unwrap_or(Err(StoreError::Closed)),
-            Err(TrySendError::Full(_)) => Err(StoreError::Unavailable(
-                "too much waits to be written".into(),
-            )),
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::Closed),
-        }
+        self.enqueue(job)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Hands a job to the writing thread.
+    fn enqueue(&self, job: impl Job + 'static) -> Result<(), StoreError> {
+        let sent = self.inner.queue.try_send(Op::Job(Box::new(job)));
+        sent.map_err(|refused| match refused {
+            TrySendError::Full(_) => StoreError::Unavailable("too much waits to be written".into()),
+            TrySendError::Disconnected(_) => StoreError::Closed,
+        })
     }
 }
 

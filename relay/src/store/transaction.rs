@@ -59,12 +59,15 @@ pub(super) fn fill(
     for snapshot in pending.iter().flat_map(|batch| &batch.snapshots) {
         insert_snapshot(database, ids, snapshot)?;
     }
-    let mut failed = Vec::new();
+    let (mut failed, mut concerns_others) = (Vec::new(), false);
     for (index, job) in jobs.iter_mut().enumerate() {
         let events = commit.events.len();
         database.batch("SAVEPOINT job")?;
         match job.apply(database, &mut commit) {
-            Ok(()) => database.batch("RELEASE SAVEPOINT job")?,
+            Ok(()) => {
+                concerns_others |= job.concerns_others();
+                database.batch("RELEASE SAVEPOINT job")?;
+            }
             Err(error) if !database.is_in_transaction() => return Err(error),
             Err(error) => {
                 database.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job")?;
@@ -79,7 +82,7 @@ pub(super) fn fill(
     if let Some(last) = commit.events.last() {
         database.tell(News::Log(last.position))?;
     }
-    if jobs.len() > failed.len() {
+    if concerns_others {
         database.tell(News::Identity)?;
     }
     commit.acks = seen

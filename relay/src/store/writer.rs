@@ -88,6 +88,10 @@ pub(super) trait Job: Send {
     fn apply(&mut self, database: &mut dyn Database, commit: &mut Commit) -> Result<()>;
     /// After the commit, or instead of it.
     fn done(self: Box<Self>, outcome: std::result::Result<(), StoreError>);
+    /// Whether other relays keep something of it in memory.
+    fn concerns_others(&self) -> bool {
+        true
+    }
 }
 
 /// What goes through the queue.

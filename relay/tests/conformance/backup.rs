@@ -311,7 +311,7 @@ async fn a_restored_backup_is_the_store_at_its_position() {
                 );
                 backup::restore(&backup_file, &location, quiet).unwrap();
                 assert_eq!(
-                    backup::verify_store(&location, quiet).unwrap(),
+                    backup::verify_store(&location, &[], quiet).unwrap(),
                     taken_of(&backup_file)
                 );
                 // Nothing is overwritten.
@@ -375,7 +375,7 @@ async fn a_file_with_characters_that_postgresql_cannot_keep_moves_all_the_same()
         assert_eq!(verified, expected);
         let moved = backup::move_store(&source, &target, progress).unwrap();
         assert_ne!(moved, expected, "a text became another one");
-        (moved, backup::verify_store(&target, progress).unwrap())
+        (moved, backup::verify_store(&target, &[], progress).unwrap())
     });
     let (moved, found) = kept.await.unwrap();
     assert_eq!(found, moved);

@@ -172,6 +172,15 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout(
+        "audit",
+        &[
+            "number", "at", "who", "address", "action", "subject", "outcome", "trace", "detail",
+            "hash",
+        ],
+        "number",
+        false,
+    ),
+    layout(
         "commands",
         &[
             "id", "robot", "command", "issued", "state", "updated", "result", "reason",

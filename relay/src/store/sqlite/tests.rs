@@ -26,7 +26,8 @@ const ROWS: &[&str] = &[
     "INSERT INTO robot_groups VALUES ('warehouse');
      INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');
      INSERT INTO keys VALUES ('k1', 'admin', 'ci', '', '[\"read\"]', 'fleet', x'05', NULL, NULL, 1, 2, NULL);
-     INSERT INTO renewals VALUES ('c2', 'c1', 5, NULL);",
+     INSERT INTO renewals VALUES ('c2', 'c1', 5, NULL);
+     INSERT INTO audit VALUES (1, 2, 'person:ada', '', 'login', '', 'done', '', '{}', x'00');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -81,6 +82,7 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("group_robots", 9),
                 ("keys", 9),
                 ("renewals", 9),
+                ("audit", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),

@@ -51,3 +51,16 @@ CREATE TABLE renewals (
     used        bigint
 );
 CREATE INDEX renewals_by_renewed ON renewals (renews);
+-- Who did what, each with a hash over itself and the hash before it.
+CREATE TABLE audit (
+    number  bigint PRIMARY KEY,
+    at      bigint NOT NULL,
+    who     text NOT NULL,
+    address text NOT NULL,
+    action  text NOT NULL,
+    subject text NOT NULL,
+    outcome text NOT NULL,
+    trace   text NOT NULL,
+    detail  text NOT NULL,
+    hash    bytea NOT NULL
+);

@@ -51,3 +51,16 @@ CREATE TABLE renewals (
     used        INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX renewals_by_renewed ON renewals (renews);
+-- Who did what, each with a hash over itself and the hash before it.
+CREATE TABLE audit (
+    number  INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    who     TEXT NOT NULL,
+    address TEXT NOT NULL,
+    action  TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    trace   TEXT NOT NULL,
+    detail  TEXT NOT NULL,
+    hash    BLOB NOT NULL
+) STRICT;
