@@ -43,7 +43,6 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
-use crate::people::keys;
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
