@@ -9,8 +9,8 @@ mod configuration;
 mod connections;
 mod discovered;
 mod gateway;
-mod keys;
 mod identities;
+mod keys;
 mod logs;
 mod packages;
 mod people;
@@ -41,8 +41,8 @@ pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
-pub use keys::{API_KEY, KeyCreated, KeyInfo, KeyList, KeyRequest, RotationRequest};
 pub use identities::{IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView};
+pub use keys::{API_KEY, KeyCreated, KeyInfo, KeyList, KeyRequest, RotationRequest};
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
 pub use people::{

@@ -59,9 +59,14 @@ actions! {
     TokenCreate = "token-create", "An enrolment token was made";
     TokenRemove = "token-remove", "An enrolment token was removed";
     RobotEnrol = "robot-enrol", "A robot was given a certificate";
+    RobotRenew = "robot-renew", "A robot was given its next certificate";
     RobotApprove = "robot-approve", "A robot was let out of quarantine";
     RobotReject = "robot-reject", "A robot was turned away";
     ConsumerCertify = "consumer-certify", "A program was given a certificate for the broker";
+    CertificateRevoke = "certificate-revoke", "A certificate was taken back";
+    KeyCreate = "key-create", "An API key was made";
+    KeyRotate = "key-rotate", "An API key was given another secret";
+    KeyRevoke = "key-revoke", "An API key was ended";
     BanLift = "ban-lift", "Somebody who was banned was let in again";
     RobotCommand = "robot-command", "A robot was told to do something";
     RobotStop = "robot-stop", "A robot was stopped at once";
@@ -117,7 +122,10 @@ pub fn of_system(
 #[must_use]
 pub fn operator() -> String {
     let uid = std::fs::metadata("/proc/self").map(|of| of.uid().to_string());
-    format!("system:uid-{}", uid.unwrap_or_else(|_| "unknown".to_owned()))
+    format!(
+        "system:uid-{}",
+        uid.unwrap_or_else(|_| "unknown".to_owned())
+    )
 }
 
 #[cfg(test)]

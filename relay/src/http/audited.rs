@@ -35,6 +35,7 @@ const STRANGERS: usize = 200;
 #[rustfmt::skip]
 const ACTIONS: &[(Method, &str, Action)] = &[
     (Method::POST,   "/.well-known/est/simpleenroll",              Action::RobotEnrol),
+    (Method::POST,   "/.well-known/est/simplereenroll",            Action::RobotRenew),
     (Method::POST,   "/login",                                     Action::Login),
     (Method::POST,   "/logout",                                    Action::Logout),
     (Method::POST,   "/api/v1/session",                            Action::Login),
@@ -54,6 +55,10 @@ const ACTIONS: &[(Method, &str, Action)] = &[
     (Method::POST,   "/api/v1/tokens",                             Action::TokenCreate),
     (Method::DELETE, "/api/v1/tokens/{id}",                        Action::TokenRemove),
     (Method::POST,   "/api/v1/consumers",                          Action::ConsumerCertify),
+    (Method::POST,   "/api/v1/identities/{id}/revoke",             Action::CertificateRevoke),
+    (Method::POST,   "/api/v1/keys",                               Action::KeyCreate),
+    (Method::POST,   "/api/v1/keys/{id}/rotate",                   Action::KeyRotate),
+    (Method::DELETE, "/api/v1/keys/{id}",                          Action::KeyRevoke),
     (Method::DELETE, "/api/v1/bans/{id}",                          Action::BanLift),
     (Method::GET,    "/api/v1/audit/checkpoint",                   Action::AuditExport),
     (Method::PUT,    "/api/v1/me/password",                        Action::PasswordChange),
@@ -177,7 +182,11 @@ pub(super) async fn record(State(app): State<App>, mut request: Request, next: N
         // Whoever shows nothing, and whose session has ended, was refused nothing that is theirs.
         return response;
     }
-    let noted = note.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let noted = note
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let mut entry = NewEntry {
         at_ms: clock::now_ms(),
         who: noted.who.unwrap_or_else(|| NOBODY.to_owned()),
@@ -189,7 +198,9 @@ pub(super) async fn record(State(app): State<App>, mut request: Request, next: N
         detail: noted.detail,
     };
     if action == Action::Request {
-        entry.detail.insert("method".to_owned(), plain(method.as_str()));
+        entry
+            .detail
+            .insert("method".to_owned(), plain(method.as_str()));
     }
     if outcome == DONE {
         return match app.store.record(entry).await {
@@ -228,7 +239,9 @@ fn of_policy(kind: Option<Kind>) -> bool {
 fn trace(headers: &HeaderMap) -> String {
     let said = headers.get(header::HeaderName::from_static(TRACEPARENT));
     let said = said.and_then(|value| value.to_str().ok());
-    let parent = said.and_then(TraceParent::parse).map(|parent| parent.to_string());
+    let parent = said
+        .and_then(TraceParent::parse)
+        .map(|parent| parent.to_string());
     let mut parts = parent.as_deref().unwrap_or_default().split('-');
     parts.nth(1).unwrap_or_default().to_owned()
 }

@@ -120,7 +120,13 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
     }
     let asker = asker(app, parts)?;
     if let Some((asker, note)) = asker.as_ref().zip(parts.extensions.get::<Note>()) {
-        note.by("person", asker.name());
+        match asker.key() {
+            None => note.by("person", asker.name()),
+            Some((key, _)) => {
+                note.by("key", &key.id);
+                note.says("owner", asker.name());
+            }
+        }
     }
     let Some(asker) = asker else {
         return match needs {

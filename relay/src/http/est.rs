@@ -12,8 +12,8 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::RegistrationStatus;
 
 use super::App;
-use super::auth::Caller;
 use super::audited::Note;
+use super::auth::Caller;
 use super::extract::{Body, expect_type};
 use super::problem::{Failure, Kind, basic_challenge};
 use crate::broker::ClientCert;

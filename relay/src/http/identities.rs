@@ -13,6 +13,7 @@ use lekiwi_protocol::{RobotId, Timestamp};
 use serde_json::json;
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Query};
 use super::problem::{Failure, Kind};
@@ -105,27 +106,27 @@ pub(super) async fn revoke(
     State(app): State<App>,
     Id(serial): Id,
     asker: Asker,
+    note: Note,
 ) -> Result<Answer<IdentityRevoked>, Failure> {
     let certificate = app.store.certificate(&serial).await?;
     let certificate = certificate.ok_or_else(|| unknown(&serial))?;
     let name = certificate.common_name;
+    note.says("of", &name);
     let serials = app
         .store
         .revoke_certificate(&serial, clock::now_ms())
         .await?;
     app.broker.disconnect(&name).await;
-    tracing::info!(%name, %serial, by = %asker.name(), "certificate revoked");
+    tracing::info!(%name, %serial, by = %asker.by(), "certificate revoked");
     if certificate.kind == CertificateKind::Robot
         && !serials.is_empty()
         && let Ok(robot) = RobotId::new(&name)
     {
-        let note = Decision::Note {
+        let said = Decision::Note {
             kind: kind::REVOKED,
-            data: json!({ "serials": serials, "by": asker.name() }),
+            data: json!({ "serials": serials, "by": asker.by() }),
         };
-        app.fleet
-            .decide(&robot, asker.name().as_str(), note)
-            .await?;
+        app.fleet.decide(&robot, &asker.by(), said).await?;
     }
     Ok(Answer(IdentityRevoked { serials }))
 }

@@ -10,6 +10,7 @@ use lekiwi_protocol::{Permission, Scope, Timestamp, UserName};
 use lekiwi_relay_core::policy::{Action, What};
 
 use super::App;
+use super::audited::Note;
 use super::auth::Asker;
 use super::extract::{Id, Json, Query};
 use super::people::named;
@@ -123,6 +124,7 @@ pub(super) async fn of_person(
 pub(super) async fn create(
     State(app): State<App>,
     asker: Asker,
+    note: Note,
     Json(request): Json<KeyRequest>,
 ) -> Result<(StatusCode, Answer<KeyCreated>), Failure> {
     // What no key may is said as such below.
@@ -131,6 +133,7 @@ pub(super) async fn create(
         check_scope(&app, &asker, permission, &request.on)?;
     }
     let created = keys::create(&app.store, request, asker.name(), now()).await?;
+    note.says("key", &created.info.id);
     tracing::info!(key = %created.info.id, user = %asker.name(), "API key made");
     Ok((StatusCode::CREATED, Answer(created)))
 }
@@ -175,8 +178,10 @@ pub(super) async fn revoke(
     State(app): State<App>,
     Id(id): Id,
     asker: Asker,
+    note: Note,
 ) -> Result<StatusCode, Failure> {
     let key = named_key(&app, &asker, &id)?;
+    note.says("of", &key.owner);
     if !app.store.remove_key(key.id).await? {
         return Err(unknown(&id));
     }

@@ -10,9 +10,9 @@ use lekiwi_protocol::Permission;
 
 use super::App;
 use super::{
-    alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, groups, health, identities, keys, live, loans, login, logs, me, openapi, packages, people, refused,
-    robots, session, telemetry, tokens,
+    alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered,
+    est, events, groups, health, identities, keys, live, loans, login, logs, me, openapi, packages,
+    people, refused, robots, session, telemetry, tokens,
 };
 
 /// What it takes to use a route.

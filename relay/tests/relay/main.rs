@@ -10,9 +10,9 @@ mod enrolment;
 mod external;
 mod gateway;
 mod http;
-mod keys;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod identity;
+mod keys;
 mod limits;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mosquitto.rs"]
