@@ -186,7 +186,9 @@ impl Failure {
             Self::UnknownBase { .. } => {
                 "say all settings: `lekiwi config set ID --file settings.yml`".into()
             }
-            Self::Audit(_) => "see docs/audit.md: keep what there is, and find out who was at the database".into(),
+            Self::Audit(_) => {
+                "see docs/audit.md: keep what there is, and find out who was at the database".into()
+            }
             Self::Settings(error) => return error.hint(),
             Self::AlertId(_) => "`lekiwi alerts list` names them".into(),
             Self::Exists(_) => {

@@ -75,13 +75,19 @@ pub enum Broken {
     #[error("expected entry {0} of the audit as it was written, got another one")]
     Changed(u64),
     /// The beginning is missing, and no entry says that it was forgotten.
-    #[error("expected the audit from its beginning, or from where it was pruned, got it from entry {0}")]
+    #[error(
+        "expected the audit from its beginning, or from where it was pruned, got it from entry {0}"
+    )]
     Start(u64),
     /// A checkpoint speaks of another entry.
-    #[error("expected entry {0} of the audit as it was when a checkpoint was signed, got another one")]
+    #[error(
+        "expected entry {0} of the audit as it was when a checkpoint was signed, got another one"
+    )]
     Mark(u64),
     /// A checkpoint speaks of an entry that is not there.
-    #[error("expected the audit up to entry {expected}, which a checkpoint speaks of, got it up to {got}")]
+    #[error(
+        "expected the audit up to entry {expected}, which a checkpoint speaks of, got it up to {got}"
+    )]
     Short {
         /// How far it went.
         expected: u64,
@@ -266,7 +272,10 @@ impl AuditCheckpoint {
 pub fn public_key(key: [u8; 32]) -> PublicKey {
     let digest = Sha256::digest(key);
     let (id, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
-    PublicKey { id: KeyId(*id), key }
+    PublicKey {
+        id: KeyId(*id),
+        key,
+    }
 }
 
 #[cfg(test)]

@@ -117,7 +117,10 @@ pub fn of_system(
 #[must_use]
 pub fn operator() -> String {
     let uid = std::fs::metadata("/proc/self").map(|of| of.uid().to_string());
-    format!("system:uid-{}", uid.unwrap_or_else(|_| "unknown".to_owned()))
+    format!(
+        "system:uid-{}",
+        uid.unwrap_or_else(|_| "unknown".to_owned())
+    )
 }
 
 #[cfg(test)]

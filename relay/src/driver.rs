@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lekiwi_protocol::Root;
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::Root;
 use lekiwi_relay_core::alerts::defaults;
 use serde::Serialize;
 use tokio::runtime::Handle;

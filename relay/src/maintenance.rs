@@ -128,11 +128,7 @@ pub fn move_store(location: &Location, options: &cli::Move) -> Exit {
     };
     let outcome = with_bar(|progress| backup::move_store(location, &target, progress));
     if outcome.is_ok()
-        && let Err(exit) = told(
-            &target,
-            Action::StoreMove,
-            [("from", location.to_string())],
-        )
+        && let Err(exit) = told(&target, Action::StoreMove, [("from", location.to_string())])
     {
         return exit;
     }

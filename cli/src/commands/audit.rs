@@ -118,7 +118,9 @@ async fn export(relay: &Relay, path: &Path, ui: &mut Ui) -> Result<(), Failure> 
         }
     }
     line(&mut file, &checkpoint).map_err(unwritten)?;
-    let file = file.into_inner().map_err(|error| unwritten(error.into_error()))?;
+    let file = file
+        .into_inner()
+        .map_err(|error| unwritten(error.into_error()))?;
     file.sync_all().map_err(unwritten)?;
     let whole = chain.finish().map_err(broken)?;
     ui.line(format!(

@@ -46,7 +46,9 @@ pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kep
                 before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
             });
             app.store.forget_events(rules.collect());
-            let before = now.as_ms().saturating_sub(u64::from(kept.audit_days) * DAY_MS);
+            let before = now
+                .as_ms()
+                .saturating_sub(u64::from(kept.audit_days) * DAY_MS);
             let who = app.source.to_string();
             if let Err(error) = app.store.prune_audit(before, now.as_ms(), who).await {
                 tracing::warn!(%error, "cannot forget what was done long ago");

@@ -177,7 +177,11 @@ pub(super) async fn record(State(app): State<App>, mut request: Request, next: N
         // Whoever shows nothing, and whose session has ended, was refused nothing that is theirs.
         return response;
     }
-    let noted = note.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let noted = note
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let mut entry = NewEntry {
         at_ms: clock::now_ms(),
         who: noted.who.unwrap_or_else(|| NOBODY.to_owned()),
@@ -189,7 +193,9 @@ pub(super) async fn record(State(app): State<App>, mut request: Request, next: N
         detail: noted.detail,
     };
     if action == Action::Request {
-        entry.detail.insert("method".to_owned(), plain(method.as_str()));
+        entry
+            .detail
+            .insert("method".to_owned(), plain(method.as_str()));
     }
     if outcome == DONE {
         return match app.store.record(entry).await {
@@ -228,7 +234,9 @@ fn of_policy(kind: Option<Kind>) -> bool {
 fn trace(headers: &HeaderMap) -> String {
     let said = headers.get(header::HeaderName::from_static(TRACEPARENT));
     let said = said.and_then(|value| value.to_str().ok());
-    let parent = said.and_then(TraceParent::parse).map(|parent| parent.to_string());
+    let parent = said
+        .and_then(TraceParent::parse)
+        .map(|parent| parent.to_string());
     let mut parts = parent.as_deref().unwrap_or_default().split('-');
     parts.nth(1).unwrap_or_default().to_owned()
 }

@@ -147,7 +147,14 @@ pub(super) async fn rollback(
             proof: None,
         },
     };
-    let answer = want(&app, &robot, asker.name().to_string(), wanted, Some(present)).await;
+    let answer = want(
+        &app,
+        &robot,
+        asker.name().to_string(),
+        wanted,
+        Some(present),
+    )
+    .await;
     told(&note, answer)
 }
 

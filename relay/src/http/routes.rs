@@ -10,8 +10,8 @@ use lekiwi_protocol::Permission;
 
 use super::App;
 use super::{
-    alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, groups, health, live, loans, login, logs, me, openapi, packages, people, refused,
+    alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered,
+    est, events, groups, health, live, loans, login, logs, me, openapi, packages, people, refused,
     robots, session, telemetry, tokens,
 };
 

@@ -171,9 +171,7 @@ fn append(database: &mut dyn Database, new: &NewEntry) -> Result<u64> {
     let hash = audit::hash(&previous, &entry);
     entry.hash = hex::encode(hash);
     database.execute(
-        &format!(
-            "INSERT INTO audit ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-        ),
+        &format!("INSERT INTO audit ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"),
         values![
             entry.number,
             entry.at.as_ms(),
@@ -216,11 +214,7 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry> {
     })
 }
 
-fn find(
-    database: &mut dyn Database,
-    query: &AuditQuery,
-    limit: usize,
-) -> Result<Vec<AuditEntry>> {
+fn find(database: &mut dyn Database, query: &AuditQuery, limit: usize) -> Result<Vec<AuditEntry>> {
     let mut statement = Statement {
         sql: format!("SELECT {COLUMNS} FROM audit WHERE number > "),
         parameters: Vec::new(),
@@ -231,9 +225,15 @@ fn find(
         None => Default::default(),
     };
     let conditions: [(&str, Option<Value<'_>>); 5] = [
-        (" AND number < ", query.before.as_ref().map(ToValue::to_value)),
+        (
+            " AND number < ",
+            query.before.as_ref().map(ToValue::to_value),
+        ),
         (" AND who = ", query.who.as_ref().map(ToValue::to_value)),
-        (" AND action = ", query.action.as_ref().map(ToValue::to_value)),
+        (
+            " AND action = ",
+            query.action.as_ref().map(ToValue::to_value),
+        ),
         (" AND at >= ", query.from_ms.as_ref().map(ToValue::to_value)),
         (" AND at < ", query.to_ms.as_ref().map(ToValue::to_value)),
     ];
@@ -255,17 +255,10 @@ fn find(
     database.rows(&statement.sql, &statement.parameters, entry)
 }
 
-fn prune(
-    database: &mut dyn Database,
-    before_ms: u64,
-    now_ms: u64,
-    relay: String,
-) -> Result<u64> {
+fn prune(database: &mut dyn Database, before_ms: u64, now_ms: u64, relay: String) -> Result<u64> {
     // All before the first that stays, so that what stays is a chain whatever the clock did.
-    let first: Option<u64> = database.value(
-        "SELECT number FROM audit ORDER BY number LIMIT 1",
-        &[],
-    )?;
+    let first: Option<u64> =
+        database.value("SELECT number FROM audit ORDER BY number LIMIT 1", &[])?;
     let stays: Option<u64> = database.value(
         "SELECT number FROM audit WHERE at >= ?1 ORDER BY number LIMIT 1",
         values![before_ms],

@@ -144,7 +144,9 @@ impl BackupError {
             Self::Damaged { .. } | Self::Mismatch { .. } => {
                 Some("use another backup; this one cannot be trusted")
             }
-            Self::Audit { .. } => Some("see docs/audit.md: somebody changed it, or the store is of before the checkpoint"),
+            Self::Audit { .. } => Some(
+                "see docs/audit.md: somebody changed it, or the store is of before the checkpoint",
+            ),
             Self::Store(error) => error.hint(),
             _ => None,
         }
