@@ -10,7 +10,7 @@ use lekiwi_relay::store::{AuditQuery, NewEntry, Store};
 
 use super::Place;
 
-fn entry(number: u64) -> NewEntry {
+pub(crate) fn entry(number: u64) -> NewEntry {
     NewEntry {
         at_ms: 1_000 + number,
         who: format!("person:{}", if number % 2 == 0 { "ada" } else { "bob" }),
