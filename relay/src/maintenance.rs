@@ -19,11 +19,13 @@ use crate::ui;
 #[must_use]
 pub fn backup(location: &Location, options: &cli::Backup) -> Exit {
     let folder = options.of.data.folder();
+    let outcome = with_bar(|progress| backup::backup(location, &options.file, progress));
     let name = options.file.display().to_string();
-    if let Err(exit) = told(location, Action::StoreBackup, [("file", name)]) {
+    if outcome.is_ok()
+        && let Err(exit) = told(location, Action::StoreBackup, [("file", name)])
+    {
         return exit;
     }
-    let outcome = with_bar(|progress| backup::backup(location, &options.file, progress));
     report(
         outcome,
         &options.of,
@@ -142,16 +144,12 @@ pub fn move_store(location: &Location, options: &cli::Move) -> Exit {
     })
 }
 
-/// Puts on record what is done offline.
+/// Puts on record what was done offline, to a store of this version.
 fn told<const N: usize>(
     location: &Location,
     action: Action,
     detail: [(&'static str, String); N],
 ) -> Result<(), Exit> {
-    // A backup of nothing is refused where it is made.
-    if matches!(location, Location::Sqlite(path) if !path.exists()) {
-        return Ok(());
-    }
     let entry = audit::of_system(&audit::operator(), action, "store", detail);
     Store::keep_offline(location, &entry).map_err(|error| failed(&error))
 }

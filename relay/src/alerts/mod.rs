@@ -5,6 +5,7 @@
 //! Only the relay that leads tells anybody: it reads what was told from the log when it begins to.
 
 mod email;
+mod reach;
 mod secret;
 mod webhook;
 
@@ -20,6 +21,7 @@ use lekiwi_relay_core::alerts::notify::{Notification, Notifier, Outcome, Output,
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::reach::Reach;
 pub use self::secret::SecretError;
 use crate::clock;
 use crate::config::alerts::Channel;

@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::secret::Secret;
 use super::{ReceiverError, TIMEOUT, chain};
@@ -32,6 +33,7 @@ impl Webhook {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Arc::new(config.reach))
             .timeout(TIMEOUT)
             .user_agent(concat!("lekiwi-relay/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -107,8 +109,47 @@ fn tls(name: &ReceiverName, ca_file: Option<&Path>) -> Result<ClientConfig, Rece
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::alerts::Reach;
+    use crate::config::alerts::SecretSource;
+
+    /// A name of the internet may have an address of this machine, today or at the next look.
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "a key of sixteen bytes and more").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let send = async |reach| {
+            let config = WebhookConfig {
+                url: format!("http://localhost:{port}/").parse().unwrap(),
+                key: SecretSource::File(file.clone()),
+                ca_file: None,
+                reach,
+            };
+            let webhook = Webhook::new(&"ops".parse().unwrap(), &config).unwrap();
+            let sent = webhook
+                .http
+                .get(config.url)
+                .timeout(std::time::Duration::from_secs(2));
+            sent.send().await.map_err(|error| chain(&error))
+        };
+        let refused = send(Reach::Internet).await.unwrap_err();
+        assert!(
+            refused.contains("expected an address of the internet, got "),
+            "{refused}"
+        );
+        assert!(listener.accept().is_err(), "nobody came");
+        // Where it is allowed, somebody comes; and waits in vain.
+        assert!(send(Reach::Local).await.is_err());
+        assert!(listener.accept().is_ok());
+    }
 
     #[test]
     fn a_signature_is_what_openssl_says() {

@@ -11,6 +11,8 @@ use lettre::message::Mailbox;
 use reqwest::Url;
 use serde::Deserialize;
 
+use crate::alerts::Reach;
+
 /// Most receivers.
 const MAX_RECEIVERS: usize = 16;
 /// Most addresses of one receiver.
@@ -64,6 +66,8 @@ struct RawWebhook {
     key: SecretSource,
     #[serde(default)]
     ca_file: Option<PathBuf>,
+    #[serde(default)]
+    local: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -143,6 +147,8 @@ pub struct WebhookConfig {
     pub key: SecretSource,
     /// An authority that its server is believed by, beside those of the machine.
     pub ca_file: Option<PathBuf>,
+    /// Which addresses its server may have.
+    pub reach: Reach,
 }
 
 /// E-mail.
@@ -265,14 +271,29 @@ impl RawWebhook {
         };
         let url = Url::parse(&self.url).ok().filter(is_plain);
         let shown: String = self.url.chars().take(80).collect();
+        // What it is stays out of the message where somebody put a password into it.
+        let url = url.ok_or_else(|| match shown.contains('@') {
+            true => "expected url without user and password".to_owned(),
+            false => format!("expected url to be an http or https address, got {shown:?}"),
+        })?;
+        let reach = if self.local {
+            Reach::Local
+        } else {
+            Reach::Internet
+        };
+        // Names are looked at when they are connected to.
+        let host = url.host_str().unwrap_or_default();
+        let literal = host.trim_matches(['[', ']']).parse();
+        if let Some(address) = literal.ok().filter(|address| !reach.allows(*address)) {
+            return Err(format!(
+                "expected url to lead into the internet (or to this network, with local: true), got {address}"
+            ));
+        }
         Ok(WebhookConfig {
-            // What it is stays out of the message where somebody put a password into it.
-            url: url.ok_or_else(|| match shown.contains('@') {
-                true => "expected url without user and password".to_owned(),
-                false => format!("expected url to be an http or https address, got {shown:?}"),
-            })?,
+            url,
             key: self.key,
             ca_file: self.ca_file,
+            reach,
         })
     }
 }
@@ -436,6 +457,14 @@ mod tests {
             (
                 "  receivers: [{name: a, webhook: {url: 'https://u:secret@x', key: {file: /k}}}]".to_owned(),
                 "cannot use alerts: receiver a: expected url without user and password",
+            ),
+            (
+                "  receivers: [{name: a, webhook: {url: 'http://127.1:80', key: {file: /k}}}]".to_owned(),
+                "cannot use alerts: receiver a: expected url to lead into the internet (or to this network, with local: true), got 127.0.0.1",
+            ),
+            (
+                "  receivers: [{name: a, webhook: {url: 'http://[::ffff:a9fe:a9fe]/', local: true, key: {file: /k}}}]".to_owned(),
+                "cannot use alerts: receiver a: expected url to lead into the internet (or to this network, with local: true), got ::ffff:169.254.169.254",
             ),
             (
                 format!("  receivers: [{{name: a, email: {{{mail}, user: u}}}}]"),

@@ -95,7 +95,7 @@ const HOT: &str = "  defaults: false
 fn an_alert_is_told_until_somebody_has_it_and_outlives_the_relay() {
     let hook = Hook::start(&[500, 204]);
     let relay = relay(&format!(
-        "{HOT}  receivers: [{{name: ops, webhook: {{url: '{}', key: {{file: FOLDER/hook.key}}}}, group_wait_s: 0}}]\n",
+        "{HOT}  receivers: [{{name: ops, webhook: {{url: '{}', local: true, key: {{file: FOLDER/hook.key}}}}, group_wait_s: 0}}]\n",
         hook.url
     ));
     let session = relay.log_in();
@@ -289,7 +289,7 @@ fn mail_goes_out_by_a_server_that_is_believed_and_asks_for_a_password() {
 fn a_receiver_that_refuses_is_said_and_not_asked_again() {
     let hook = Hook::start(&[410]);
     let relay = relay(&format!(
-        "{HOT}  receivers: [{{name: gone, webhook: {{url: '{}', key: {{file: FOLDER/hook.key}}}}, group_wait_s: 0}}]\n",
+        "{HOT}  receivers: [{{name: gone, webhook: {{url: '{}', local: true, key: {{file: FOLDER/hook.key}}}}, group_wait_s: 0}}]\n",
         hook.url
     ));
     enrol(&relay, "kiwi-01");

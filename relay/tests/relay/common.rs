@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::secrets;
+
 /// Longest wait for anything.
 const DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -37,6 +39,13 @@ impl Drop for Relay {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            let password = fs::read_to_string(self.data.path().join("password"));
+            if let Ok(password) = password {
+                secrets::keep("the administrator's password", password.trim());
+            }
+            secrets::check(&self.data.path().join("log"));
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The real program as a child, and everything about it that can be seen from outside.
 
 mod alerts;
+mod attacks;
+mod audit;
 mod common;
 mod configuration;
 mod connections;
@@ -26,6 +28,8 @@ mod permissions;
 mod port;
 mod program;
 mod prometheus;
+#[path = "../support/secrets.rs"]
+mod secrets;
 mod standing;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mod.rs"]

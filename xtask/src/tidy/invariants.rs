@@ -15,7 +15,34 @@ pub(super) fn check(problems: &mut Vec<String>) -> Result<()> {
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("could not read {}", path.display()))?;
     problems.extend(judge(&text, &workspace::root()));
+    let path = workspace::root().join("docs/threats.md");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("could not read {}", path.display()))?;
+    problems.extend(threats(&text, &workspace::root()));
     Ok(())
+}
+
+/// Each row of the table of threats names what shows that it is met.
+fn threats(text: &str, root: &Path) -> Vec<String> {
+    let rows = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let mut problems = Vec::new();
+    for row in rows {
+        let start: String = row.chars().take(50).collect();
+        let named = references(row);
+        if named.is_empty() {
+            problems.push(format!(
+                "docs/threats.md: `{start}…` names no test (hint: `[test: FILE::NAME]`)"
+            ));
+        }
+        for reference in named {
+            if let Err(reason) = resolve(reference, root) {
+                problems.push(format!(
+                    "docs/threats.md: `{start}…` names [{reference}], but {reason}"
+                ));
+            }
+        }
+    }
+    problems
 }
 
 fn judge(text: &str, root: &Path) -> Vec<String> {
@@ -164,6 +191,20 @@ mod tests {
                 "`Gone. [test: suite.rs::helper]…` names [test: suite.rs::helper], but suite.rs has no test `helper`",
                 "`Lost. [test: none.rs::x]…` names [test: none.rs::x], but none.rs cannot be read: No such file or directory (os error 2)",
                 "`Odd. [check: tidy nothing]…` names [check: tidy nothing], but there is no such check",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_threat_must_name_a_test_that_exists() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("suite.rs"), "#[test]\nfn good() {}\n").unwrap();
+        let text = "# T\n\n| who | shown by |\n|---|---|\n| a | [test: suite.rs::good] |\n| b | none |\n| c | [test: suite.rs::bad] |\n";
+        assert_eq!(
+            threats(text, root.path()),
+            [
+                "docs/threats.md: `| b | none |…` names no test (hint: `[test: FILE::NAME]`)",
+                "docs/threats.md: `| c | [test: suite.rs::bad] |…` names [test: suite.rs::bad], but suite.rs has no test `bad`",
             ]
         );
     }
