@@ -6,6 +6,7 @@
 
 pub mod alerts;
 mod limits;
+mod people;
 mod retention;
 mod store;
 pub mod traces;
@@ -23,10 +24,12 @@ use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::limits::{LimitsError, RawLimits};
+use self::people::RawPeople;
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
 use crate::broker::{Address, AddressError};
 use crate::identity::server::{ServerName, ServerNameError};
+use crate::people::factor::Demand;
 use crate::store::PostgresError;
 
 /// Name of the file in the data folder.
@@ -84,9 +87,11 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     /// Where traces go.
     pub traces: Option<RawTraces>,
+    /// Who logs in how.
+    pub people: Option<RawPeople>,
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "version",
     "https",
     "mqtt",
@@ -107,6 +112,7 @@ const KEYS: [&str; 20] = [
     "alerts",
     "limits",
     "traces",
+    "people",
 ];
 
 /// The checked configuration.
@@ -144,6 +150,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where traces go, if anywhere.
     pub traces: Option<TracesConfig>,
+    /// Of whom a second factor is demanded.
+    pub second_factor: Demand,
 }
 
 /// Why the configuration cannot be used.
@@ -360,6 +368,9 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "STORE_CA" => raw.store_mut().ca = Some(value.into()),
             "TRACES_ENDPOINT" => raw.traces.get_or_insert_default().endpoint = Some(value),
             "TRACES_SAMPLE" => raw.traces.get_or_insert_default().sample = Some(value),
+            "PEOPLE_SECOND_FACTOR" => {
+                raw.people.get_or_insert_default().second_factor = Some(value);
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
@@ -368,6 +379,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                     "alerts" => "",
                     "limits" => "limits_tier",
                     "traces" => "traces_endpoint",
+                    "people" => "people_second_factor",
                     key => key,
                 });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
@@ -424,6 +436,10 @@ impl Raw {
             traces: match (self.traces, below.traces) {
                 (Some(traces), Some(below)) => Some(traces.over(below)),
                 (traces, below) => traces.or(below),
+            },
+            people: match (self.people, below.people) {
+                (Some(people), Some(below)) => Some(people.over(below)),
+                (people, below) => people.or(below),
             },
         }
     }
@@ -525,6 +541,7 @@ impl Raw {
                 .check()
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
+            second_factor: self.people.unwrap_or_default().check()?,
         })
     }
 }

@@ -406,7 +406,7 @@ async fn start(
         logs: Logs::new(folder.logs(), logs::LOG_ENDING, logs::BOUNDS),
         packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
         retention: config.retention,
-        sessions: Sessions::new(store.clone())?,
+        sessions: Sessions::new(store.clone(), config.org.clone(), config.second_factor)?,
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),
@@ -533,8 +533,8 @@ async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Ve
             continue;
         }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
+        if let Err(error) = app.sessions.forget_old(clock::now_ms()).await {
+            tracing::warn!(%error, "cannot forget old sessions and invitations");
         }
         let now = Timestamp::from_ms(clock::now_ms());
         if gait.is_steady(clock::monotonic(), now.as_ms()) {

@@ -91,6 +91,8 @@ pub struct Person {
     pub disabled_at: Option<Timestamp>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Whether that takes a second factor.
+    pub has_second_factor: bool,
     /// Their sessions.
     pub sessions: u64,
 }
@@ -159,6 +161,10 @@ pub struct Me {
     pub name: UserName,
     /// What they may where, as of now.
     pub rights: Vec<RightView>,
+    /// Whether their password takes a second factor.
+    pub has_second_factor: bool,
+    /// How many recovery codes they have left.
+    pub recovery_codes: u64,
 }
 
 /// What somebody may somewhere.

@@ -27,6 +27,7 @@ use super::App;
 use super::extract::MAX_BODY_BYTES;
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
+use super::setup;
 use crate::broker::{Authority, ClientCert, StoreAuthority};
 use crate::clock;
 use crate::store::records::{Account, People, Session};
@@ -55,10 +56,15 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let (mut parts, body) = request.into_parts();
     let refusal = match admit(&app, needs, &mut parts).await {
         Ok(()) => return next.run(Request::from_parts(parts, body)).await,
-        Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
-            Redirect::to("/login").into_response()
-        }
-        Err(failure) => failure.into_response(),
+        Err(failure) => match (needs, failure.kind()) {
+            (Some(Needs::Page | Needs::SetupPage), Kind::LoginRequired) => {
+                Redirect::to("/login").into_response()
+            }
+            (Some(Needs::Page), Kind::SecondFactorMissing) => {
+                Redirect::to(setup::PAGE).into_response()
+            }
+            _ => failure.into_response(),
+        },
     };
     // Clients that still send their body may take the end of its stream for a broken connection.
     let rest = axum::body::to_bytes(body, MAX_BODY_BYTES);
@@ -98,6 +104,13 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             _ => Err(login_required(&parts.headers)),
         };
     };
+    if asker.lacks_factor(app)
+        && !matches!(needs, Some(Needs::Open | Needs::Setup | Needs::SetupPage))
+    {
+        let detail = format!("expected {} to have a second factor, found none", asker.name());
+        return Err(Failure::new(Kind::SecondFactorMissing, detail)
+            .hint("set one up with `lekiwi me totp`, at /second-factor, or by POST /api/v1/me/totp"));
+    }
     let robot = match needs {
         Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
         _ => None,
@@ -114,7 +127,15 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         }
         Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
         // What is not there is nobody's.
-        Some(Needs::Open | Needs::Own | Needs::Page | Needs::Robot) | None => {}
+        Some(
+            Needs::Open
+            | Needs::Own
+            | Needs::Page
+            | Needs::Setup
+            | Needs::SetupPage
+            | Needs::Robot,
+        )
+        | None => {}
     }
     parts.extensions.insert(asker);
     Ok(())
@@ -141,7 +162,9 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
 pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
     let session = app.store.session(session, clock::now_ms());
     let asker = session.and_then(|session| welcome(app, session));
-    asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
+    asker.is_some_and(|asker| {
+        !asker.lacks_factor(app) && asker.seen().as_ref() == within.as_deref()
+    })
 }
 
 /// Who a session is of, where they are let in.
@@ -241,6 +264,11 @@ impl Asker {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Whether they may do nothing but set up the second factor that they should have.
+    fn lacks_factor(&self, app: &App) -> bool {
+        app.sessions.lacks_factor(&self.account)
     }
 
     fn who(&self) -> Who<'_> {

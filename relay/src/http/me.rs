@@ -41,6 +41,8 @@ pub(super) async fn one(asker: Asker, query: Query) -> Result<Answer<Me>, Failur
     Ok(Answer(Me {
         name: asker.name().clone(),
         rights: rights.collect(),
+        has_second_factor: asker.account().has_factor,
+        recovery_codes: asker.account().recovery_codes,
     }))
 }
 
@@ -62,11 +64,7 @@ pub(super) async fn password(
     Json(change): Json<PasswordChange>,
 ) -> Result<StatusCode, Failure> {
     let name = asker.name();
-    let login = api::Login {
-        user: name.to_string(),
-        password: change.current,
-    };
-    app.sessions.check(&login, address).await?;
+    app.sessions.check(name, change.current, address).await?;
     let hash = hashed(&app, name, change.new).await?;
     let user = name.to_string();
     app.store.set_credential(Credential { user, hash }).await?;

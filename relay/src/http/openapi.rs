@@ -70,6 +70,9 @@ use super::routes::{self, Needs};
         super::consumers::create,
         super::me::one,
         super::me::password,
+        super::factor::begin,
+        super::factor::confirm,
+        super::factor::end,
         super::me::sessions,
         super::me::end_session,
         super::people::list,
@@ -80,6 +83,11 @@ use super::routes::{self, Needs};
         super::people::password,
         super::people::sessions,
         super::people::end_sessions,
+        super::factor::reset,
+        super::invitations::list,
+        super::invitations::create,
+        super::invitations::revoke,
+        super::invitations::join,
         super::groups::list,
         super::groups::replace,
         super::groups::remove,
@@ -170,6 +178,10 @@ impl Modify for Common {
                     operation.extensions = Some(needs.build());
                     if matches!(route.needs, Needs::May(..)) {
                         refuses(operation, &[Kind::PermissionMissing]);
+                    }
+                    let is_setup = matches!(route.needs, Needs::Setup | Needs::SetupPage);
+                    if is_for_people(operation) && !is_setup {
+                        refuses(operation, &[Kind::SecondFactorMissing]);
                     }
                 }
                 if is_for_people(operation) {

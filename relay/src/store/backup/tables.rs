@@ -147,6 +147,21 @@ pub(super) const TABLES: &[Layout] = &[
     layout("robot_groups", &["name"], "name", false),
     layout("group_robots", &["name", "robot"], "name, robot", false),
     layout(
+        "second_factors",
+        &["person", "secret", "confirmed", "last_step", "misses"],
+        "person",
+        false,
+    ),
+    layout("recovery_codes", &["person", "hash"], "person, hash", false),
+    layout(
+        "invitations",
+        &[
+            "id", "hash", "person", "roles", "inviter", "created", "expires", "used", "revoked",
+        ],
+        "id",
+        false,
+    ),
+    layout(
         "commands",
         &[
             "id", "robot", "command", "issued", "state", "updated", "result", "reason",

@@ -24,7 +24,10 @@ const ROWS: &[&str] = &[
     "INSERT INTO pictures VALUES (1, 7, 5, '{}');",
     "",
     "INSERT INTO robot_groups VALUES ('warehouse');
-     INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');",
+     INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');
+     INSERT INTO second_factors VALUES ('admin', x'01', 1, 2, 0);
+     INSERT INTO recovery_codes VALUES ('admin', x'02');
+     INSERT INTO invitations VALUES ('i1', x'03', 'ada', '[]', 'admin', 1, 2, NULL, NULL);",
 ];
 
 /// A file as the relay of `version` left it.
@@ -77,6 +80,9 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("rights", 1),
                 ("robot_groups", 9),
                 ("group_robots", 9),
+                ("second_factors", 9),
+                ("recovery_codes", 9),
+                ("invitations", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),
