@@ -140,7 +140,11 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Groups(people::Groups),
     /// Lend a robot to somebody for a while, or take it back
     Lend(people::Lend),
-    /// Who you are to the relay, your password and your sessions
+    /// Let somebody choose a password and log in, by a link
+    Invite(people::Invite),
+    /// Choose a password by the link of an invitation, and log in
+    Join(people::Join),
+    /// Who you are to the relay, your password, second factor and sessions
     Me(people::Me),
     /// Print a completion script
     #[command(
@@ -169,6 +173,9 @@ pub(crate) struct Login {
     /// Read the password from this file's first line; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// What the authenticator shows now, or a recovery code; asked for where it is needed and absent
+    #[arg(long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,

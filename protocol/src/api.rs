@@ -36,8 +36,8 @@ pub use configuration::{
 pub use connections::{ConnectionKind, ConnectionList, ConnectionView};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
 pub use factor::{
-    Invitation, InvitationCreated, InvitationList, InvitationRequest, InvitationState, Join, Joined,
-    RecoveryCodes, TotpCode, TotpEnd, TotpRequest, TotpSecret,
+    Invitation, InvitationCreated, InvitationList, InvitationRequest, InvitationState, Join,
+    Joined, RecoveryCodes, TotpCode, TotpEnd, TotpRequest, TotpSecret,
 };
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,

@@ -107,9 +107,13 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
     if asker.lacks_factor(app)
         && !matches!(needs, Some(Needs::Open | Needs::Setup | Needs::SetupPage))
     {
-        let detail = format!("expected {} to have a second factor, found none", asker.name());
-        return Err(Failure::new(Kind::SecondFactorMissing, detail)
-            .hint("set one up with `lekiwi me totp`, at /second-factor, or by POST /api/v1/me/totp"));
+        let detail = format!(
+            "expected {} to have a second factor, found none",
+            asker.name()
+        );
+        return Err(Failure::new(Kind::SecondFactorMissing, detail).hint(
+            "set one up with `lekiwi me totp`, at /second-factor, or by POST /api/v1/me/totp",
+        ));
     }
     let robot = match needs {
         Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
@@ -128,12 +132,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
         // What is not there is nobody's.
         Some(
-            Needs::Open
-            | Needs::Own
-            | Needs::Page
-            | Needs::Setup
-            | Needs::SetupPage
-            | Needs::Robot,
+            Needs::Open | Needs::Own | Needs::Page | Needs::Setup | Needs::SetupPage | Needs::Robot,
         )
         | None => {}
     }
@@ -162,9 +161,8 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
 pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
     let session = app.store.session(session, clock::now_ms());
     let asker = session.and_then(|session| welcome(app, session));
-    asker.is_some_and(|asker| {
-        !asker.lacks_factor(app) && asker.seen().as_ref() == within.as_deref()
-    })
+    asker
+        .is_some_and(|asker| !asker.lacks_factor(app) && asker.seen().as_ref() == within.as_deref())
 }
 
 /// Who a session is of, where they are let in.

@@ -106,8 +106,7 @@ pub(super) async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Fai
         auth::same_origin(&Method::POST, authority, headers)?;
     }
     let (parts, body) = request.into_parts();
-    let Body(bytes) =
-        Body::from_request(Request::from_parts(parts.clone(), body), &()).await?;
+    let Body(bytes) = Body::from_request(Request::from_parts(parts.clone(), body), &()).await?;
     let form = axum::Form::from_request(Request::from_parts(parts, bytes.into()), &()).await;
     let axum::Form(form) =
         form.map_err(|_| Failure::new(Kind::InvalidBody, "Fill in every field."))?;

@@ -190,7 +190,12 @@ pub(super) async fn change(
     let name = named(&app, &id)?;
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
-        made(&name, app.store.set_roles(name.clone(), roles, clock::now_ms()).await?)?;
+        made(
+            &name,
+            app.store
+                .set_roles(name.clone(), roles, clock::now_ms())
+                .await?,
+        )?;
         tracing::info!(person = %name, by = %asker.name(), "roles changed");
     }
     if let Some(is_disabled) = change.disabled {

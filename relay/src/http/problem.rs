@@ -418,13 +418,16 @@ impl From<LoginError> for Failure {
         match error {
             LoginError::Wrong => Self::new(Kind::LoginFailed, detail),
             LoginError::FactorRequired | LoginError::FactorWrong | LoginError::FactorLocked => {
-                Self::new(Kind::SecondFactorRequired, detail)
-                    .hint("say it as `totp`; an administrator can reset a second factor that is lost")
+                Self::new(Kind::SecondFactorRequired, detail).hint(
+                    "say it as `totp`; an administrator can reset a second factor that is lost",
+                )
             }
-            LoginError::FactorExists => Self::new(Kind::SecondFactorExists, detail)
-                .hint("DELETE /api/v1/me/totp ends it"),
-            LoginError::FactorUnknown => Self::new(Kind::SecondFactorUnknown, detail)
-                .hint("POST /api/v1/me/totp begins one"),
+            LoginError::FactorExists => {
+                Self::new(Kind::SecondFactorExists, detail).hint("DELETE /api/v1/me/totp ends it")
+            }
+            LoginError::FactorUnknown => {
+                Self::new(Kind::SecondFactorUnknown, detail).hint("POST /api/v1/me/totp begins one")
+            }
             LoginError::Throttled { wait } => Self::new(Kind::LoginThrottled, detail)
                 .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
             LoginError::Busy => Self::new(Kind::LoginBusy, detail)

@@ -11,8 +11,8 @@ use lekiwi_protocol::Permission;
 use super::App;
 use super::{
     alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, factor, groups, health, invitations, join, live, loans, login, logs, me, openapi, packages, people, refused,
-    robots, session, setup, telemetry, tokens,
+    events, factor, groups, health, invitations, join, live, loans, login, logs, me, openapi,
+    packages, people, refused, robots, session, setup, telemetry, tokens,
 };
 
 /// What it takes to use a route.

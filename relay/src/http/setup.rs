@@ -124,7 +124,10 @@ async fn done(
         }
         Filled::Confirm { code } => {
             let codes = factor::confirmed(app, asker, &code, address).await?;
-            let codes: Vec<String> = codes.iter().map(|code| format!("<li>{code}</li>")).collect();
+            let codes: Vec<String> = codes
+                .iter()
+                .map(|code| format!("<li>{code}</li>"))
+                .collect();
             Ok(format!(
                 "<form><p>It is set up. Keep these recovery codes where your authenticator is not: each lets you in once, when that \
                  is lost. They are shown this once.</p><ul>{}</ul></form>",

@@ -203,10 +203,7 @@ mod tests {
             assert_eq!(Code::read(&typed), recovery);
         }
         assert_ne!(hashes[0], hashes[1]);
-        assert_eq!(
-            Code::read("123 456"),
-            Some(Code::Totp("123456".to_owned()))
-        );
+        assert_eq!(Code::read("123 456"), Some(Code::Totp("123456".to_owned())));
         for neither in ["", "12345", "1234567", "hunter2"] {
             assert_eq!(Code::read(neither), None, "{neither}");
         }

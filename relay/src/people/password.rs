@@ -127,7 +127,11 @@ mod tests {
 
     #[test]
     fn what_is_easy_to_guess_is_refused() {
-        let refusal = |password: &str| check(password, "ada.lovelace", "default").unwrap_err().to_string();
+        let refusal = |password: &str| {
+            check(password, "ada.lovelace", "default")
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(
             refusal("correct horse"),
             "expected at least 15 characters, got 13"

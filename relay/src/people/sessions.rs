@@ -40,10 +40,14 @@ pub enum LoginError {
     #[error("expected a code of the authenticator, or a recovery code")]
     FactorRequired,
     /// The password is right, the second factor is not.
-    #[error("expected a code that the authenticator shows now and that was not used, or a recovery code that was not used")]
+    #[error(
+        "expected a code that the authenticator shows now and that was not used, or a recovery code that was not used"
+    )]
     FactorWrong,
     /// The password is right, but too many codes were wrong.
-    #[error("expected a recovery code, after {MOST_MISSES} wrong codes of the authenticator in a row")]
+    #[error(
+        "expected a recovery code, after {MOST_MISSES} wrong codes of the authenticator in a row"
+    )]
     FactorLocked,
     /// There is a second factor already.
     #[error("expected no second factor, there is one")]

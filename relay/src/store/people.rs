@@ -128,7 +128,11 @@ fn right(row: &Row<'_>) -> Result<Right> {
     })
 }
 
-pub(super) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize, expected: &'static str) -> Result<T> {
+pub(super) fn parsed<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+    expected: &'static str,
+) -> Result<T> {
     let text: String = row.get(column)?;
     text.parse().map_err(|_| DatabaseError::Column {
         column,
@@ -188,6 +192,37 @@ impl Store {
             insert_person(database, &name, hash.as_deref(), &roles, now_ms)
         })
         .await
+    }
+
+    /// Makes a person, known or not, an administrator of the fleet for good who logs in by this password alone. Their sessions
+    /// end.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn reset_admin(&self, name: UserName, hash: String, now_ms: u64) -> Outcome<()> {
+        let (index, user) = (self.inner.index.clone(), name.clone());
+        self.change_people(move |database| {
+            let admin = Grant {
+                role: Role::Admin,
+                on: Scope::Fleet,
+                until: None,
+            };
+            insert_person(database, &name, None, &[], now_ms)?;
+            let (user, hash) = (name.to_string(), hash.clone());
+            set_hash(database, &Credential { user, hash })?;
+            add_role(database, &name, &admin)?;
+            let name = name.as_str();
+            end_factor(database, name)?;
+            database.execute(
+                "UPDATE people SET disabled = NULL WHERE name = ?1",
+                values![name],
+            )?;
+            database.execute("DELETE FROM sessions WHERE \"user\" = ?1", values![name])?;
+            Ok(())
+        })
+        .await?;
+        index.forget_sessions(|session| session.user == user.as_str());
+        Ok(())
     }
 
     /// Removes a person with all that is theirs, and what they lent. Their sessions end.
@@ -430,8 +465,14 @@ fn end_what_they_gave(database: &mut dyn Database, name: &str, now_ms: u64) -> R
 
 /// Forgets a person's authenticator and recovery codes; false when there was none.
 pub(super) fn end_factor(database: &mut dyn Database, name: &str) -> Result<bool> {
-    database.execute("DELETE FROM recovery_codes WHERE person = ?1", values![name])?;
-    let ended = database.execute("DELETE FROM second_factors WHERE person = ?1", values![name])?;
+    database.execute(
+        "DELETE FROM recovery_codes WHERE person = ?1",
+        values![name],
+    )?;
+    let ended = database.execute(
+        "DELETE FROM second_factors WHERE person = ?1",
+        values![name],
+    )?;
     Ok(ended == 1)
 }
 
@@ -450,17 +491,23 @@ fn set_roles(database: &mut dyn Database, name: &UserName, roles: &[Grant]) -> R
         "DELETE FROM rights WHERE person = ?1 AND lender = ''",
         values![name.as_str()],
     )?;
-    for Grant { role, on, until } in roles {
-        database.execute(
-            "INSERT INTO rights (person, role, scope, lender, until) VALUES (?1, ?2, ?3, '', ?4)
-             ON CONFLICT (person, scope, role, lender) DO UPDATE SET until = excluded.until",
-            values![
-                name.as_str(),
-                role.as_str(),
-                on.to_string(),
-                until.map(Timestamp::as_ms)
-            ],
-        )?;
+    for role in roles {
+        add_role(database, name, role)?;
     }
+    Ok(())
+}
+
+fn add_role(database: &mut dyn Database, name: &UserName, grant: &Grant) -> Result<()> {
+    let Grant { role, on, until } = grant;
+    database.execute(
+        "INSERT INTO rights (person, role, scope, lender, until) VALUES (?1, ?2, ?3, '', ?4)
+         ON CONFLICT (person, scope, role, lender) DO UPDATE SET until = excluded.until",
+        values![
+            name.as_str(),
+            role.as_str(),
+            on.to_string(),
+            until.map(Timestamp::as_ms)
+        ],
+    )?;
     Ok(())
 }

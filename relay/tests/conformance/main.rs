@@ -4,6 +4,7 @@
 
 mod alerts;
 mod backup;
+mod factors;
 mod log;
 mod past;
 #[path = "../support/port.rs"]
