@@ -148,7 +148,11 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Lend(people::Lend),
     /// Keys of programs
     Keys(keys::Keys),
-    /// Who you are to the relay, your password and your sessions
+    /// Let somebody choose a password and log in, by a link
+    Invite(people::Invite),
+    /// Choose a password by the link of an invitation, and log in
+    Join(people::Join),
+    /// Who you are to the relay, your password, second factor and sessions
     Me(people::Me),
     /// Print a completion script
     #[command(
@@ -180,6 +184,9 @@ pub(crate) struct Login {
     /// Show the API key in this file's first line instead of a password; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
     pub(crate) key_file: Option<PathBuf>,
+    /// What the authenticator shows now, or a recovery code; asked for where it is needed and absent
+    #[arg(long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,

@@ -12,9 +12,14 @@ use lekiwi_protocol::yaml::YamlError;
 use crate::exit::Exit;
 use crate::trust::{Fingerprint, FingerprintError};
 
+/// End of the type of problems that ask for a second factor.
+const SECOND_FACTOR: &str = ":second-factor-required";
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("expected a link such as https://relay.example:8443/join?token=lki_…, got {0:?}")]
+    Link(String),
     #[error("expected the relay's address such as https://relay.example:8443, got {0:?}")]
     Address(String),
     #[error("not logged in")]
@@ -135,7 +140,16 @@ impl Failure {
 
     /// Nobody is logged in any more, as opposed to a wrong password.
     pub(crate) fn is_session_over(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.status == 401 && !problem.problem_type.ends_with(":login-failed"))
+        let is_login = |problem: &Problem| {
+            problem.problem_type.ends_with(":login-failed")
+                || problem.problem_type.ends_with(SECOND_FACTOR)
+        };
+        matches!(self, Self::Refused(problem) if problem.status == 401 && !is_login(problem))
+    }
+
+    /// The password was right, and there is more to show.
+    pub(crate) fn is_second_factor(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.problem_type.ends_with(SECOND_FACTOR))
     }
 
     /// Worth another try by itself: the relay is away, stopping or starting.

@@ -8,6 +8,7 @@ mod commands;
 mod configuration;
 mod connections;
 mod discovered;
+mod factor;
 mod gateway;
 mod identities;
 mod keys;
@@ -38,6 +39,10 @@ pub use configuration::{
 };
 pub use connections::{ConnectionKind, ConnectionList, ConnectionView};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
+pub use factor::{
+    Invitation, InvitationCreated, InvitationList, InvitationRequest, InvitationState, Join,
+    Joined, RecoveryCodes, TotpCode, TotpEnd, TotpRequest, TotpSecret,
+};
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
@@ -299,6 +304,9 @@ pub struct Login {
     pub user: String,
     /// Password.
     pub password: String,
+    /// What the authenticator of somebody who has one shows, or one of their recovery codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totp: Option<String>,
 }
 
 impl std::fmt::Debug for Login {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use lekiwi_protocol::RobotId;
+use lekiwi_protocol::{RobotId, UserName};
 
 use crate::config::Raw;
 use crate::identity::server::ServerName;
@@ -38,6 +38,9 @@ pub enum Command {
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Administrators who are locked out.
+    #[command(subcommand)]
+    Admin(Admin),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(Ca),
@@ -237,6 +240,24 @@ pub struct TokenCreate {
     /// How many keys may use it; each card flashed with it is one.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub max_uses: u32,
+}
+
+/// `admin`.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Make somebody an administrator of the fleet again, with a new password that is shown once. Stop the relay first.
+    Reset(AdminReset),
+}
+
+/// `admin reset`.
+#[derive(Debug, Args)]
+pub struct AdminReset {
+    /// Of which relay, and how to print.
+    #[command(flatten)]
+    pub of: OfStore,
+    /// As whom they log in; they are added when there is nobody of this name.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub name: UserName,
 }
 
 /// `ca`.

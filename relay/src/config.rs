@@ -8,6 +8,7 @@ pub mod alerts;
 mod identity;
 mod limits;
 mod origins;
+mod people;
 mod retention;
 mod store;
 pub mod traces;
@@ -27,10 +28,12 @@ use serde::Deserialize;
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::identity::{IdentityConfig, RawIdentity};
 pub use self::limits::{LimitsError, RawLimits};
+use self::people::RawPeople;
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
 use crate::broker::{Address, AddressError};
 use crate::identity::server::{ServerName, ServerNameError};
+use crate::people::factor::Demand;
 use crate::store::PostgresError;
 
 /// Name of the file in the data folder.
@@ -94,9 +97,11 @@ pub struct Raw {
     pub traces: Option<RawTraces>,
     /// How identities are given.
     pub identity: Option<RawIdentity>,
+    /// Who logs in how.
+    pub people: Option<RawPeople>,
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "version",
     "https",
     "mqtt",
@@ -120,6 +125,7 @@ const KEYS: [&str; 23] = [
     "limits",
     "traces",
     "identity",
+    "people",
 ];
 
 /// The checked configuration.
@@ -163,6 +169,8 @@ pub struct Config {
     pub traces: Option<TracesConfig>,
     /// How identities are given.
     pub identity: IdentityConfig,
+    /// Of whom a second factor is demanded.
+    pub second_factor: Demand,
 }
 
 /// Why the configuration cannot be used.
@@ -375,6 +383,9 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "IDENTITY_ROBOT_LIFETIME" => {
                 raw.identity.get_or_insert_default().robot_lifetime = Some(value);
             }
+            "PEOPLE_SECOND_FACTOR" => {
+                raw.people.get_or_insert_default().second_factor = Some(value);
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
@@ -384,6 +395,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                     "limits" => "limits_tier",
                     "traces" => "traces_endpoint",
                     "identity" => "identity_robot_lifetime",
+                    "people" => "people_second_factor",
                     key => key,
                 });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
@@ -453,6 +465,10 @@ impl Raw {
             identity: match (self.identity, below.identity) {
                 (Some(identity), Some(below)) => Some(identity.over(below)),
                 (identity, below) => identity.or(below),
+            },
+            people: match (self.people, below.people) {
+                (Some(people), Some(below)) => Some(people.over(below)),
+                (people, below) => people.or(below),
             },
         }
     }
@@ -557,6 +573,7 @@ impl Raw {
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
             identity: self.identity.unwrap_or_default().check()?,
+            second_factor: self.people.unwrap_or_default().check()?,
         })
     }
 }

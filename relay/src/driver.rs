@@ -415,7 +415,7 @@ async fn start(
         logs: Logs::new(folder.logs(), logs::LOG_ENDING, logs::BOUNDS),
         packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
         retention: config.retention,
-        sessions: Sessions::new(store.clone())?,
+        sessions: Sessions::new(store.clone(), config.org.clone(), config.second_factor)?,
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),

@@ -11,7 +11,9 @@ use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
 use lekiwi_relay::audit::{self, Action};
-use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
+use lekiwi_relay::cli::{
+    Admin, Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate,
+};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Ready(options) => ready::ready(&options),
         Command::Token(Token::Create(options)) => create_token(&options),
+        Command::Admin(Admin::Reset(options)) => with_store(&options.of, |location| {
+            maintenance::reset_admin(location, &options)
+        }),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
         Command::Ca(Ca::Broker(options)) => certify_broker(&options),
         Command::Backup(options) => with_store(&options.of, |location| {

@@ -91,6 +91,11 @@ pub(crate) const TEST: &[Need] = &[
         "signs and checks what owners of fleets sign",
     ),
     need(
+        &["oathtool"],
+        &["oathtool"],
+        "shows what an authenticator would",
+    ),
+    need(
         &["cloud-init"],
         &["cloud-init"],
         "judges the seeds of cards",

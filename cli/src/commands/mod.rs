@@ -103,6 +103,8 @@ pub(crate) async fn run(
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,
         Command::Lend(arguments) => people::lend(&Relay::of(environment)?, arguments, ui).await,
         Command::Keys(arguments) => keys::run(arguments, environment, ui).await,
+        Command::Invite(arguments) => people::invite(&Relay::of(environment)?, arguments, ui).await,
+        Command::Join(arguments) => session::join(arguments, environment, ui).await,
         Command::Me(arguments) => people::me(&Relay::of(environment)?, arguments, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,

@@ -1,7 +1,7 @@
 //! Who may use the relay, and what they may.
 
 use comfy_table::Cell;
-use lekiwi_protocol::api::{Grant, Group, KeyInfo, Loan, Me, Person, SessionView};
+use lekiwi_protocol::api::{Grant, Group, Invitation, KeyInfo, Loan, Me, Person, SessionView};
 use lekiwi_protocol::{Permission, Timestamp};
 
 use super::{NONE, finish, table};
@@ -45,7 +45,11 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
             Cell::new(list(person.roles.iter().map(role))),
             Cell::new(list(person.loans.iter().map(lent))),
             Cell::new(person.sessions),
-            Cell::new(if person.has_password { "yes" } else { "no" }),
+            Cell::new(match (person.has_password, person.has_second_factor) {
+                (false, _) => "no",
+                (true, false) => "yes",
+                (true, true) => "yes, with a second factor",
+            }),
             Cell::new(person.created_at),
         ]);
     }
@@ -83,6 +87,25 @@ pub(crate) fn loans(loans: &[Loan], colour: bool) -> String {
     finish(&table)
 }
 
+/// `lekiwi invite`.
+pub(crate) fn invitations(invitations: &[Invitation], colour: bool) -> String {
+    if invitations.is_empty() {
+        return "nobody is invited".into();
+    }
+    let mut table = table(colour, &["invitation", "who", "roles", "by", "until", "is"]);
+    for invitation in invitations {
+        table.add_row(vec![
+            Cell::new(plain(&invitation.id)),
+            Cell::new(&invitation.name),
+            Cell::new(list(invitation.roles.iter().map(role))),
+            Cell::new(&invitation.by),
+            Cell::new(invitation.expires_at),
+            Cell::new(invitation.state.as_str()),
+        ]);
+    }
+    finish(&table)
+}
+
 /// `lekiwi me`.
 pub(crate) fn me(me: &Me, colour: bool) -> String {
     let mut table = table(colour, &["where", "by", "you may", "until"]);
@@ -99,7 +122,13 @@ pub(crate) fn me(me: &Me, colour: bool) -> String {
             ),
         ]);
     }
-    format!("you are {}\n\n{}", me.name, finish(&table))
+    let factor = if me.has_second_factor {
+        let left = me.recovery_codes;
+        format!(", and log in with a second factor ({left} recovery codes are left)")
+    } else {
+        String::new()
+    };
+    format!("you are {}{factor}\n\n{}", me.name, finish(&table))
 }
 
 /// `lekiwi me sessions`.

@@ -92,6 +92,8 @@ pub struct Person {
     pub disabled_at: Option<Timestamp>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Whether that takes a second factor.
+    pub has_second_factor: bool,
     /// Their sessions.
     pub sessions: u64,
 }
@@ -163,6 +165,10 @@ pub struct Me {
     /// The key that was shown, of a program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyInfo>,
+    /// Whether their password takes a second factor.
+    pub has_second_factor: bool,
+    /// How many recovery codes they have left.
+    pub recovery_codes: u64,
 }
 
 /// What somebody may somewhere.

@@ -37,8 +37,8 @@ pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kep
             continue;
         }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
+        if let Err(error) = app.sessions.forget_old(clock::now_ms()).await {
+            tracing::warn!(%error, "cannot forget old sessions and invitations");
         }
         let kept_ms = keys::KEPT.as_millis() as u64;
         let ended = app

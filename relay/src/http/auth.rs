@@ -30,6 +30,7 @@ use super::audited::Note;
 use super::extract::{MAX_BODY_BYTES, Peer};
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
+use super::setup;
 use crate::broker::{Authority, ClientCert, StoreAuthority};
 use crate::clock;
 use crate::people::keys;
@@ -59,12 +60,20 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let (mut parts, body) = request.into_parts();
     let refusal = match admit(&app, needs, &mut parts).await {
         Ok(()) => return next.run(Request::from_parts(parts, body)).await,
-        Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
-            let mut response = Redirect::to("/login").into_response();
-            response.extensions_mut().insert(failure.kind());
+        Err(failure) => {
+            let kind = failure.kind();
+            let mut response = match (needs, kind) {
+                (Some(Needs::Page | Needs::SetupPage), Kind::LoginRequired) => {
+                    Redirect::to("/login").into_response()
+                }
+                (Some(Needs::Page), Kind::SecondFactorMissing) => {
+                    Redirect::to(setup::PAGE).into_response()
+                }
+                _ => failure.into_response(),
+            };
+            response.extensions_mut().insert(kind);
             response
         }
-        Err(failure) => failure.into_response(),
     };
     // Clients that still send their body may take the end of its stream for a broken connection.
     let rest = axum::body::to_bytes(body, MAX_BODY_BYTES);
@@ -135,6 +144,20 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         };
     };
     within_limits(asker.who())?;
+    if asker.lacks_factor(app)
+        && !matches!(
+            needs,
+            Some(Needs::Open | Needs::Whoami | Needs::Setup | Needs::SetupPage)
+        )
+    {
+        let detail = format!(
+            "expected {} to have a second factor, found none",
+            asker.name()
+        );
+        return Err(Failure::new(Kind::SecondFactorMissing, detail).hint(
+            "set one up with `lekiwi me totp`, at /second-factor, or by POST /api/v1/me/totp",
+        ));
+    }
     let robot = match needs {
         Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
         _ => None,
@@ -150,9 +173,11 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             asker.may(Action::Do(permission), what)?;
         }
         Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
-        Some(Needs::Session) => asker.may(Action::LogIn, What::Fleet)?,
+        Some(Needs::Session | Needs::Setup | Needs::SetupPage) => {
+            asker.may(Action::LogIn, What::Fleet)?
+        }
         // What is not there is nobody's.
-        Some(Needs::Open | Needs::Own | Needs::Page | Needs::Robot) | None => {}
+        Some(Needs::Open | Needs::Own | Needs::Whoami | Needs::Page | Needs::Robot) | None => {}
     }
     parts.extensions.insert(asker);
     Ok(())
@@ -194,7 +219,8 @@ pub fn hears(app: &App, shown: &[u8; 32], within: &Within) -> bool {
     let session = app.store.session(shown, now_ms).map(Shown::Session);
     let key = || Some(Shown::Key(app.store.key(shown, now_ms)?, *shown));
     let asker = session.or_else(key).and_then(|shown| welcome(app, shown));
-    asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
+    asker
+        .is_some_and(|asker| !asker.lacks_factor(app) && asker.seen().as_ref() == within.as_deref())
 }
 
 /// Whose a session or key is, where they are let in.
@@ -349,6 +375,11 @@ impl Asker {
             Shown::Session(session) => session.hash,
             Shown::Key(_, hash) => *hash,
         }
+    }
+
+    /// Whether they may do nothing but set up the second factor that they should have.
+    fn lacks_factor(&self, app: &App) -> bool {
+        app.sessions.lacks_factor(&self.account)
     }
 
     fn who(&self) -> Who<'_> {

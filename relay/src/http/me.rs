@@ -47,6 +47,8 @@ pub(super) async fn one(asker: Asker, query: Query) -> Result<Answer<Me>, Failur
         name: asker.name().clone(),
         rights: rights.collect(),
         key: asker.key().map(|(key, _)| keys::info(key, now)),
+        has_second_factor: asker.account().has_factor,
+        recovery_codes: asker.account().recovery_codes,
     }))
 }
 
@@ -68,11 +70,7 @@ pub(super) async fn password(
     Json(change): Json<PasswordChange>,
 ) -> Result<StatusCode, Failure> {
     let name = asker.name();
-    let login = api::Login {
-        user: name.to_string(),
-        password: change.current,
-    };
-    app.sessions.check(&login, address).await?;
+    app.sessions.check(name, change.current, address).await?;
     let hash = hashed(&app, name, change.new).await?;
     let user = name.to_string();
     app.store.set_credential(Credential { user, hash }).await?;

@@ -74,6 +74,9 @@ use super::routes::{self, Needs};
         super::identities::own,
         super::me::one,
         super::me::password,
+        super::factor::begin,
+        super::factor::confirm,
+        super::factor::end,
         super::me::sessions,
         super::me::end_session,
         super::keys::list,
@@ -89,6 +92,11 @@ use super::routes::{self, Needs};
         super::people::password,
         super::people::sessions,
         super::people::end_sessions,
+        super::factor::reset,
+        super::invitations::list,
+        super::invitations::create,
+        super::invitations::revoke,
+        super::invitations::join,
         super::groups::list,
         super::groups::replace,
         super::groups::remove,
@@ -191,13 +199,21 @@ impl Modify for Common {
                     }
                     if matches!(
                         route.needs,
-                        Needs::Session | Needs::May(Permission::Manage, _)
+                        Needs::Session
+                            | Needs::Setup
+                            | Needs::SetupPage
+                            | Needs::May(Permission::Manage, _)
                     ) {
                         refuses(operation, &[Kind::SessionRequired]);
                     } else if is_for_people(operation)
                         && let Some(security) = &mut operation.security
                     {
                         security.push(SecurityRequirement::new("key", [""; 0]));
+                    }
+                    let is_setup =
+                        matches!(route.needs, Needs::Whoami | Needs::Setup | Needs::SetupPage);
+                    if is_for_people(operation) && !is_setup {
+                        refuses(operation, &[Kind::SecondFactorMissing]);
                     }
                 }
                 if is_for_people(operation) {

@@ -50,11 +50,12 @@ fn view(app: &App, account: &Account) -> Person {
         created_at: Timestamp::from_ms(account.created_ms),
         disabled_at: account.disabled_ms.map(Timestamp::from_ms),
         has_password: account.has_password,
+        has_second_factor: account.has_factor,
         sessions: app.store.sessions_of(account.name.as_str(), now).len() as u64,
     }
 }
 
-fn unknown(name: &str) -> Failure {
+pub(super) fn unknown(name: &str) -> Failure {
     let shown: String = name.chars().take(80).collect();
     Failure::new(
         Kind::PersonUnknown,
@@ -80,7 +81,7 @@ fn shown(app: &App, name: &UserName) -> Result<Answer<Person>, Failure> {
         .ok_or_else(|| unknown(name.as_str()))
 }
 
-fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
+pub(super) fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
     if roles.len() > MAX_ROLES {
         return Err(Failure::new(
             Kind::InvalidBody,
@@ -91,7 +92,7 @@ fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
 }
 
 /// Roles as the audit has them, such as `operator on group:warehouse`.
-fn in_words(roles: &[api::Grant]) -> String {
+pub(super) fn in_words(roles: &[api::Grant]) -> String {
     let role = |grant: &api::Grant| match grant.until {
         Some(until) => format!("{} on {} until {until}", grant.role, grant.on),
         None => format!("{} on {}", grant.role, grant.on),
@@ -205,7 +206,12 @@ pub(super) async fn change(
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
         note.says("roles", in_words(&roles));
-        made(&name, app.store.set_roles(name.clone(), roles).await?)?;
+        made(
+            &name,
+            app.store
+                .set_roles(name.clone(), roles, clock::now_ms())
+                .await?,
+        )?;
         tracing::info!(person = %name, by = %asker.name(), "roles changed");
     }
     if let Some(is_disabled) = change.disabled {
@@ -233,7 +239,8 @@ pub(super) async fn remove(
     asker: Asker,
 ) -> Result<StatusCode, Failure> {
     let name = named(&app, &id)?;
-    made(&name, app.store.remove_person(name.clone()).await?)?;
+    let removed = app.store.remove_person(name.clone(), clock::now_ms());
+    made(&name, removed.await?)?;
     tracing::info!(person = %name, by = %asker.name(), "person removed");
     Ok(StatusCode::NO_CONTENT)
 }

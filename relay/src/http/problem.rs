@@ -13,6 +13,7 @@ use crate::identity::enrolment::EnrolError;
 use crate::identity::renewal::RenewError;
 use crate::identity::tokens::TokenError;
 use crate::ingest::DecideError;
+use crate::people::invitations::InviteError;
 use crate::people::keys::KeyError;
 use crate::people::sessions::LoginError;
 use crate::store::StoreError;
@@ -55,6 +56,14 @@ kinds! {
     SessionRequired = "session-required", FORBIDDEN, "Log in as a person";
     /// User or password are wrong.
     LoginFailed = "login-failed", UNAUTHORIZED, "Login failed";
+    /// The password is right, and a second factor is missing or wrong.
+    SecondFactorRequired = "second-factor-required", UNAUTHORIZED, "Second factor required";
+    /// They may do nothing before they have a second factor.
+    SecondFactorMissing = "second-factor-missing", FORBIDDEN, "Set up a second factor first";
+    /// There is a second factor already.
+    SecondFactorExists = "second-factor-exists", CONFLICT, "Second factor exists";
+    /// There is no second factor.
+    SecondFactorUnknown = "second-factor-unknown", NOT_FOUND, "No second factor";
     /// Too many failed logins.
     LoginThrottled = "login-throttled", TOO_MANY_REQUESTS, "Too many failed logins";
     /// Too many requests a second.
@@ -131,6 +140,10 @@ kinds! {
     PasswordRefused = "password-refused", UNPROCESSABLE_ENTITY, "Password refused";
     /// No such session of the person.
     SessionUnknown = "session-unknown", NOT_FOUND, "Unknown session";
+    /// No such invitation, or it is not open.
+    InvitationUnknown = "invitation-unknown", NOT_FOUND, "Unknown invitation";
+    /// The invitation was used, taken back, or its time is over.
+    InvitationOver = "invitation-over", GONE, "Invitation is over";
     /// No such group.
     GroupUnknown = "group-unknown", NOT_FOUND, "Unknown group";
     /// There are too many groups.
@@ -246,6 +259,12 @@ impl Failure {
     #[must_use]
     pub fn detail(&self) -> &str {
         self.detail.as_deref().unwrap_or(self.kind.title())
+    }
+
+    /// What to do about it, for pages that show it themselves.
+    #[must_use]
+    pub fn hinted(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// A fault of the relay: the cause goes into the log, not to the client.
@@ -448,11 +467,34 @@ impl From<TokenError> for Failure {
     }
 }
 
+impl From<InviteError> for Failure {
+    fn from(error: InviteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            InviteError::Lifetime { .. } => Self::new(Kind::InvalidBody, detail),
+            InviteError::Taken(_) => Self::new(Kind::PersonExists, detail),
+            InviteError::Store(error) => error.into(),
+            InviteError::Random(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<LoginError> for Failure {
     fn from(error: LoginError) -> Self {
         let detail = error.to_string();
         match error {
             LoginError::Wrong => Self::new(Kind::LoginFailed, detail),
+            LoginError::FactorRequired | LoginError::FactorWrong | LoginError::FactorLocked => {
+                Self::new(Kind::SecondFactorRequired, detail).hint(
+                    "say it as `totp`; an administrator can reset a second factor that is lost",
+                )
+            }
+            LoginError::FactorExists => {
+                Self::new(Kind::SecondFactorExists, detail).hint("DELETE /api/v1/me/totp ends it")
+            }
+            LoginError::FactorUnknown => {
+                Self::new(Kind::SecondFactorUnknown, detail).hint("POST /api/v1/me/totp begins one")
+            }
             LoginError::Throttled { wait } => Self::new(Kind::LoginThrottled, detail)
                 .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
             LoginError::Busy => Self::new(Kind::LoginBusy, detail)

@@ -17,7 +17,7 @@ use crate::people::sessions::LIFETIME;
     post, path = "/api/v1/session", tag = "session", request_body = api::Login,
     responses(
         (status = 200, body = api::Session),
-        (status = 401, description = "login-failed", body = api::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "login-failed, second-factor-required", body = api::Problem, content_type = "application/problem+json"),
         (status = 429, description = "login-throttled", body = api::Problem, content_type = "application/problem+json"),
     )
 )]

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use lekiwi_protocol::api::EventRecord;
+use lekiwi_protocol::api::{EventRecord, Grant};
 use lekiwi_protocol::message::SeqRange;
-use lekiwi_protocol::{Timestamp, UserName};
-use lekiwi_relay_core::policy::{Groups, Right};
+use lekiwi_protocol::{Role, Timestamp, UserName};
+use lekiwi_relay_core::policy::{Groups, Right, Source};
 use uuid::Uuid;
 
 /// What events of a relay about itself are about.
@@ -336,8 +336,21 @@ pub struct Account {
     pub disabled_ms: Option<u64>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Whether that takes a code of their authenticator.
+    pub has_factor: bool,
+    /// How many of their recovery codes are left.
+    pub recovery_codes: u64,
     /// What they may: roles, and what was lent to them, be it over or not.
     pub rights: Vec<Right>,
+}
+
+impl Account {
+    /// Whether they are an administrator of anything.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        let mut sources = self.rights.iter().map(|right| &right.source);
+        sources.any(|source| matches!(source, Source::Role(Role::Admin)))
+    }
 }
 
 /// All people, and groups of robots.
@@ -374,6 +387,42 @@ pub struct Key {
     pub expires_ms: u64,
     /// When it was shown last, give or take a minute; 0 for never.
     pub used_ms: AtomicU64,
+}
+
+/// A person's authenticator.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Factor {
+    /// The secret that it has in common with the relay.
+    pub secret: Vec<u8>,
+    /// Since when logins take it: when a code of it was shown.
+    pub confirmed_ms: Option<u64>,
+    /// The last step whose code was taken: none up to it is taken again.
+    pub last_step: u64,
+    /// Wrong codes since then.
+    pub misses: u64,
+}
+
+/// An invitation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// Which one.
+    pub id: String,
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// As whom they will log in.
+    pub person: UserName,
+    /// What they will be.
+    pub roles: Vec<Grant>,
+    /// Who invited them.
+    pub inviter: UserName,
+    /// Since when, milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Until when.
+    pub expires_ms: u64,
+    /// When it was used.
+    pub used_ms: Option<u64>,
+    /// When it was taken back.
+    pub revoked_ms: Option<u64>,
 }
 
 /// A person's password, as a salted slow hash in text form.

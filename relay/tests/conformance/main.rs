@@ -5,6 +5,7 @@
 mod alerts;
 mod audit;
 mod backup;
+mod factors;
 mod log;
 mod past;
 #[path = "../support/port.rs"]

@@ -10,6 +10,7 @@ mod deploy;
 mod enrolment;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod external;
+mod factor;
 mod gateway;
 mod http;
 #[expect(clippy::unwrap_used, reason = "tests")]

@@ -169,7 +169,7 @@ async fn keys_have_bounds_and_end_with_their_owner() {
         "expected at most 100 keys of ada"
     );
     let other = create(&store, request("of bob"), &bob, NOW).await.unwrap();
-    store.remove_person(ada.clone()).await.unwrap();
+    store.remove_person(ada.clone(), 0).await.unwrap();
     assert_eq!(of(&store, &ada).len(), 0);
     assert_eq!(of(&store, &bob).len(), 1);
     assert!(store.remove_key(other.info.id).await.unwrap());

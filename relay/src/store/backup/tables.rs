@@ -172,6 +172,21 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout(
+        "second_factors",
+        &["person", "secret", "confirmed", "last_step", "misses"],
+        "person",
+        false,
+    ),
+    layout("recovery_codes", &["person", "hash"], "person, hash", false),
+    layout(
+        "invitations",
+        &[
+            "id", "hash", "person", "roles", "inviter", "created", "expires", "used", "revoked",
+        ],
+        "id",
+        false,
+    ),
+    layout(
         "audit",
         &[
             "number", "at", "who", "address", "action", "subject", "outcome", "trace", "detail",

@@ -64,3 +64,27 @@ CREATE TABLE audit (
     detail  text NOT NULL,
     hash    bytea NOT NULL
 );
+-- Authenticators with what lets in whoever lost theirs, and invitations.
+CREATE TABLE second_factors (
+    person    text COLLATE "C" PRIMARY KEY,
+    secret    bytea NOT NULL,
+    confirmed bigint,
+    last_step bigint NOT NULL,
+    misses    bigint NOT NULL
+);
+CREATE TABLE recovery_codes (
+    person text COLLATE "C" NOT NULL,
+    hash   bytea NOT NULL,
+    PRIMARY KEY (person, hash)
+);
+CREATE TABLE invitations (
+    id      text COLLATE "C" PRIMARY KEY,
+    hash    bytea NOT NULL UNIQUE,
+    person  text COLLATE "C" NOT NULL,
+    roles   text NOT NULL,
+    inviter text COLLATE "C" NOT NULL,
+    created bigint NOT NULL,
+    expires bigint NOT NULL,
+    used    bigint,
+    revoked bigint
+);

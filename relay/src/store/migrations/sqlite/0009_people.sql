@@ -64,3 +64,27 @@ CREATE TABLE audit (
     detail  TEXT NOT NULL,
     hash    BLOB NOT NULL
 ) STRICT;
+-- Authenticators with what lets in whoever lost theirs, and invitations.
+CREATE TABLE second_factors (
+    person    TEXT PRIMARY KEY,
+    secret    BLOB NOT NULL,
+    confirmed INTEGER,
+    last_step INTEGER NOT NULL,
+    misses    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE recovery_codes (
+    person TEXT NOT NULL,
+    hash   BLOB NOT NULL,
+    PRIMARY KEY (person, hash)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE invitations (
+    id      TEXT PRIMARY KEY,
+    hash    BLOB NOT NULL UNIQUE,
+    person  TEXT NOT NULL,
+    roles   TEXT NOT NULL,
+    inviter TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    used    INTEGER,
+    revoked INTEGER
+) STRICT, WITHOUT ROWID;
