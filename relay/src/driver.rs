@@ -534,15 +534,9 @@ async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Ve
             continue;
         }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
-        }
-        let kept_ms = keys::KEPT.as_millis() as u64;
-        let ended = app
-            .store
-            .expire_keys(clock::now_ms().saturating_sub(kept_ms));
-        if let Err(error) = ended.await {
-            tracing::warn!(%error, "cannot forget old API keys");
+        let sessions = app.store.expire_sessions(clock::now_ms()).await;
+        if let Err(error) = sessions.and(keys::expire(&app.store).await) {
+            tracing::warn!(%error, "cannot forget old sessions and keys");
         }
         let now = Timestamp::from_ms(clock::now_ms());
         if gait.is_steady(clock::monotonic(), now.as_ms()) {

@@ -1,7 +1,7 @@
 //! Who a client certificate speaks for. TLS has proved that our authority signed it; whether it is
 //! still welcome is asked here, of the store's index in memory.
 
-use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::access::{Principal, Reads};
 use lekiwi_protocol::{ConsumerName, Org, RobotId};
 use x509_parser::x509::AttributeTypeAndValue;
 
@@ -97,6 +97,9 @@ pub trait Authority: Send + Sync + 'static {
     /// # Errors
     /// When it is not welcome.
     fn admit(&self, certificate: &ClientCert) -> Result<Principal, Denied>;
+
+    /// What this consumer may read.
+    fn reads(&self, consumer: &ConsumerName) -> Reads;
 }
 
 /// The relay's own authority: what the store has on record.
@@ -160,9 +163,16 @@ impl Authority for StoreAuthority {
             CertificateKind::Consumer => common_name
                 .strip_prefix("consumer:")
                 .and_then(|name| ConsumerName::new(name).ok())
-                .map(Principal::Consumer)
+                .map(|name| {
+                    let reads = self.store.reads(&name);
+                    Principal::Consumer(name, reads)
+                })
                 .ok_or_else(denied),
         }
+    }
+
+    fn reads(&self, consumer: &ConsumerName) -> Reads {
+        self.store.reads(consumer)
     }
 }
 
@@ -210,7 +220,7 @@ mod tests {
         let authority = StoreAuthority::new(store, Org::default());
         for (serial, common_name, unit, expected) in [
             ("a1", "kiwi-01", "robot", "Robot(kiwi-01)"),
-            ("a3", "consumer:ops", "consumer", "Consumer(ops)"),
+            ("a3", "consumer:ops", "consumer", "Consumer(ops, Reads([]))"),
             (
                 "a2",
                 "kiwi-01",

@@ -12,7 +12,7 @@ use super::problem::Failure;
 use crate::clock;
 use crate::identity::consumers;
 
-/// Issues a read-only broker certificate. The key stays with who asks.
+/// Issues a read-only broker certificate, for everything that robots say or a part of it. The key stays with who asks.
 #[utoipa::path(
     post, path = "/api/v1/consumers", tag = "enrolment", request_body = api::ConsumerRequest,
     responses(
@@ -27,6 +27,7 @@ pub(super) async fn create(
     Json(request): Json<api::ConsumerRequest>,
 ) -> Result<(StatusCode, Answer<api::ConsumerCreated>), Failure> {
     let now = Timestamp::from_ms(clock::now_ms());
+    let before = app.store.reads(&request.name);
     let created = consumers::create(
         &app.store,
         &app.authority,
@@ -36,5 +37,9 @@ pub(super) async fn create(
         now,
     )
     .await?;
+    // What is connected has subscriptions of before.
+    if before != app.store.reads(&request.name) {
+        app.broker.disconnect(&request.name.common_name()).await;
+    }
     Ok((StatusCode::CREATED, Answer(created)))
 }

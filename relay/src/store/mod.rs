@@ -26,6 +26,7 @@ mod past;
 mod people;
 mod postgres;
 mod reader;
+mod reads;
 pub mod records;
 mod slow;
 mod sqlite;

@@ -25,7 +25,8 @@ const ROWS: &[&str] = &[
     "",
     "INSERT INTO robot_groups VALUES ('warehouse');
      INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');
-     INSERT INTO keys VALUES ('k1', 'admin', 'ci', '', '[\"read\"]', 'fleet', x'05', NULL, NULL, 1, 2, NULL);",
+     INSERT INTO keys VALUES ('k1', 'admin', 'ci', '', '[\"read\"]', 'fleet', x'05', NULL, NULL, 1, 2, NULL);
+     INSERT INTO consumer_reads VALUES ('wall', 'alerts/+');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -79,6 +80,7 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("robot_groups", 9),
                 ("group_robots", 9),
                 ("keys", 9),
+                ("consumer_reads", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),

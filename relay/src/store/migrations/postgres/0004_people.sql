@@ -43,3 +43,10 @@ CREATE TABLE keys (
     expires     bigint NOT NULL,
     used        bigint
 );
+
+-- What consumers may read, where it is not everything.
+CREATE TABLE consumer_reads (
+    consumer text COLLATE "C" NOT NULL,
+    filter   text COLLATE "C" NOT NULL,
+    PRIMARY KEY (consumer, filter)
+);

@@ -43,3 +43,10 @@ CREATE TABLE keys (
     expires     INTEGER NOT NULL,
     used        INTEGER
 ) STRICT, WITHOUT ROWID;
+
+-- What consumers may read, where it is not everything.
+CREATE TABLE consumer_reads (
+    consumer TEXT NOT NULL,
+    filter   TEXT NOT NULL,
+    PRIMARY KEY (consumer, filter)
+) STRICT, WITHOUT ROWID;
