@@ -431,13 +431,20 @@ pub(crate) struct TokenCreate {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Consumer {
     /// Make a read-only broker certificate; the key is made here and stays here
-    #[command(after_help = "Example:\n  lekiwi consumer create analytics --out ./analytics")]
+    #[command(after_help = "Examples:
+  lekiwi consumer create analytics --out ./analytics
+  lekiwi consumer create wall --out ./wall --read robots/kiwi-01/from/state --read alerts/+
+
+With --read, certificates of this name read no more than that, those made before included.")]
     Create {
         /// Its name; the certificate's common name is `consumer:NAME`
         name: ConsumerName,
         /// Folder for key.pem, cert.pem and ca.pem
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Only this, such as robots/kiwi-01/from/#, robots/+/from/telemetry or alerts/+; may be said several times
+        #[arg(long = "read", value_name = "FILTER")]
+        reads: Vec<String>,
     },
 }
 

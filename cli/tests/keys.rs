@@ -7,6 +7,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::{Canned, JSON, Relay, SESSION, check, lekiwi, login};
@@ -43,10 +44,11 @@ fn relay(line: &str) -> Canned {
     }
 }
 
-/// The same of a relay that does not take the new secret.
+/// The same of a relay that stops once it was asked who the old secret is of.
 fn forgetful(line: &str) -> Canned {
+    static ASKED: AtomicBool = AtomicBool::new(false);
     match line {
-        "GET /api/v1/me" => (
+        "GET /api/v1/me" if ASKED.swap(true, Ordering::Relaxed) => (
             503,
             "application/problem+json",
             r#"{"type":"urn:lekiwi:problem:stopping","title":"Relay is stopping","status":503}"#,
@@ -194,11 +196,13 @@ fn a_key_file_is_replaced_once_the_new_one_works() {
             .args(more);
         command
     };
-    // It cannot be asked whether it works: the file has what does.
+    // Whether the new one works cannot be asked: the file has one that does.
     let away = Relay::start(forgetful);
     let failed = rotate(&away, &[]).output().unwrap();
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), OLD);
+    let asked = away.requests();
+    assert!(asked.iter().any(|it| it.contains("/rotate")), "{asked:?}");
 
     let relay = Relay::start(relay);
     let rotated = rotate(&relay, &["--overlap", "1h"]).output().unwrap();

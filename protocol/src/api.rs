@@ -425,6 +425,10 @@ pub struct ConsumerRequest {
     pub name: ConsumerName,
     /// PKCS#10 as PEM.
     pub csr_pem: String,
+    /// What consumers of this name may read from now on, as filters below `{prefix}/v1/{org}/` such as `robots/kiwi-01/from/#`,
+    /// `robots/+/from/telemetry` or `alerts/+`; everything when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
     /// Days until the certificate expires; 90 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 825))]

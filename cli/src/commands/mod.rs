@@ -117,8 +117,8 @@ pub(crate) async fn run(
         Command::Token(Token::Revoke { id }) => {
             token::revoke(&Relay::of(environment)?, id, ui).await
         }
-        Command::Consumer(Consumer::Create { name, out }) => {
-            consumer::create(&Relay::of(environment)?, name, &out, ui).await
+        Command::Consumer(Consumer::Create { name, out, reads }) => {
+            consumer::create(&Relay::of(environment)?, name, &out, reads, ui).await
         }
         Command::Completions { shell } => {
             // Into memory first: the generator panics where it cannot write.

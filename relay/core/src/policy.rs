@@ -74,7 +74,7 @@ impl fmt::Display for Who<'_> {
             Self::Person { name, .. } => write!(f, "user {name}"),
             Self::Program { key, owner, .. } => write!(f, "API key {key:?} of {owner}"),
             Self::Certified(Principal::Robot(id)) => write!(f, "robot {id}"),
-            Self::Certified(Principal::Consumer(name)) => write!(f, "consumer {name}"),
+            Self::Certified(Principal::Consumer(name, _)) => write!(f, "consumer {name}"),
             Self::Certified(Principal::Relay(id)) => write!(f, "relay {id}"),
         }
     }
@@ -285,7 +285,7 @@ pub fn allow<'a>(
         (_, Action::Report | Action::Publish(..) | Action::Will(..) | Action::Subscribe(..)) => {
             Err(Denial::Certificate(shown(who)))
         }
-        (Who::Certified(Principal::Consumer(_)), Action::Scrape) => Ok(Basis::Certificate),
+        (Who::Certified(Principal::Consumer(..)), Action::Scrape) => Ok(Basis::Certificate),
         (Who::Nobody | Who::Certified(_), _) => Err(Denial::Login),
         (Who::Person { .. } | Who::Program { .. }, Action::Own)
         | (Who::Person { .. }, Action::LogIn) => Ok(Basis::Own),
@@ -338,8 +338,8 @@ fn by_right<'a>(
     at: Circumstances<'_>,
 ) -> Result<Basis<'a>, Denial> {
     let standing = || who.rights().iter().filter(|right| right.holds(at.now));
-    let here = || standing().filter(|right| right.covers(what, at.groups));
-    if let Some(right) = here().find(|right| right.permissions.has(permission)) {
+    let mut here = standing().filter(|right| right.covers(what, at.groups));
+    if let Some(right) = here.find(|right| right.permissions.has(permission)) {
         let Some(owner) = who.owner() else {
             return Ok(Basis::Right(right));
         };
@@ -355,8 +355,14 @@ fn by_right<'a>(
             Ok(_) => Ok(Basis::Right(right)),
         };
     }
+    let reads = |who: Who<'_>| {
+        let mut rights = who.rights().iter();
+        rights.any(|it| {
+            it.permissions.has(Permission::Read) && it.holds(at.now) && it.covers(what, at.groups)
+        })
+    };
     if let What::Robot(id) = what
-        && !here().any(|right| right.permissions.has(Permission::Read))
+        && !(reads(who) && who.owner().is_none_or(reads))
     {
         return Err(Denial::Unseen(id.clone(), who.to_string()));
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::access::{Principal, Reads};
 use lekiwi_protocol::{ConsumerName, Org, RobotId, Timestamp};
 use x509_parser::x509::AttributeTypeAndValue;
 
@@ -103,6 +103,9 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Its client was let in; called on the runtime, must not block.
     fn entered(&self, certificate: &ClientCert);
+
+    /// What this consumer may read.
+    fn reads(&self, consumer: &ConsumerName) -> Reads;
 }
 
 /// The relay's own authority: what the store has on record.
@@ -178,9 +181,16 @@ impl Authority for StoreAuthority {
             CertificateKind::Consumer => common_name
                 .strip_prefix("consumer:")
                 .and_then(|name| ConsumerName::new(name).ok())
-                .map(Principal::Consumer)
+                .map(|name| {
+                    let reads = self.store.reads(&name);
+                    Principal::Consumer(name, reads)
+                })
                 .ok_or_else(denied),
         }
+    }
+
+    fn reads(&self, consumer: &ConsumerName) -> Reads {
+        self.store.reads(consumer)
     }
 }
 
@@ -226,7 +236,7 @@ mod tests {
         let authority = StoreAuthority::new(store, Org::default(), "relay:r1".into());
         for (serial, common_name, unit, expected) in [
             ("a1", "kiwi-01", "robot", "Robot(kiwi-01)"),
-            ("a3", "consumer:ops", "consumer", "Consumer(ops)"),
+            ("a3", "consumer:ops", "consumer", "Consumer(ops, Reads([]))"),
             (
                 "a2",
                 "kiwi-01",

@@ -40,11 +40,7 @@ pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kep
         if let Err(error) = app.sessions.forget_old(clock::now_ms()).await {
             tracing::warn!(%error, "cannot forget old sessions and invitations");
         }
-        let kept_ms = keys::KEPT.as_millis() as u64;
-        let ended = app
-            .store
-            .expire_keys(clock::now_ms().saturating_sub(kept_ms));
-        if let Err(error) = ended.await {
+        if let Err(error) = keys::expire(&app.store).await {
             tracing::warn!(%error, "cannot forget old API keys");
         }
         let now = Timestamp::from_ms(clock::now_ms());

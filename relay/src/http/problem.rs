@@ -447,7 +447,9 @@ impl From<ConsumerError> for Failure {
         let detail = error.to_string();
         match error {
             ConsumerError::Csr(error) => error.into(),
-            ConsumerError::Lifetime(_) => Self::new(Kind::InvalidBody, detail),
+            ConsumerError::Lifetime(_) | ConsumerError::Reads(_) => {
+                Self::new(Kind::InvalidBody, detail)
+            }
             ConsumerError::Store(error) => error.into(),
             ConsumerError::Authority(error) => error.into(),
         }

@@ -29,6 +29,7 @@ mod past;
 mod people;
 mod postgres;
 mod reader;
+mod reads;
 pub mod records;
 mod renewals;
 mod slow;

@@ -10,7 +10,7 @@ use lekiwi_relay_core::policy::{Groups, Right, Source, What};
 
 use super::database::{Database, DatabaseError, Result, Row, values};
 use super::records::{Account, Credential, People};
-use super::{Store, StoreError, keys};
+use super::{Store, StoreError, keys, reads};
 
 /// Reads all of it.
 pub(super) fn load(database: &mut dyn Database) -> Result<People> {
@@ -73,6 +73,7 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
         accounts: accounts.collect(),
         groups,
         keys: keys::load(database)?,
+        reads: reads::load(database)?,
     })
 }
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use lekiwi_protocol::access::Reads;
 use lekiwi_protocol::api::{EventRecord, Grant};
 use lekiwi_protocol::message::SeqRange;
-use lekiwi_protocol::{Role, Timestamp, UserName};
+use lekiwi_protocol::{ConsumerName, Role, Timestamp, UserName};
 use lekiwi_relay_core::policy::{Groups, Right, Source};
 use uuid::Uuid;
 
@@ -362,6 +363,8 @@ pub struct People {
     pub groups: Groups,
     /// API keys, by the SHA-256 of each secret that works.
     pub keys: HashMap<[u8; 32], Arc<Key>>,
+    /// What consumers may read, where it is not everything.
+    pub reads: BTreeMap<ConsumerName, Reads>,
 }
 
 /// An API key. The secret itself is never stored.

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lekiwi_protocol::{Role, Timestamp, UserName};
+use lekiwi_protocol::access::Reads;
+use lekiwi_protocol::{ConsumerName, Role, Timestamp, UserName};
 use lekiwi_relay::store::records::{
     Certificate, CertificateKind, Credential, Key, NewBacklog, NewSample, Redemption, Refused,
     Session, Snapshot, Token,
@@ -124,6 +125,9 @@ async fn keys_outlive_the_process_and_end_with_their_group() {
         let rotate = |shown, hash, until| store.rotate_key(Uuid::from_u128(1), shown, hash, until);
         assert!(!rotate([9; 32], [4; 32], 50).await.unwrap());
         assert!(rotate([1; 32], [4; 32], 50).await.unwrap());
+        let alerts = Reads::parse(&["alerts/+".to_owned()]).unwrap();
+        let wall = || ConsumerName::new("wall").unwrap();
+        store.set_reads(wall(), alerts.clone()).await.unwrap();
         let used = store.key(&[4; 32], 7).unwrap();
         store.note_use(&used, 60_000);
         store.close();
@@ -134,6 +138,9 @@ async fn keys_outlive_the_process_and_end_with_their_group() {
         assert_eq!(old.used_ms.load(Ordering::Relaxed), 60_000);
         assert!(store.key(&[1; 32], 50).is_none());
         assert!(store.key(&[4; 32], 99).is_some() && store.key(&[4; 32], 100).is_none());
+        assert_eq!(store.reads(&wall()), alerts);
+        store.set_reads(wall(), Reads::default()).await.unwrap();
+        assert_eq!(store.reads(&wall()), Reads::default());
         let warehouse = "warehouse".parse().unwrap();
         store.remove_group(warehouse).await.unwrap();
         assert!(store.key(&[2; 32], 7).is_none() && store.key(&[4; 32], 7).is_some());

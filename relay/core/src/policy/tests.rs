@@ -2,6 +2,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
+use lekiwi_protocol::access::Reads;
 
 const NOW: Timestamp = Timestamp::from_ms(1_800_000_000_000);
 const LATER: Timestamp = Timestamp::from_ms(1_800_000_060_000);
@@ -259,7 +260,7 @@ fn a_key_may_what_both_it_and_its_owner_may() {
 fn a_certificate_speaks_for_its_owner_only() {
     let world = World::new();
     let own = Principal::Robot(robot("kiwi-01"));
-    let consumer = Principal::Consumer("analytics".parse().unwrap());
+    let consumer = Principal::Consumer("analytics".parse().unwrap(), Reads::default());
     let ask = |client, action, what| {
         allow(Who::Certified(client), action, what, world.at(NOW))
             .map(|_| ())
@@ -279,6 +280,30 @@ fn a_certificate_speaks_for_its_owner_only() {
         )
     );
     assert_eq!(ask(&consumer, Action::Scrape, What::Fleet), Ok(()));
+    let alerts = Reads::parse(&["alerts/+".to_owned()]).unwrap();
+    let narrow = Principal::Consumer("wall".parse().unwrap(), alerts);
+    let root = Root::default();
+    let subscribe = |client, filter| ask(client, Action::Subscribe(&root, filter), What::Fleet);
+    let (alerts, robots) = (
+        "fleet/v1/default/alerts/+",
+        "fleet/v1/default/robots/+/from/#",
+    );
+    for client in [&consumer, &narrow] {
+        assert_eq!(subscribe(client, alerts), Ok(()));
+        assert_eq!(
+            ask(
+                client,
+                Action::Publish(&root, "fleet/v1/default/alerts/a"),
+                What::Fleet
+            ),
+            Err(format!("{} may not publish", Who::Certified(client)))
+        );
+    }
+    assert_eq!(subscribe(&consumer, robots), Ok(()));
+    assert_eq!(
+        subscribe(&narrow, robots),
+        Err(format!("consumer:wall may not subscribe to {robots:?}"))
+    );
     let login = "expected a session, an API key or `Authorization: Bearer …`";
     assert_eq!(ask(&own, Action::Scrape, What::Fleet), Err(login.into()));
     for permission in Permission::ALL {

@@ -196,6 +196,12 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout(
+        "consumer_reads",
+        &["consumer", "filter"],
+        "consumer, filter",
+        false,
+    ),
+    layout(
         "commands",
         &[
             "id", "robot", "command", "issued", "state", "updated", "result", "reason",

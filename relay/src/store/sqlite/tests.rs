@@ -30,7 +30,8 @@ const ROWS: &[&str] = &[
      INSERT INTO audit VALUES (1, 2, 'person:ada', '', 'login', '', 'done', '', '{}', x'00');
      INSERT INTO second_factors VALUES ('admin', x'01', 1, 2, 0);
      INSERT INTO recovery_codes VALUES ('admin', x'02');
-     INSERT INTO invitations VALUES ('i1', x'03', 'ada', '[]', 'admin', 1, 2, NULL, NULL);",
+     INSERT INTO invitations VALUES ('i1', x'03', 'ada', '[]', 'admin', 1, 2, NULL, NULL);
+     INSERT INTO consumer_reads VALUES ('wall', 'alerts/+');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -89,6 +90,7 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("second_factors", 9),
                 ("recovery_codes", 9),
                 ("invitations", 9),
+                ("consumer_reads", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),

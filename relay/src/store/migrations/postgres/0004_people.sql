@@ -88,3 +88,10 @@ CREATE TABLE invitations (
     used    bigint,
     revoked bigint
 );
+
+-- What consumers may read, where it is not everything.
+CREATE TABLE consumer_reads (
+    consumer text COLLATE "C" NOT NULL,
+    filter   text COLLATE "C" NOT NULL,
+    PRIMARY KEY (consumer, filter)
+);

@@ -88,3 +88,10 @@ CREATE TABLE invitations (
     used    INTEGER,
     revoked INTEGER
 ) STRICT, WITHOUT ROWID;
+
+-- What consumers may read, where it is not everything.
+CREATE TABLE consumer_reads (
+    consumer TEXT NOT NULL,
+    filter   TEXT NOT NULL,
+    PRIMARY KEY (consumer, filter)
+) STRICT, WITHOUT ROWID;
