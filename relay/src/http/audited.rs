@@ -123,7 +123,7 @@ impl<S: Sync> FromRequestParts<S> for Note {
     }
 }
 
-/// What tells refusals apart: who, from where, what, and why.
+/// What tells refusals apart: who, from where, by which route, and why.
 type Refusal = (String, String, &'static str, &'static str);
 
 /// Refusals of those who proved who they are, and of others, who cannot take the place of those.
@@ -144,7 +144,7 @@ impl Default for Refused {
 
 impl Refused {
     /// How often it was so, where that is worth an entry.
-    fn count(&self, entry: &NewEntry) -> Option<u64> {
+    fn count(&self, entry: &NewEntry, route: Option<&'static Route>) -> Option<u64> {
         let refusals = if entry.who == NOBODY {
             &self.strangers
         } else {
@@ -154,7 +154,7 @@ impl Refused {
         let key = (
             entry.who.clone(),
             entry.address.clone(),
-            entry.action,
+            route.map_or("", |route| route.path),
             entry.outcome,
         );
         refusals.count(clock::monotonic(), key)
@@ -220,7 +220,7 @@ pub(super) async fn record(State(app): State<App>, mut request: Request, next: N
             }
         };
     }
-    if let Some(times) = app.refused.count(&entry) {
+    if let Some(times) = app.refused.count(&entry, route) {
         if times > 1 {
             entry.detail.insert("times".to_owned(), times.to_string());
         }

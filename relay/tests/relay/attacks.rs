@@ -180,10 +180,11 @@ fn too_much_is_refused_before_it_is_kept() {
         let refused = relay.curl_as(&admin, "/api/v1/tokens", &options);
         assert_eq!(refused.problem().1, "too-large");
     }
-    let header = format!("x-large: {}", "a".repeat(600_000));
+    let header = format!("x-large: {}\n", "a".repeat(600_000));
+    std::fs::write(&large, header).expect("a file");
     let url = format!("https://{}/health", relay.https);
     for version in ["--http1.1", "--http2"] {
-        let output = curl_command(&relay.ca(), &url, &[version, "-H", &header]).output();
+        let output = curl_command(&relay.ca(), &url, &[version, "-H", &file]).output();
         let output = output.expect("curl runs");
         let said = String::from_utf8_lossy(&output.stdout);
         let is_refused = !output.status.success() || said.contains(" 431");
