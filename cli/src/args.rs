@@ -3,6 +3,7 @@
 pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod bans;
+pub(crate) mod identities;
 pub(crate) mod keys;
 mod parse;
 pub(crate) mod people;
@@ -137,6 +138,9 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Audit(audit::Audit),
     /// Who is not let in for a while, and let them in again
     Bans(bans::Bans),
+    /// List and revoke certificates of robots and programs
+    #[command(subcommand)]
+    Identity(identities::Identity),
     /// Make read-only broker certificates
     #[command(subcommand)]
     Consumer(Consumer),

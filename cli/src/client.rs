@@ -3,6 +3,7 @@
 mod alerts;
 mod audit;
 mod bans;
+mod identities;
 mod keys;
 mod people;
 

@@ -386,6 +386,9 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "PEOPLE_SECOND_FACTOR" => {
                 raw.people.get_or_insert_default().second_factor = Some(value);
             }
+            "IDENTITY_CRL_FILE" => {
+                raw.identity.get_or_insert_default().crl_file = Some(value.into());
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {

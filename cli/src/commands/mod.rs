@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod consumer;
 mod discover;
+mod identities;
 mod keys;
 mod logs;
 mod packages;
@@ -98,6 +99,9 @@ pub(crate) async fn run(
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
         Command::Audit(arguments) => audit::run(environment, arguments, ui).await,
+        Command::Identity(identity) => {
+            identities::run(&Relay::of(environment)?, identity, ui).await
+        }
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,

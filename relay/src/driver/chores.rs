@@ -1,4 +1,4 @@
-//! What is done once an hour: what is old is forgotten, and how far the audit goes is signed.
+//! What goes on and on beside the rest.
 
 use std::time::Duration;
 
@@ -13,6 +13,19 @@ use crate::{clock, http};
 const DAY_MS: u64 = 86_400_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
+/// How long a live stream may outlive its session.
+const SESSION_CHECK: Duration = Duration::from_secs(3);
+
+/// Ends the live streams of those who logged out, or may see other robots by now.
+pub(super) async fn end_streams(app: http::App) {
+    let mut ticks = tokio::time::interval(SESSION_CHECK);
+    loop {
+        ticks.tick().await;
+        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
+        app.fleet.live().end_sessions(hears);
+    }
+}
+
 /// How long what is kept.
 pub(super) struct Kept {
     /// Events, by type.
@@ -21,7 +34,7 @@ pub(super) struct Kept {
     pub(super) audit_days: u32,
 }
 
-/// Runs until it is aborted.
+/// Once an hour: what is old is forgotten, and how far the audit goes is signed.
 pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kept: Kept) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut gait = clock::Gait::default();
