@@ -6,6 +6,7 @@
 
 pub mod alerts;
 mod limits;
+pub mod people;
 mod retention;
 mod store;
 pub mod traces;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::limits::{LimitsError, RawLimits};
+use self::people::{PeopleError, ProviderConfig, RawPeople};
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
 use crate::broker::{Address, AddressError};
@@ -84,9 +86,11 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     /// Where traces go.
     pub traces: Option<RawTraces>,
+    /// Who else may say who somebody is. In the file only.
+    pub people: Option<RawPeople>,
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "version",
     "https",
     "mqtt",
@@ -107,6 +111,7 @@ const KEYS: [&str; 20] = [
     "alerts",
     "limits",
     "traces",
+    "people",
 ];
 
 /// The checked configuration.
@@ -144,6 +149,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where traces go, if anywhere.
     pub traces: Option<TracesConfig>,
+    /// Who else may say who somebody is.
+    pub oidc: Vec<ProviderConfig>,
 }
 
 /// Why the configuration cannot be used.
@@ -213,6 +220,9 @@ pub enum ConfigError {
     /// Something about limits is wrong.
     #[error("cannot use limits")]
     Limits(#[source] LimitsError),
+    /// Something about people is wrong.
+    #[error("cannot use people")]
+    People(#[source] PeopleError),
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
@@ -365,7 +375,7 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             other => {
                 // Neither is a text.
                 let texts = KEYS.map(|key| match key {
-                    "alerts" => "",
+                    "alerts" | "people" => "",
                     "limits" => "limits_tier",
                     "traces" => "traces_endpoint",
                     key => key,
@@ -417,6 +427,7 @@ impl Raw {
             },
             event_days: self.event_days.or(below.event_days),
             alerts: self.alerts.or(below.alerts),
+            people: self.people.or(below.people),
             limits: match (self.limits, below.limits) {
                 (Some(limits), Some(below)) => Some(limits.over(below)),
                 (limits, below) => limits.or(below),
@@ -525,6 +536,11 @@ impl Raw {
                 .check()
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
+            oidc: self
+                .people
+                .unwrap_or_default()
+                .check()
+                .map_err(ConfigError::People)?,
         })
     }
 }

@@ -3,9 +3,10 @@
 //! A signal is heard at any time: what has begun to start is dropped, as a crash would, which every part survives.
 
 mod names;
+mod ready;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Root, Timestamp};
 use lekiwi_relay_core::alerts::defaults;
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::names::{advertised, host_name, relay_id, server_names};
+use self::ready::Ready;
 use crate::alerts::{Dispatcher, ReceiverError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
@@ -39,6 +40,7 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
+use crate::people::oidc::{ProviderError, Providers};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
@@ -104,6 +106,9 @@ pub enum RunError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// Nobody could log in by a provider.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -168,7 +173,7 @@ impl RunError {
             Self::Listen { .. } | Self::Data(DataError::Locked { .. }) | Self::NotAlone(_) => {
                 Exit::Unavailable
             }
-            Self::Database(_) | Self::Receiver(_) => Exit::Config,
+            Self::Database(_) | Self::Receiver(_) | Self::Provider(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }
@@ -186,15 +191,6 @@ impl From<BrokerError> for RunError {
             other => Self::Broker(other),
         }
     }
-}
-
-/// What the ready file says.
-#[derive(Debug, Serialize)]
-struct Ready {
-    https: SocketAddr,
-    mqtt: String,
-    ca_fingerprint: String,
-    pid: u32,
 }
 
 /// Runs the relay until a signal.
@@ -407,6 +403,7 @@ async fn start(
         packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
         retention: config.retention,
         sessions: Sessions::new(store.clone())?,
+        oidc: Providers::new(config.oidc)?,
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),
@@ -430,15 +427,13 @@ async fn start(
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
-        write_ready(
-            path,
-            &Ready {
-                https,
-                mqtt,
-                ca_fingerprint: fingerprint,
-                pid: std::process::id(),
-            },
-        )?;
+        let ready = Ready {
+            https,
+            mqtt,
+            ca_fingerprint: fingerprint,
+            pid: std::process::id(),
+        };
+        ready.write(path)?;
     }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -585,14 +580,4 @@ async fn tell_admin_password(
         );
     }
     Ok(())
-}
-
-fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
-    // Addresses, a text and a number always become JSON.
-    let mut json = serde_json::to_vec(ready).unwrap_or_default();
-    json.push(b'\n');
-    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }

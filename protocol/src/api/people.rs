@@ -91,6 +91,9 @@ pub struct Person {
     pub disabled_at: Option<Timestamp>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Who vouches for them when they log in, when it is not the relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// Their sessions.
     pub sessions: u64,
 }

@@ -5,7 +5,7 @@
 //! Only the relay that leads tells anybody: it reads what was told from the log when it begins to.
 
 mod email;
-mod secret;
+pub(crate) mod secret;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -259,7 +259,7 @@ impl Dispatcher {
 }
 
 /// An error and all its causes, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

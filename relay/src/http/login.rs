@@ -26,7 +26,7 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
+pub(super) fn render(app: &App, status: StatusCode, user: &str, error: Option<&str>) -> Response {
     let error = error.map_or_else(String::new, |text| {
         format!("<p class=\"error\" role=\"alert\">{}</p>", escaped(text))
     });
@@ -35,21 +35,40 @@ fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
     } else {
         ("", " autofocus")
     };
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>Log in · Lekiwi Heartbeat</title>\
-         <style>{STYLE}</style></head><body><main><h1><span aria-hidden=\"true\"></span>Lekiwi Heartbeat</h1>\
-         <form method=\"post\" action=\"/login\">{error}\
+    // Their names are letters, digits and dashes.
+    let others: String = app
+        .oidc
+        .names()
+        .map(|name| format!("<a class=\"other\" href=\"/login/oidc/{name}\">Log in by {name}</a>"))
+        .collect();
+    let body = format!(
+        "<form method=\"post\" action=\"/login\">{error}\
          <label for=\"user\">User</label>\
          <input id=\"user\" name=\"user\" autocomplete=\"username\" autocapitalize=\"none\" spellcheck=\"false\" \
          required value=\"{user}\"{focus_user}>\
          <label for=\"password\">Password</label>\
          <input id=\"password\" name=\"password\" type=\"password\" autocomplete=\"current-password\" required{focus_password}>\
-         <button type=\"submit\">Log in</button></form>\
-         <p class=\"hint\">The relay showed the administrator's password when it started for the first time.</p>\
-         </main></body></html>\n",
+         <button type=\"submit\">Log in</button></form>{others}\
+         <p class=\"hint\">The relay showed the administrator's password when it started for the first time.</p>",
         user = escaped(user),
+    );
+    framed(status, "", &body)
+}
+
+/// Leads to the dashboard, as a link on a page of the relay does.
+pub(super) fn go_on() -> Response {
+    let refresh = "<meta http-equiv=\"refresh\" content=\"0;url=/\">";
+    let link = "<a class=\"other\" href=\"/\">You are logged in: go on</a>";
+    framed(StatusCode::OK, refresh, link)
+}
+
+fn framed(status: StatusCode, head: &str, body: &str) -> Response {
+    let page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">{head}\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>Log in · Lekiwi Heartbeat</title>\
+         <style>{STYLE}</style></head><body><main><h1><span aria-hidden=\"true\"></span>Lekiwi Heartbeat</h1>\
+         {body}</main></body></html>\n"
     );
     let mut response = (
         status,
@@ -84,8 +103,8 @@ fn escaped(text: &str) -> String {
 }
 
 /// The page.
-pub(super) async fn page() -> Response {
-    render(StatusCode::OK, "", None)
+pub(super) async fn page(State(app): State<App>) -> Response {
+    render(&app, StatusCode::OK, "", None)
 }
 
 /// The form.
@@ -101,7 +120,7 @@ pub(super) async fn submit(
                 Kind::LoginFailed => "User or password is wrong.",
                 _ => failure.detail(),
             };
-            let mut page = render(failure.kind().status(), &user, Some(text));
+            let mut page = render(&app, failure.kind().status(), &user, Some(text));
             if let Some(after) = failure.into_response().headers().get(header::RETRY_AFTER) {
                 page.headers_mut()
                     .insert(header::RETRY_AFTER, after.clone());

@@ -27,6 +27,7 @@ mod login;
 pub mod logs;
 mod me;
 mod measured;
+mod oidc;
 pub mod openapi;
 mod packages;
 mod passage;
@@ -58,6 +59,7 @@ use crate::identity::authority::Authority;
 use crate::ingest::Handle;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::people::oidc::Providers;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::Store;
@@ -88,6 +90,8 @@ pub struct Parts {
     pub retention: Retention,
     /// Logins.
     pub sessions: Sessions,
+    /// Who else may say who somebody is.
+    pub oidc: Providers,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What is told of requests whose trace is kept.

@@ -49,6 +49,7 @@ fn view(app: &App, account: &Account) -> Person {
         created_at: Timestamp::from_ms(account.created_ms),
         disabled_at: account.disabled_ms.map(Timestamp::from_ms),
         has_password: account.has_password,
+        issuer: account.issuer.clone(),
         sessions: app.store.sessions_of(account.name.as_str(), now).len() as u64,
     }
 }
@@ -69,6 +70,20 @@ fn named(app: &App, text: &str) -> Result<UserName, Failure> {
     known
         .map(|(name, _)| name.clone())
         .ok_or_else(|| unknown(text))
+}
+
+/// Roles and passwords are for those whom no provider vouches for: it would undo the one, and the other would go round it.
+fn refuse_provided(app: &App, name: &UserName) -> Result<(), Failure> {
+    let people = app.store.people();
+    let account = people.accounts.get(name);
+    match account.and_then(|account| account.issuer.as_ref()) {
+        None => Ok(()),
+        Some(issuer) => Err(Failure::new(
+            Kind::PersonProvided,
+            format!("expected somebody with a password, {name} logs in by {issuer}"),
+        )
+        .hint("their roles follow from what the provider says at each login")),
+    }
 }
 
 fn shown(app: &App, name: &UserName) -> Result<Answer<Person>, Failure> {
@@ -175,7 +190,7 @@ pub(super) async fn create(
     responses(
         (status = 200, body = Person),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "last-admin", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "last-admin, person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -189,6 +204,7 @@ pub(super) async fn change(
     let name = named(&app, &id)?;
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
+        refuse_provided(&app, &name)?;
         made(&name, app.store.set_roles(name.clone(), roles).await?)?;
         tracing::info!(person = %name, by = %asker.name(), "roles changed");
     }
@@ -228,6 +244,7 @@ pub(super) async fn remove(
     responses(
         (status = 204, description = "From now on it is taken"),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body, password-refused", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -239,6 +256,7 @@ pub(super) async fn password(
     Json(NewPassword { password }): Json<NewPassword>,
 ) -> Result<StatusCode, Failure> {
     let name = named(&app, &id)?;
+    refuse_provided(&app, &name)?;
     let hash = me::hashed(&app, &name, password).await?;
     let user = name.to_string();
     if !app.store.set_credential(Credential { user, hash }).await? {

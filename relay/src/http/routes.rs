@@ -11,7 +11,7 @@ use lekiwi_protocol::Permission;
 use super::App;
 use super::{
     alerts, bans, commands, configuration, connections, consumers, dashboard, discovered, est,
-    events, groups, health, live, loans, login, logs, me, openapi, packages, people, refused,
+    events, groups, health, live, loans, login, logs, me, oidc, openapi, packages, people, refused,
     robots, session, telemetry, tokens,
 };
 
@@ -105,6 +105,8 @@ pub const ROUTES: &[Route] = &[
 
     route(Method::GET,     "/login",                                          Open,                      || get(login::page)),
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
+    route(Method::GET,     "/login/oidc/{id}",                                Open,                      || get(oidc::begin)),
+    route(Method::GET,     "/login/oidc/{id}/callback",                       Open,                      || get(oidc::callback)),
     route(Method::POST,    "/logout",                                         Page,                      || post(login::logout)),
     route(Method::POST,    "/api/v1/session",                                 Open,                      || post(session::create)),
     route(Method::DELETE,  "/api/v1/session",                                 Own,                       || delete(session::end)),

@@ -98,7 +98,7 @@ impl Sessions {
     ) -> Result<api::Session, LoginError> {
         self.check(&login, address).await?;
         tracing::info!(user = %login.user, %address, "logged in");
-        self.begin(login.user, address, agent).await
+        self.begin(login.user, LIFETIME, address, agent).await
     }
 
     /// Checks a password, as a login does.
@@ -171,15 +171,20 @@ impl Sessions {
         done.map_err(|_| LoginError::Stopping)
     }
 
-    async fn begin(
+    /// Begins a session of somebody whom something else than a password let in.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub async fn begin(
         &self,
         user: String,
+        lifetime: Duration,
         address: IpAddr,
         agent: &str,
     ) -> Result<api::Session, LoginError> {
         let secret = Secret::random(PREFIX).map_err(LoginError::Random)?;
         let now = Timestamp::from_ms(clock::now_ms());
-        let expires_at = now.plus(LIFETIME);
+        let expires_at = now.plus(lifetime);
         let session = Session {
             hash: secret.digest(),
             user,

@@ -21,6 +21,7 @@ mod follow;
 mod history;
 mod identity;
 mod log;
+mod outsiders;
 mod past;
 mod people;
 mod postgres;

@@ -16,7 +16,7 @@ use super::{Store, StoreError};
 pub(super) fn load(database: &mut dyn Database) -> Result<People> {
     let mut accounts: BTreeMap<UserName, Account> = BTreeMap::new();
     database.query(
-        "SELECT name, created, disabled, name IN (SELECT \"user\" FROM credentials) FROM people",
+        "SELECT name, created, disabled, name IN (SELECT \"user\" FROM credentials), issuer FROM people",
         &[],
         &mut |row| {
             let name = parsed::<UserName>(row, 0, "a user name")?;
@@ -25,6 +25,7 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
                 created_ms: row.get(1)?,
                 disabled_ms: row.get(2)?,
                 has_password: row.get(3)?,
+                issuer: row.get(4)?,
                 rights: Vec::new(),
             };
             accounts.insert(name, account);
@@ -123,7 +124,11 @@ fn right(row: &Row<'_>) -> Result<Right> {
     })
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize, expected: &'static str) -> Result<T> {
+pub(super) fn parsed<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+    expected: &'static str,
+) -> Result<T> {
     let text: String = row.get(column)?;
     text.parse().map_err(|_| DatabaseError::Column {
         column,
@@ -410,7 +415,11 @@ pub(super) fn set_hash(database: &mut dyn Database, credential: &Credential) -> 
     Ok(set == 1)
 }
 
-fn set_roles(database: &mut dyn Database, name: &UserName, roles: &[Grant]) -> Result<()> {
+pub(super) fn set_roles(
+    database: &mut dyn Database,
+    name: &UserName,
+    roles: &[Grant],
+) -> Result<()> {
     database.execute(
         "DELETE FROM rights WHERE person = ?1 AND lender = ''",
         values![name.as_str()],

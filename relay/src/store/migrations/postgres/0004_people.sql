@@ -27,3 +27,8 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address text NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent text NOT NULL DEFAULT '';
+
+-- Whom a provider of OpenID Connect vouches for; nobody where the relay itself does.
+ALTER TABLE people ADD COLUMN issuer text;
+ALTER TABLE people ADD COLUMN subject text;
+CREATE UNIQUE INDEX people_of_provider ON people (issuer, subject);

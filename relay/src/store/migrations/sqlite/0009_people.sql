@@ -27,3 +27,8 @@ CREATE TABLE group_robots (
 
 ALTER TABLE sessions ADD COLUMN address TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN agent TEXT NOT NULL DEFAULT '';
+
+-- Whom a provider of OpenID Connect vouches for; nobody where the relay itself does.
+ALTER TABLE people ADD COLUMN issuer TEXT;
+ALTER TABLE people ADD COLUMN subject TEXT;
+CREATE UNIQUE INDEX people_of_provider ON people (issuer, subject);
