@@ -30,7 +30,7 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
         "roles",
         "lent to them",
         "sessions",
-        "password",
+        "logs in by",
         "since",
     ];
     let mut table = table(colour, &head);
@@ -45,7 +45,11 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
             Cell::new(list(person.roles.iter().map(role))),
             Cell::new(list(person.loans.iter().map(lent))),
             Cell::new(person.sessions),
-            Cell::new(if person.has_password { "yes" } else { "no" }),
+            Cell::new(match (&person.issuer, person.has_password) {
+                (Some(issuer), _) => plain(issuer),
+                (None, true) => "password".into(),
+                (None, false) => NONE.into(),
+            }),
             Cell::new(person.created_at),
         ]);
     }

@@ -254,10 +254,6 @@ mod tests {
         };
         for (text, expected) in [
             (
-                with("default_role: operator, issuer: x"),
-                "cannot understand relay.yml line 1: duplicate mapping key: issuer",
-            ),
-            (
                 "people: {oidc: [{name: A, issuer: 'https://i.example', client_id: c}]}".to_owned(),
                 "cannot use people: provider A: expected name to be 1 to 40 of a-z, 0-9 and -, got \"A\"",
             ),

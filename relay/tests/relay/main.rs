@@ -15,6 +15,7 @@ mod limits;
 #[path = "../support/mosquitto.rs"]
 mod mosquitto;
 mod observability;
+mod oidc;
 mod openapi;
 mod past;
 mod people;

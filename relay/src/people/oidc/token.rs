@@ -33,7 +33,7 @@ enum Check {
 }
 
 /// Those that providers sign with. None of them takes a secret.
-const ALGORITHMS: [(&str, Check); 9] = [
+const ALGORITHMS: [(&str, Check); 10] = [
     ("RS256", Check::Rsa(&RSA_PKCS1_2048_8192_SHA256)),
     ("RS384", Check::Rsa(&RSA_PKCS1_2048_8192_SHA384)),
     ("RS512", Check::Rsa(&RSA_PKCS1_2048_8192_SHA512)),
@@ -43,6 +43,8 @@ const ALGORITHMS: [(&str, Check); 9] = [
     ("ES256", Check::Curve("P-256", &ECDSA_P256_SHA256_FIXED)),
     ("ES384", Check::Curve("P-384", &ECDSA_P384_SHA384_FIXED)),
     ("EdDSA", Check::Curve("Ed25519", &ED25519)),
+    // The same by its newer name (RFC 9864).
+    ("Ed25519", Check::Curve("Ed25519", &ED25519)),
 ];
 
 /// Why a token is none.

@@ -70,7 +70,7 @@ fn signed(header: &Value, claims: &Value) -> String {
             rsa
         }
         "ES256" => PROVIDER.curve.sign(&random, bytes).unwrap().as_ref().into(),
-        "EdDSA" => PROVIDER.edwards.sign(bytes).as_ref().into(),
+        "EdDSA" | "Ed25519" => PROVIDER.edwards.sign(bytes).as_ref().into(),
         // What everybody knows as the secret.
         "HS256" => {
             let key = hmac::Key::new(hmac::HMAC_SHA256, PROVIDER.rsa.public_key().as_ref());
@@ -105,6 +105,7 @@ fn a_token_of_the_provider_is_taken() {
         ("PS256", "r"),
         ("ES256", "c"),
         ("EdDSA", "e"),
+        ("Ed25519", "e"),
     ] {
         for header in [
             json!({ "alg": alg, "kid": kid }),
@@ -179,8 +180,9 @@ fn nothing_is_taken_that_the_provider_did_not_sign() {
             format!("{header}.{payload}"),
             format!("{form}it has two parts"),
         ),
+        (format!("{good}.AAAA"), signature_expected.to_owned()),
         (
-            format!("{good}.x"),
+            format!("x.{payload}.{signature}"),
             format!("{form}its header cannot be read"),
         ),
         (
