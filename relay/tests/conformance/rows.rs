@@ -134,7 +134,7 @@ async fn whom_a_provider_vouches_for_is_known_by_their_subject() {
         assert_eq!(come(outsider("i", "1", "ada", &operator)).await, ada);
         assert_eq!(
             roles("ada"),
-            ["operator on fleet until 1970-01-01T00:00:00.1Z"]
+            ["operator on fleet until 1970-01-01T00:00:00.100Z"]
         );
         // The same subject of another provider is somebody else; the same one under another name is not.
         let other = come(outsider("j", "1", "ada", &operator)).await;
@@ -150,7 +150,7 @@ async fn whom_a_provider_vouches_for_is_known_by_their_subject() {
         assert_eq!(come(outsider("i", "1", "admin", &engineer)).await, ada);
         assert_eq!(
             roles("ada"),
-            ["engineer on fleet until 1970-01-01T00:00:00.2Z"]
+            ["engineer on fleet until 1970-01-01T00:00:00.200Z"]
         );
         assert_eq!(roles("admin").len(), 0, "and is no more");
         assert_eq!(come(outsider("i", "1", "ada", &[])).await, Welcome::NoRole);
