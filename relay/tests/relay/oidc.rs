@@ -420,13 +420,8 @@ async fn a_login_ends_in_the_browser_that_began_it_and_once() {
     let first = victim.come_back(&relay).await;
     let second = victim.come_back(&relay).await;
     let code = |url: &Url| {
-        let mut pairs = url.query_pairs();
-        let code = pairs
-            .find(|(name, _)| name == "code")
-            .expect("a code")
-            .1
-            .into_owned();
-        code
+        let found = url.query_pairs().find(|(name, _)| name == "code");
+        found.expect("a code").1.into_owned()
     };
     let mixed = second.as_str().replace(&code(&second), &code(&first));
     let cookies = victim.cookies.clone();

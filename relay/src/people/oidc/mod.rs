@@ -256,7 +256,7 @@ impl Provider {
         let began = clock::monotonic();
         let mut latest = self.known.lock().await;
         if let Some(known) = &latest.known
-            && known.since.elapsed() < FRESH
+            && began.saturating_duration_since(known.since) < FRESH
             && stale.is_none_or(|stale| !Arc::ptr_eq(stale, known))
         {
             return Ok(known.clone());
