@@ -7,6 +7,7 @@
 pub mod alerts;
 mod identity;
 mod limits;
+pub mod oidc;
 mod origins;
 mod people;
 mod retention;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
 pub use self::identity::{IdentityConfig, RawIdentity};
 pub use self::limits::{LimitsError, RawLimits};
+use self::oidc::{OidcError, ProviderConfig};
 use self::people::RawPeople;
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
@@ -171,6 +173,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Of whom a second factor is demanded.
     pub second_factor: Demand,
+    /// Who else may say who somebody is.
+    pub oidc: Vec<ProviderConfig>,
 }
 
 /// Why the configuration cannot be used.
@@ -240,6 +244,9 @@ pub enum ConfigError {
     /// Something about limits is wrong.
     #[error("cannot use limits")]
     Limits(#[source] LimitsError),
+    /// Something about people is wrong.
+    #[error("cannot use people")]
+    Oidc(#[source] OidcError),
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
@@ -548,6 +555,7 @@ impl Raw {
                 });
             }
         };
+        let (second_factor, oidc) = self.people.unwrap_or_default().check()?;
         Ok(Config {
             https: address("https", self.https, HTTPS)?,
             mqtt: address("mqtt", self.mqtt, MQTT)?,
@@ -576,7 +584,8 @@ impl Raw {
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
             identity: self.identity.unwrap_or_default().check()?,
-            second_factor: self.people.unwrap_or_default().check()?,
+            second_factor,
+            oidc,
         })
     }
 }

@@ -45,6 +45,7 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
+use crate::people::oidc::{ProviderError, Providers};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
@@ -113,6 +114,9 @@ pub enum RunError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// Nobody could log in by a provider.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -180,7 +184,7 @@ impl RunError {
             Self::Listen { .. } | Self::Data(DataError::Locked { .. }) | Self::NotAlone(_) => {
                 Exit::Unavailable
             }
-            Self::Database(_) | Self::Receiver(_) => Exit::Config,
+            Self::Database(_) | Self::Receiver(_) | Self::Provider(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }
@@ -420,6 +424,7 @@ async fn start(
         packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
         retention: config.retention,
         sessions: Sessions::new(store.clone(), config.org.clone(), config.second_factor)?,
+        oidc: Providers::new(config.oidc)?,
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),

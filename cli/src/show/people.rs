@@ -33,7 +33,7 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
         "roles",
         "lent to them",
         "sessions",
-        "password",
+        "logs in by",
         "since",
     ];
     let mut table = table(colour, &head);
@@ -48,11 +48,18 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
             Cell::new(list(person.roles.iter().map(role))),
             Cell::new(list(person.loans.iter().map(lent))),
             Cell::new(person.sessions),
-            Cell::new(match (person.has_password, person.has_second_factor) {
-                (false, _) => "no",
-                (true, false) => "yes",
-                (true, true) => "yes, with a second factor",
-            }),
+            Cell::new(
+                match (
+                    &person.issuer,
+                    person.has_password,
+                    person.has_second_factor,
+                ) {
+                    (Some(issuer), ..) => plain(issuer),
+                    (None, false, _) => NONE.into(),
+                    (None, true, false) => "password".into(),
+                    (None, true, true) => "password and second factor".into(),
+                },
+            ),
             Cell::new(person.created_at),
         ]);
     }

@@ -94,6 +94,9 @@ pub struct Person {
     pub has_password: bool,
     /// Whether that takes a second factor.
     pub has_second_factor: bool,
+    /// Who vouches for them when they log in, when it is not the relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// Their sessions.
     pub sessions: u64,
 }

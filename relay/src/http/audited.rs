@@ -37,6 +37,7 @@ const ACTIONS: &[(Method, &str, Action)] = &[
     (Method::POST,   "/.well-known/est/simpleenroll",              Action::RobotEnrol),
     (Method::POST,   "/.well-known/est/simplereenroll",            Action::RobotRenew),
     (Method::POST,   "/login",                                     Action::Login),
+    (Method::GET,    "/login/oidc/{id}/callback",                  Action::Login),
     (Method::POST,   "/logout",                                    Action::Logout),
     (Method::POST,   "/api/v1/session",                            Action::Login),
     (Method::DELETE, "/api/v1/session",                            Action::Logout),

@@ -522,16 +522,21 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
         let value = headers.get(API_KEY)?;
         Some(Credential::Key(value.to_str().ok()?.trim()))
     };
-    bearer.or_else(key).or_else(|| {
-        headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, _)| *name == COOKIE)
-            .map(|(_, token)| Credential::Cookie(token))
-    })
+    let cookie = || cookie_of(headers, COOKIE).map(Credential::Cookie);
+    bearer.or_else(key).or_else(cookie)
+}
+
+/// The cookie of this name.
+#[must_use]
+pub fn cookie_of<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == wanted)
+        .map(|(_, value)| value)
 }
 
 /// Refuses what another site's page made a browser send. Requests that change something must prove

@@ -179,6 +179,9 @@ pub(super) async fn joined(
         Joining::Over => return Err(over("it has just ended", &invitation)),
     };
     tracing::info!(person = %name, by = %invitation.inviter, id = invitation.id, %address, "joined");
-    let session = app.sessions.begin(name.to_string(), address, agent).await?;
+    let session = app
+        .sessions
+        .begin(name.to_string(), LIFETIME, address, agent)
+        .await?;
     Ok(Joined { name, session })
 }

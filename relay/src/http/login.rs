@@ -18,12 +18,18 @@ use crate::people::sessions::LIFETIME;
 /// Longest user name that is shown again, in characters.
 const LONGEST_SHOWN: usize = 80;
 
-fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
+pub(super) fn render(app: &App, status: StatusCode, user: &str, error: Option<&str>) -> Response {
     let (focus_user, focus_password) = if user.is_empty() {
         (" autofocus", "")
     } else {
         ("", " autofocus")
     };
+    // Their names are letters, digits and dashes.
+    let others: String = app
+        .oidc
+        .names()
+        .map(|name| format!("<a class=\"other\" href=\"/login/oidc/{name}\">Log in by {name}</a>"))
+        .collect();
     let content = format!(
         "<form method=\"post\" action=\"/login\">{error}\
          <label for=\"user\">User</label>\
@@ -33,7 +39,7 @@ fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
          <input id=\"password\" name=\"password\" type=\"password\" autocomplete=\"current-password\" required{focus_password}>\
          <label for=\"totp\">Code of your authenticator, if you have one</label>\
          <input id=\"totp\" name=\"totp\" autocomplete=\"one-time-code\" autocapitalize=\"none\" spellcheck=\"false\">\
-         <button type=\"submit\">Log in</button></form>\
+         <button type=\"submit\">Log in</button></form>{others}\
          <p class=\"hint\">The relay showed the administrator's password when it started for the first time.</p>",
         error = page::error(error),
         user = page::escaped(user),
@@ -42,8 +48,8 @@ fn render(status: StatusCode, user: &str, error: Option<&str>) -> Response {
 }
 
 /// The page.
-pub(super) async fn page() -> Response {
-    render(StatusCode::OK, "", None)
+pub(super) async fn page(State(app): State<App>) -> Response {
+    render(&app, StatusCode::OK, "", None)
 }
 
 /// The form.
@@ -57,7 +63,7 @@ pub(super) async fn submit(
     let note = note.unwrap_or_default();
     let login: api::Login = match page::form(request).await {
         Ok(login) => login,
-        Err(failure) => return shown("", failure),
+        Err(failure) => return shown(&app, "", failure),
     };
     let user: String = login.user.chars().take(LONGEST_SHOWN).collect();
     note.says("user", &user);
@@ -66,11 +72,11 @@ pub(super) async fn submit(
             note.by("person", user);
             response
         }
-        Err(failure) => shown(&user, failure),
+        Err(failure) => shown(&app, &user, failure),
     }
 }
 
-fn shown(user: &str, failure: Failure) -> Response {
+fn shown(app: &App, user: &str, failure: Failure) -> Response {
     page::refused(failure, |failure| {
         let text = match failure.kind() {
             Kind::LoginFailed => "User or password is wrong.",
@@ -79,7 +85,7 @@ fn shown(user: &str, failure: Failure) -> Response {
             }
             _ => failure.detail(),
         };
-        render(failure.kind().status(), user, Some(text))
+        render(app, failure.kind().status(), user, Some(text))
     })
 }
 

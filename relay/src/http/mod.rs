@@ -34,6 +34,7 @@ mod login;
 pub mod logs;
 mod me;
 mod measured;
+mod oidc;
 pub mod openapi;
 mod packages;
 mod page;
@@ -69,6 +70,7 @@ use crate::identity::crl::Revocations;
 use crate::ingest::Handle;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::people::oidc::Providers;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::Store;
@@ -99,6 +101,8 @@ pub struct Parts {
     pub retention: Retention,
     /// Logins.
     pub sessions: Sessions,
+    /// Who else may say who somebody is.
+    pub oidc: Providers,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What is told of requests whose trace is kept.

@@ -28,8 +28,19 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// A page with this title around `content`, which is HTML.
 pub(super) fn page(status: StatusCode, title: &str, content: &str) -> Response {
+    framed(status, title, "", content)
+}
+
+/// A page that leads to the dashboard, as a link on a page of the relay does.
+pub(super) fn go_on() -> Response {
+    let refresh = "<meta http-equiv=\"refresh\" content=\"0;url=/\">";
+    let link = "<a class=\"other\" href=\"/\">You are logged in: go on</a>";
+    framed(StatusCode::OK, "Logged in", refresh, link)
+}
+
+fn framed(status: StatusCode, title: &str, head: &str, content: &str) -> Response {
     let page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">{head}\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>{title} · Lekiwi Heartbeat</title>\
          <style>{STYLE}</style></head><body><main><h1><span aria-hidden=\"true\"></span>Lekiwi Heartbeat</h1>\

@@ -51,6 +51,7 @@ fn view(app: &App, account: &Account) -> Person {
         disabled_at: account.disabled_ms.map(Timestamp::from_ms),
         has_password: account.has_password,
         has_second_factor: account.has_factor,
+        issuer: account.issuer.clone(),
         sessions: app.store.sessions_of(account.name.as_str(), now).len() as u64,
     }
 }
@@ -71,6 +72,20 @@ pub(super) fn named(app: &App, text: &str) -> Result<UserName, Failure> {
     known
         .map(|(name, _)| name.clone())
         .ok_or_else(|| unknown(text))
+}
+
+/// Roles and passwords are for those whom no provider vouches for: it would undo the one, and the other would go round it.
+fn refuse_provided(app: &App, name: &UserName) -> Result<(), Failure> {
+    let people = app.store.people();
+    let account = people.accounts.get(name);
+    match account.and_then(|account| account.issuer.as_ref()) {
+        None => Ok(()),
+        Some(issuer) => Err(Failure::new(
+            Kind::PersonProvided,
+            format!("expected somebody with a password, {name} logs in by {issuer}"),
+        )
+        .hint("their roles follow from what the provider says at each login")),
+    }
 }
 
 fn shown(app: &App, name: &UserName) -> Result<Answer<Person>, Failure> {
@@ -190,7 +205,7 @@ pub(super) async fn create(
     responses(
         (status = 200, body = Person),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "last-admin", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "last-admin, person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -206,6 +221,7 @@ pub(super) async fn change(
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
         note.says("roles", in_words(&roles));
+        refuse_provided(&app, &name)?;
         made(
             &name,
             app.store
@@ -252,6 +268,7 @@ pub(super) async fn remove(
     responses(
         (status = 204, description = "From now on it is taken"),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body, password-refused", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -263,6 +280,7 @@ pub(super) async fn password(
     Json(NewPassword { password }): Json<NewPassword>,
 ) -> Result<StatusCode, Failure> {
     let name = named(&app, &id)?;
+    refuse_provided(&app, &name)?;
     let hash = me::hashed(&app, &name, password).await?;
     let user = name.to_string();
     if !app.store.set_credential(Credential { user, hash }).await? {

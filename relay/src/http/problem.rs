@@ -135,6 +135,8 @@ kinds! {
     PersonUnknown = "person-unknown", NOT_FOUND, "Unknown person";
     /// Somebody is called so.
     PersonExists = "person-exists", CONFLICT, "Person exists";
+    /// What they are is said by their provider.
+    PersonProvided = "person-provided", CONFLICT, "Person of a provider";
     /// Nobody would be left who may give rights.
     LastAdmin = "last-admin", CONFLICT, "Last administrator";
     /// The password is too easy to guess, or too long.

@@ -12,7 +12,7 @@ use super::App;
 use super::{
     alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered,
     est, events, factor, groups, health, identities, invitations, join, keys, live, loans, login,
-    logs, me, openapi, packages, people, refused, robots, session, setup, telemetry, tokens,
+    logs, me, oidc, openapi, packages, people, refused, robots, session, setup, telemetry, tokens,
 };
 
 /// What it takes to use a route.
@@ -123,6 +123,8 @@ pub const ROUTES: &[Route] = &[
 
     route(Method::GET,     "/login",                                          Open,                      || get(login::page)),
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
+    route(Method::GET,     "/login/oidc/{id}",                                Open,                      || get(oidc::begin)),
+    route(Method::GET,     "/login/oidc/{id}/callback",                       Open,                      || get(oidc::callback)),
     route(Method::GET,     "/join",                                           Open,                      || get(join::page)),
     route(Method::POST,    "/join",                                           Open,                      || post(join::submit)),
     route(Method::POST,    "/api/v1/join",                                    Open,                      || post(invitations::join)),

@@ -129,7 +129,7 @@ impl Sessions {
         })
         .await?;
         tracing::info!(user = %login.user, %address, "logged in");
-        self.begin(login.user, address, agent).await
+        self.begin(login.user, LIFETIME, address, agent).await
     }
 
     /// Checks a password of somebody who is logged in, as a login does.
@@ -372,12 +372,13 @@ impl Sessions {
     pub async fn begin(
         &self,
         user: String,
+        lifetime: Duration,
         address: IpAddr,
         agent: &str,
     ) -> Result<api::Session, LoginError> {
         let secret = Secret::random(PREFIX).map_err(LoginError::Random)?;
         let now = Timestamp::from_ms(clock::now_ms());
-        let expires_at = now.plus(LIFETIME);
+        let expires_at = now.plus(lifetime);
         let session = Session {
             hash: secret.digest(),
             user,

@@ -25,6 +25,7 @@ mod identity;
 mod invitations;
 mod keys;
 mod log;
+mod outsiders;
 mod past;
 mod people;
 mod postgres;

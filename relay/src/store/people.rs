@@ -18,7 +18,7 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
     database.query(
         "SELECT name, created, disabled, name IN (SELECT \"user\" FROM credentials),
             name IN (SELECT person FROM second_factors WHERE confirmed IS NOT NULL),
-            (SELECT count(*) FROM recovery_codes r WHERE r.person = name)
+            (SELECT count(*) FROM recovery_codes r WHERE r.person = name), issuer
          FROM people",
         &[],
         &mut |row| {
@@ -30,6 +30,7 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
                 has_password: row.get(3)?,
                 has_factor: row.get(4)?,
                 recovery_codes: row.get(5)?,
+                issuer: row.get(6)?,
                 rights: Vec::new(),
             };
             accounts.insert(name, account);
@@ -490,7 +491,11 @@ pub(super) fn set_hash(database: &mut dyn Database, credential: &Credential) -> 
     Ok(set == 1)
 }
 
-fn set_roles(database: &mut dyn Database, name: &UserName, roles: &[Grant]) -> Result<()> {
+pub(super) fn set_roles(
+    database: &mut dyn Database,
+    name: &UserName,
+    roles: &[Grant],
+) -> Result<()> {
     database.execute(
         "DELETE FROM rights WHERE person = ?1 AND lender = ''",
         values![name.as_str()],

@@ -341,6 +341,8 @@ pub struct Account {
     pub has_factor: bool,
     /// How many of their recovery codes are left.
     pub recovery_codes: u64,
+    /// Who vouches for them, when it is not this relay.
+    pub issuer: Option<String>,
     /// What they may: roles, and what was lent to them, be it over or not.
     pub rights: Vec<Right>,
 }
@@ -352,6 +354,34 @@ impl Account {
         let mut sources = self.rights.iter().map(|right| &right.source);
         sources.any(|source| matches!(source, Source::Role(Role::Admin)))
     }
+}
+
+/// Somebody for whom a provider of OpenID Connect vouches, as they log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outsider {
+    /// Who vouches.
+    pub issuer: String,
+    /// Who it is there, for good.
+    pub subject: String,
+    /// As whom they log in here for the first time, when the provider calls them something that can be a name.
+    pub name: Option<UserName>,
+    /// What they are.
+    pub roles: Vec<Grant>,
+}
+
+/// What became of an [`Outsider`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Welcome {
+    /// They are let in, as whom.
+    In(UserName),
+    /// They are nothing here.
+    NoRole,
+    /// They are not let in any more.
+    Disabled(UserName),
+    /// They are new, and have no name that can be one.
+    Nameless,
+    /// They are new, and somebody else has their name.
+    Taken(UserName),
 }
 
 /// All people, and groups of robots.

@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod factors;
 mod log;
+mod outsiders;
 mod past;
 #[path = "../support/port.rs"]
 mod port;

@@ -19,6 +19,8 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
             ("GET", "/.well-known/est/cacerts"),
             ("GET", "/health"),
             ("GET", "/login"),
+            ("GET", "/login/oidc/{id}"),
+            ("GET", "/login/oidc/{id}/callback"),
             ("GET", "/ready"),
             ("POST", "/.well-known/est/simpleenroll"),
             ("POST", "/api/v1/session"),

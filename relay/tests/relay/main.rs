@@ -21,6 +21,7 @@ mod limits;
 #[path = "../support/mosquitto.rs"]
 mod mosquitto;
 mod observability;
+mod oidc;
 mod openapi;
 mod past;
 mod people;

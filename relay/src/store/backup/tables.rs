@@ -143,7 +143,12 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout("credentials", &["\"user\"", "hash"], "\"user\"", false),
-    layout("people", &["name", "created", "disabled"], "name", false),
+    layout(
+        "people",
+        &["name", "created", "disabled", "issuer", "subject"],
+        "name",
+        false,
+    ),
     layout(
         "rights",
         &["person", "role", "scope", "lender", "until"],

@@ -95,3 +95,8 @@ CREATE TABLE consumer_reads (
     filter   text COLLATE "C" NOT NULL,
     PRIMARY KEY (consumer, filter)
 );
+
+-- Whom a provider of OpenID Connect vouches for; nobody where the relay itself does.
+ALTER TABLE people ADD COLUMN issuer text;
+ALTER TABLE people ADD COLUMN subject text;
+CREATE UNIQUE INDEX people_of_provider ON people (issuer, subject);

@@ -95,3 +95,8 @@ CREATE TABLE consumer_reads (
     filter   TEXT NOT NULL,
     PRIMARY KEY (consumer, filter)
 ) STRICT, WITHOUT ROWID;
+
+-- Whom a provider of OpenID Connect vouches for; nobody where the relay itself does.
+ALTER TABLE people ADD COLUMN issuer TEXT;
+ALTER TABLE people ADD COLUMN subject TEXT;
+CREATE UNIQUE INDEX people_of_provider ON people (issuer, subject);
