@@ -163,22 +163,21 @@ fn too_much_is_refused_before_it_is_kept() {
     let relay = Relay::start();
     let admin = relay.log_in();
     let large = relay.data.path().join("large");
-    std::fs::write(&large, vec![b' '; 10_000_000]).expect("a file");
+    std::fs::write(&large, vec![b' '; 200_000]).expect("a file");
     let file = format!("@{}", large.display());
-    for options in [
-        // Announced, and in pieces of which nobody knows how many there are.
-        vec!["-H", JSON, "--data-binary", &file],
-        vec![
+    // Announced, and in pieces of which nobody knows how many there are.
+    for header in ["accept: */*", "transfer-encoding: chunked"] {
+        let options = [
+            "--http1.1",
             "-H",
             JSON,
             "-H",
-            "transfer-encoding: chunked",
+            header,
             "--data-binary",
             &file,
-        ],
-    ] {
+        ];
         let refused = relay.curl_as(&admin, "/api/v1/tokens", &options);
-        assert_eq!(refused.problem().1, "too-large");
+        assert_eq!(refused.problem().1, "too-large", "{header}");
     }
     let header = format!("x-large: {}\n", "a".repeat(600_000));
     std::fs::write(&large, header).expect("a file");
@@ -301,8 +300,8 @@ fn nobody_else_writes_into_the_log() {
     let admin = relay.log_in();
     let evil = "kiwi\n2026-11-21T00:00:00Z ERROR forged=yes\u{1b}[2J\u{1b}]0;title\u{7}\r\u{2028}";
     assert_eq!(log_in(&relay, evil, "a", &[]).status, 401);
-    let agent = "user-agent: \u{1b}[31mred";
-    let _ = log_in(&relay, "admin", &relay.password(), &["-H", agent]);
+    let agent = b"GET /api/v1/me HTTP/1.1\r\nHost: a\r\nUser-Agent: \x1b[31mred\r\n\r\n";
+    assert!(raw(&relay, agent, "\r\n\r\n").starts_with("HTTP/1.1 4"));
     let user = format!("{evil}:lkt_AAAA");
     let est = [
         "-u",
