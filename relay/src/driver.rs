@@ -39,13 +39,12 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
-use crate::people::keys;
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::traces::{Traces, TracesError};
-use crate::{broker, clock, ui};
+use crate::{broker, clock, people, ui};
 
 /// How long a relay that is not alone goes on after it has said that it stops, until nobody is sent to it any more.
 const LEAVE: Duration = Duration::from_secs(4);
@@ -534,8 +533,7 @@ async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Ve
             continue;
         }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        let sessions = app.store.expire_sessions(clock::now_ms()).await;
-        if let Err(error) = sessions.and(keys::expire(&app.store).await) {
+        if let Err(error) = people::expire(&app.store).await {
             tracing::warn!(%error, "cannot forget old sessions and keys");
         }
         let now = Timestamp::from_ms(clock::now_ms());

@@ -18,7 +18,6 @@ use lekiwi_relay_core::policy::{Right, Source};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::clock;
 use crate::identity::tokens::Secret;
 use crate::store::records::Key;
 use crate::store::{Store, StoreError};
@@ -34,7 +33,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long keys that ended are kept, so that whoever wonders finds them in the list.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most keys of a person.
 const MAX_KEYS: u64 = 100;
 const MAX_NAME_BYTES: usize = 64;
@@ -239,16 +238,6 @@ pub async fn rotate(
         key: secret.expose().to_owned(),
         info: info(&*rotated.ok_or_else(unknown)?, now),
     })
-}
-
-/// Forgets keys that ended long ago; how many.
-///
-/// # Errors
-/// When the store cannot write.
-pub async fn expire(store: &Store) -> Result<u64, StoreError> {
-    let kept_ms = KEPT.as_millis() as u64;
-    let before_ms = clock::now_ms().saturating_sub(kept_ms);
-    store.expire_keys(before_ms).await
 }
 
 #[cfg(test)]

@@ -8,3 +8,18 @@ pub mod keys;
 pub mod password;
 pub mod sessions;
 pub mod throttle;
+
+use crate::clock;
+use crate::store::{Store, StoreError};
+
+/// Forgets sessions that ended, and keys that ended long ago.
+///
+/// # Errors
+/// When the store cannot write.
+pub async fn expire(store: &Store) -> Result<(), StoreError> {
+    let now_ms = clock::now_ms();
+    store.expire_sessions(now_ms).await?;
+    let kept_ms = keys::KEPT.as_millis() as u64;
+    store.expire_keys(now_ms.saturating_sub(kept_ms)).await?;
+    Ok(())
+}

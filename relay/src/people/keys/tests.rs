@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::clock;
 use crate::metrics::Metrics;
 
 const NOW: Timestamp = Timestamp::from_ms(1_800_000_000_000);
