@@ -6,6 +6,7 @@
 
 pub mod alerts;
 mod limits;
+mod origins;
 mod people;
 mod retention;
 mod store;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use axum::http::HeaderValue;
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
 use lekiwi_relay_core::Policy;
@@ -61,6 +63,8 @@ pub struct Raw {
     pub relay_id: Option<String>,
     /// The organisation.
     pub org: Option<String>,
+    /// Origins of pages elsewhere that may ask the relay, with a session or key that they have.
+    pub cors: Option<Vec<String>>,
     /// Lowest TLS version of HTTPS: `1.3` or `1.2`.
     pub https_tls: Option<String>,
     /// How many days samples of telemetry are kept.
@@ -99,6 +103,7 @@ const KEYS: [&str; 21] = [
     "server_names",
     "relay_id",
     "org",
+    "cors",
     "https_tls",
     "telemetry_days",
     "telemetry_1m_days",
@@ -130,6 +135,8 @@ pub struct Config {
     pub relay_id: Option<RelayId>,
     /// The organisation.
     pub org: Org,
+    /// Origins of pages elsewhere that may ask the relay.
+    pub cors: Vec<HeaderValue>,
     /// Whether HTTPS takes TLS 1.2.
     pub allow_tls12: bool,
     /// How long telemetry is kept.
@@ -343,16 +350,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "HTTPS" => raw.https = Some(value),
             "MQTT" => raw.mqtt = Some(value),
             "BROKER" => raw.broker = Some(value),
-            "SERVER_NAMES" => {
-                raw.server_names = Some(
-                    value
-                        .split(',')
-                        .map(str::trim)
-                        .filter(|n| !n.is_empty())
-                        .map(str::to_owned)
-                        .collect(),
-                );
-            }
+            "SERVER_NAMES" => raw.server_names = Some(listed(&value)),
+            "CORS" => raw.cors = Some(listed(&value)),
             "RELAY_ID" => raw.relay_id = Some(value),
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
@@ -399,6 +398,13 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
     (raw, warnings)
 }
 
+/// What stands between commas.
+fn listed(value: &str) -> Vec<String> {
+    let parts = value.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect()
+}
+
 impl Raw {
     fn store_mut(&mut self) -> &mut RawStore {
         self.store.get_or_insert_default()
@@ -415,6 +421,7 @@ impl Raw {
             server_names: self.server_names.or(below.server_names),
             relay_id: self.relay_id.or(below.relay_id),
             org: self.org.or(below.org),
+            cors: self.cors.or(below.cors),
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
             telemetry_1m_days: self.telemetry_1m_days.or(below.telemetry_1m_days),
@@ -523,6 +530,7 @@ impl Raw {
             server_names,
             relay_id,
             org,
+            cors: origins::check(self.cors.unwrap_or_default())?,
             allow_tls12,
             retention,
             registration,

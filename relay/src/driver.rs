@@ -410,6 +410,7 @@ async fn start(
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),
+        cors: config.cors,
         root,
         source,
         mqtt: advertised_mqtt,

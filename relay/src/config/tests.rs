@@ -314,3 +314,29 @@ fn traces_go_where_file_and_variables_say() {
         assert_eq!(refusal(&format!("traces: {text}\n")).0, expected);
     }
 }
+
+#[test]
+fn other_sites_are_named_by_their_origin() {
+    let parsed = parse(
+        Path::new("relay.yml"),
+        "cors: [\"https://Ops.example.org\", \"http://localhost:5173\"]\n",
+    );
+    let origins = parsed.unwrap().check().unwrap().cors;
+    assert_eq!(
+        origins,
+        ["https://ops.example.org", "http://localhost:5173"]
+    );
+    for wrong in [
+        "\"*\"",
+        "\"null\"",
+        "\"https://ops.example.org/\"",
+        "\"https://ops.example.org/page\"",
+        "\"http://ops.example.org\"",
+        "\"https://me@ops.example.org\"",
+        "ops.example.org",
+    ] {
+        let (message, _) = refusal(&format!("cors: [{wrong}]\n"));
+        let expected = "expected cors to be origins such as https://ops.example.org, got ";
+        assert!(message.starts_with(expected), "{wrong}: {message}");
+    }
+}

@@ -22,9 +22,10 @@ use lekiwi_relay_core::gateway::Within;
 use lekiwi_relay_core::policy::{
     self, Action, Circumstances, Denial, Groups, Right, Source, What, Who,
 };
+use lekiwi_relay_core::protect::Refusal;
 
 use super::App;
-use super::extract::MAX_BODY_BYTES;
+use super::extract::{MAX_BODY_BYTES, Peer};
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
 use super::setup;
@@ -74,9 +75,21 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
 
 /// Lets a request through or not, and notes who asks.
 async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(), Failure> {
+    let address = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    if let Some(address) = address {
+        app.protect.request(address).map_err(too_many)?;
+    }
+    let within_limits = |who: Who<'_>| match address {
+        Some(address) => {
+            let outcome = app.protect.request_of(&who.to_string(), address);
+            outcome.map_err(too_many)
+        }
+        None => Ok(()),
+    };
     match needs {
         Some(Needs::Robot) => {
             let certified = certified(app, parts)?;
+            within_limits(Who::Certified(&certified))?;
             let robot = robot_of(parts).await;
             let what = robot.as_ref().map_or(What::Some, What::Robot);
             decide(
@@ -92,6 +105,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         }
         Some(Needs::Scrape) if let Ok(certified) = certified(app, parts) => {
             let who = Who::Certified(&certified);
+            within_limits(who)?;
             if decide(who, Action::Scrape, What::Fleet, &Groups::new()).is_ok() {
                 return Ok(());
             }
@@ -104,6 +118,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             _ => Err(login_required(&parts.headers)),
         };
     };
+    within_limits(asker.who())?;
     if asker.lacks_factor(app)
         && !matches!(needs, Some(Needs::Open | Needs::Setup | Needs::SetupPage))
     {
@@ -138,6 +153,12 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
     }
     parts.extensions.insert(asker);
     Ok(())
+}
+
+fn too_many(refusal: Refusal) -> Failure {
+    // So much has come in by then, whatever the rate.
+    Failure::new(Kind::TooManyRequests, refusal.to_string())
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// Who shows a session or a key, if anybody does.

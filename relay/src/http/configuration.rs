@@ -143,7 +143,14 @@ pub(super) async fn rollback(
             proof: None,
         },
     };
-    want(&app, &robot, asker.name().to_string(), wanted, Some(present)).await
+    want(
+        &app,
+        &robot,
+        asker.name().to_string(),
+        wanted,
+        Some(present),
+    )
+    .await
 }
 
 /// What a new version says.

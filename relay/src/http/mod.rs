@@ -51,7 +51,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use lekiwi_protocol::topic::Root;
 use lekiwi_relay_core::history::Retention;
 use tokio::sync::Semaphore;
@@ -99,6 +99,8 @@ pub struct Parts {
     pub traces: Traces,
     /// Who is let in.
     pub protect: Arc<Protect>,
+    /// Origins of pages elsewhere that may ask.
+    pub cors: Vec<HeaderValue>,
     /// The topics' start.
     pub root: Root,
     /// The relay's own name in the log.
@@ -151,6 +153,7 @@ pub fn router(app: App) -> Router {
             app.clone(),
             auth::guard,
         ))
+        .layer(headers::elsewhere(&app.cors))
         .layer(axum::middleware::from_fn(headers::secure))
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),

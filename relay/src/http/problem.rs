@@ -61,6 +61,8 @@ kinds! {
     SecondFactorUnknown = "second-factor-unknown", NOT_FOUND, "No second factor";
     /// Too many failed logins.
     LoginThrottled = "login-throttled", TOO_MANY_REQUESTS, "Too many failed logins";
+    /// Too many requests a second.
+    TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests";
     /// Too many logins at once.
     LoginBusy = "login-busy", SERVICE_UNAVAILABLE, "Too many logins at once";
     /// A cookie came with a request of another site.
