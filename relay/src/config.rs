@@ -95,7 +95,7 @@ pub struct Raw {
     pub people: Option<RawPeople>,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "version",
     "https",
     "mqtt",
