@@ -482,3 +482,27 @@ async fn a_provider_may_have_other_keys_and_the_relay_no_secret() {
     let gone = "company does not answer. Try again later, or log in by a password.";
     assert_eq!((page.status.as_u16(), alert(&page)), (502, gone));
 }
+
+/// What curl takes, browsers may not: the session's cookie is strict, and the way here began elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_browser_ends_at_the_dashboard() {
+    let port = port::free();
+    let relay = relay(port, WITH_SECRET);
+    let _provider = provide(port, &relay, &json!({}));
+    let profile = tempfile::tempdir().expect("a temporary folder");
+    let chromium = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu"])
+        .args(["--ignore-certificate-errors", "--virtual-time-budget=10000"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg("--dump-dom")
+        .arg(at(&relay, "/login/oidc/company").as_str())
+        .output()
+        .expect("chromium is installed");
+    let page = String::from_utf8_lossy(&chromium.stdout);
+    assert!(page.contains("<title>Lekiwi Heartbeat</title>"), "{page}");
+    assert!(
+        relay.log().contains("logged in user=ada"),
+        "{}",
+        relay.log()
+    );
+}
