@@ -13,7 +13,7 @@ use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::{AuditEntry, AuditPage};
 use lekiwi_protocol::audit::{Mark, START, checkpoint, hash, public_key};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use support::{Canned, JSON, Relay, SESSION, lekiwi, login};
+use support::{Canned, JSON, Relay, SESSION, check, lekiwi, login};
 
 fn entries() -> Vec<AuditEntry> {
     let mut previous = START;
@@ -114,7 +114,11 @@ fn an_export_is_checked_offline_and_every_change_of_it_is_found() {
     let ours = key(7);
     assert_eq!(shown, format!("{file}: entries 1 to 3, signed by {ours}\n"));
     let whole = format!("{file}: entries 1 to 3 are whole\n");
-    assert_eq!(run(&["audit", "verify", file, "--key", &ours]).1, whole);
+    // Without the relay: it is asked nothing.
+    let asked = relay.requests().len();
+    let arguments = ["audit", "verify", file, "--key", &ours];
+    check(&lekiwi(home, &arguments, ""), 0, &whole, "");
+    assert_eq!(relay.requests().len(), asked);
     let (code, _, error) = run(&["audit", "verify", file, "--key", &key(8)]);
     assert_eq!(code, 1);
     assert!(error.contains("expected a checkpoint of key"), "{error}");
@@ -125,7 +129,7 @@ fn an_export_is_checked_offline_and_every_change_of_it_is_found() {
     let text = std::fs::read_to_string(&export).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 4);
-    let check = |lines: &[&str], expected: &str| {
+    let refused = |lines: &[&str], expected: &str| {
         let path: &Path = &home.join("changed.ndjson");
         std::fs::write(path, lines.join("\n")).unwrap();
         let (code, _, error) = run(&["audit", "verify", path.to_str().unwrap()]);
@@ -134,16 +138,16 @@ fn an_export_is_checked_offline_and_every_change_of_it_is_found() {
     };
     let changed = lines[1].replace("person:ada", "person:bob");
     let broken = "the audit is not whole: expected entry 2";
-    check(&[lines[0], &changed, lines[2], lines[3]], broken);
-    check(&[lines[0], lines[2], lines[3]], broken);
-    check(&[lines[1], lines[2], lines[3]], "got it from entry 2");
-    check(
+    refused(&[lines[0], &changed, lines[2], lines[3]], broken);
+    refused(&[lines[0], lines[2], lines[3]], broken);
+    refused(&[lines[1], lines[2], lines[3]], "got it from entry 2");
+    refused(
         &[lines[0], lines[1], lines[3]],
         "expected the audit up to entry 3, which a checkpoint speaks of, got it up to 2",
     );
-    check(&lines[..3], "expected a checkpoint in line 3");
+    refused(&lines[..3], "expected a checkpoint in line 3");
     let forged = lines[3].replace("\\\"number\\\":3", "\\\"number\\\":2");
-    check(&[lines[0], lines[1], &forged], "over exactly this document");
+    refused(&[lines[0], lines[1], &forged], "over exactly this document");
     // An earlier export of another relay.
     let other = signed(&entries()[..2], 9);
     let since = home.join("since.ndjson");

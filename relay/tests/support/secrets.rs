@@ -7,15 +7,13 @@ use std::sync::{Mutex, PoisonError};
 /// Secrets that look like nothing in particular: kind and value.
 static KNOWN: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
-/// What secrets begin with.
-const SHAPES: [(&str, &str); 4] = [
-    ("a session", "lks_"),
-    ("an enrolment token", "lkt_"),
-    ("a private key", "-----BEGIN PRIVATE KEY"),
-    ("the hash of a password", "$argon2id$"),
+/// What secrets begin with, and how many letters must follow before that is one, and not only spoken of.
+const SHAPES: [(&str, &str, usize); 4] = [
+    ("a session", "lks_", 20),
+    ("an enrolment token", "lkt_", 20),
+    ("a private key", "-----BEGIN PRIVATE KEY", 0),
+    ("the hash of a password", "$argon2id$", 20),
 ];
-/// Letters after which a beginning is a secret, and not only spoken of.
-const LEAST: usize = 20;
 
 /// From now on no log may have this.
 pub(crate) fn keep(kind: &'static str, secret: &str) {
@@ -29,12 +27,12 @@ fn find(text: &str) -> Option<(&'static str, usize)> {
     let is_letter = |letter: &char| !letter.is_whitespace() && *letter != '"';
     text.lines().enumerate().find_map(|(number, line)| {
         let known = known.iter().find(|(_, secret)| line.contains(secret));
-        let shaped = SHAPES.iter().find(|(_, start)| {
+        let shaped = SHAPES.iter().find(|(_, start, least)| {
             let mut parts = line.split(start).skip(1);
-            parts.any(|rest| rest.chars().take_while(is_letter).count() >= LEAST)
+            parts.any(|rest| rest.chars().take_while(is_letter).count() >= *least)
         });
         let kind = known.map(|(kind, _)| *kind);
-        Some((kind.or(shaped.map(|(kind, _)| *kind))?, number + 1))
+        Some((kind.or(shaped.map(|(kind, ..)| *kind))?, number + 1))
     })
 }
 
@@ -61,5 +59,7 @@ fn secrets_are_found_by_value_and_by_shape() {
     );
     let token = format!("token=lkt_{}", "A1".repeat(12));
     assert_eq!(find(&token), Some(("an enrolment token", 1)));
+    let key = "a\n-----BEGIN PRIVATE KEY-----";
+    assert_eq!(find(key), Some(("a private key", 2)));
     assert_eq!(find("tokens begin with lkt_ and sessions with lks_"), None);
 }
