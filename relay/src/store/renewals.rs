@@ -220,8 +220,10 @@ impl Store {
                     values![serial, now_ms],
                 )?;
                 let ended: Vec<String> = database.rows(
+                    // What was asked for with it meanwhile is the next one.
                     "UPDATE certificates SET revoked = ?3
                      WHERE common_name = ?1 AND serial <> ?2 AND revoked IS NULL AND not_after > ?3
+                     AND serial NOT IN (SELECT certificate FROM renewals WHERE renews = ?2)
                      RETURNING serial",
                     values![certificate.common_name, serial, now_ms],
                     |row| row.get(0),
