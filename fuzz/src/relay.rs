@@ -5,7 +5,7 @@ use std::path::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use lekiwi_protocol::{MetricName, RobotId};
 use lekiwi_relay::config;
-use lekiwi_relay::http::auth::{Credential, credential, same_origin};
+use lekiwi_relay::http::credential::{Credential, credential, same_origin};
 use lekiwi_relay::http::est::basic;
 use lekiwi_relay::http::extract::{Query, expect_type};
 use lekiwi_relay::http::live::Wish;

@@ -54,7 +54,7 @@ impl Mosquitto {
             let one = &access[access.find("user consumer:analytics").unwrap()..];
             format!("{access}\n{}", one.replace("analytics", "second"))
         };
-        let program = mosquitto::Mosquitto::start(folder, port::free(), second);
+        let program = mosquitto::Mosquitto::start(folder, port::free(), "", second);
         Self {
             ca,
             program,

@@ -12,7 +12,8 @@ use lekiwi_protocol::api::{
 
 use super::App;
 use super::audited::Note;
-use super::auth::{self, Asker};
+use super::auth::Asker;
+use super::credential;
 use super::extract::{Id, Json, Peer, Query};
 use super::people::{check_roles, in_words};
 use super::problem::{Failure, Kind};
@@ -114,10 +115,10 @@ pub(super) async fn join(
     // Another site must not log a browser in as somebody else. Programs send no Origin.
     if headers.contains_key(header::ORIGIN) {
         let authority = uri.authority().map(|authority| authority.as_str());
-        auth::same_origin(&Method::POST, authority, &headers)?;
+        credential::same_origin(&Method::POST, authority, &headers)?;
     }
-    let joined = joined(&app, join, address, auth::agent(&headers), &note).await?;
-    let cookie = auth::cookie(&joined.session.token, LIFETIME.as_secs());
+    let joined = joined(&app, join, address, credential::agent(&headers), &note).await?;
+    let cookie = credential::cookie(&joined.session.token, LIFETIME.as_secs());
     Ok((
         StatusCode::CREATED,
         AppendHeaders([(header::SET_COOKIE, cookie)]),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::audited::Note;
-use super::auth;
+use super::credential;
 use super::extract::{Peer, Query};
 use super::problem::{Failure, Kind};
 use super::{invitations, page};
@@ -72,7 +72,7 @@ pub(super) async fn submit(
     note: Note,
     request: Request,
 ) -> Response {
-    let agent = auth::agent(request.headers()).to_owned();
+    let agent = credential::agent(request.headers()).to_owned();
     let filled: Filled = match page::form(request).await {
         Ok(filled) => filled,
         Err(failure) => return page::refused(failure, sorry),
@@ -107,7 +107,7 @@ async fn join(
         password: filled.password,
     };
     let joined = invitations::joined(app, join, address, agent, note).await?;
-    let cookie = auth::cookie(&joined.session.token, LIFETIME.as_secs());
+    let cookie = credential::cookie(&joined.session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),
         Redirect::to("/"),

@@ -9,7 +9,8 @@ use lekiwi_protocol::api;
 
 use super::App;
 use super::audited::Note;
-use super::auth::{self, Asker};
+use super::auth::Asker;
+use super::credential;
 use super::extract::Peer;
 use super::page;
 use super::problem::{Failure, Kind};
@@ -58,7 +59,7 @@ pub(super) async fn submit(
     Peer(address): Peer,
     request: Request,
 ) -> Response {
-    let agent = auth::agent(request.headers()).to_owned();
+    let agent = credential::agent(request.headers()).to_owned();
     let note = request.extensions().get::<Note>().cloned();
     let note = note.unwrap_or_default();
     let login: api::Login = match page::form(request).await {
@@ -96,7 +97,7 @@ async fn log_in(
     agent: &str,
 ) -> Result<Response, Failure> {
     let session = app.sessions.login(login, address, agent).await?;
-    let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
+    let cookie = credential::cookie(&session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),
         Redirect::to("/"),
@@ -108,7 +109,7 @@ async fn log_in(
 pub(super) async fn logout(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
     app.sessions.end(asker.session()?).await?;
     Ok((
-        AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
+        AppendHeaders([(header::SET_COOKIE, credential::cookie("", 0))]),
         Redirect::to("/login"),
     )
         .into_response())

@@ -15,6 +15,7 @@ mod commands;
 mod configuration;
 mod connections;
 mod consumers;
+pub mod credential;
 mod dashboard;
 mod discovered;
 pub mod est;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::audited::Note;
-use super::auth;
+use super::credential;
 use super::extract::{Id, Peer};
 use super::login;
 use super::page;
@@ -158,7 +158,10 @@ async fn log_in(
     let name = provider.name();
     let now_s = clock::now_ms() / 1_000;
     let begun = brought.and_then(|brought| {
-        let (cookie, state) = (auth::cookie_of(headers, COOKIE)?, brought.state.as_deref()?);
+        let (cookie, state) = (
+            credential::cookie_of(headers, COOKIE)?,
+            brought.state.as_deref()?,
+        );
         Some((Attempt::resume(cookie, name, state, now_s)?, brought))
     });
     let (attempt, brought) = begun.ok_or_else(|| {
@@ -212,8 +215,11 @@ async fn log_in(
         user.to_string(),
         provider.session(),
         address,
-        auth::agent(headers),
+        credential::agent(headers),
     );
     let session = session.await.map_err(|error| internal(&error))?;
-    Ok(auth::cookie(&session.token, provider.session().as_secs()))
+    Ok(credential::cookie(
+        &session.token,
+        provider.session().as_secs(),
+    ))
 }

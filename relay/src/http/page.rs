@@ -12,7 +12,7 @@ use qrcodegen::{QrCode, QrCodeEcc};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::auth;
+use super::credential;
 use super::extract::Body;
 use super::problem::{Failure, Kind};
 
@@ -115,7 +115,7 @@ pub(super) async fn form<T: DeserializeOwned>(request: Request) -> Result<T, Fai
     if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
         let authority = request.uri().authority();
         let authority = authority.map(|authority| authority.as_str());
-        auth::same_origin(&Method::POST, authority, headers)?;
+        credential::same_origin(&Method::POST, authority, headers)?;
     }
     let (parts, body) = request.into_parts();
     let Body(bytes) = Body::from_request(Request::from_parts(parts.clone(), body), &()).await?;

@@ -7,7 +7,8 @@ use lekiwi_protocol::api;
 
 use super::App;
 use super::audited::Note;
-use super::auth::{self, Asker};
+use super::auth::Asker;
+use super::credential;
 use super::extract::{Json, Peer};
 use super::problem::Failure;
 use crate::people::sessions::LIFETIME;
@@ -32,16 +33,16 @@ pub(super) async fn create(
     // Another site must not log a browser in as somebody else. Programs send no Origin.
     if headers.contains_key(header::ORIGIN) {
         let authority = uri.authority().map(|authority| authority.as_str());
-        auth::same_origin(&Method::POST, authority, &headers)?;
+        credential::same_origin(&Method::POST, authority, &headers)?;
     }
     note.says("user", &login.user);
     let user = login.user.clone();
     let session = app
         .sessions
-        .login(login, address, auth::agent(&headers))
+        .login(login, address, credential::agent(&headers))
         .await?;
     note.by("person", user);
-    let cookie = auth::cookie(&session.token, LIFETIME.as_secs());
+    let cookie = credential::cookie(&session.token, LIFETIME.as_secs());
     Ok((
         AppendHeaders([(header::SET_COOKIE, cookie)]),
         axum::Json(session),
@@ -58,7 +59,7 @@ pub(super) async fn end(State(app): State<App>, asker: Asker) -> Result<Response
     app.sessions.end(asker.session()?).await?;
     Ok((
         StatusCode::NO_CONTENT,
-        AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),
+        AppendHeaders([(header::SET_COOKIE, credential::cookie("", 0))]),
     )
         .into_response())
 }

@@ -34,7 +34,7 @@ pub(crate) fn mosquitto_with(relay: &Relay, port: u16, line: &str) -> Mosquitto 
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     // The relay of the tests has another name.
-    Mosquitto::start_with(folder, port, line, |rules| rules.replace("relay-1", "r1"))
+    Mosquitto::start(folder, port, line, |rules| rules.replace("relay-1", "r1"))
 }
 
 fn robot(relay: &Relay) -> Identity {

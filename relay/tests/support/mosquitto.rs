@@ -18,17 +18,8 @@ impl Drop for Mosquitto {
 
 impl Mosquitto {
     /// Starts it in `folder`, which has ca.pem, server.pem and server.key; `rules` makes of the access rules those that the
-    /// test needs, whose clients have other names.
+    /// test needs, whose clients have other names; `line` is one more of its configuration.
     pub(crate) fn start(
-        folder: tempfile::TempDir,
-        port: u16,
-        rules: impl FnOnce(String) -> String,
-    ) -> Self {
-        Self::start_with(folder, port, "", rules)
-    }
-
-    /// The same with one more line in its configuration.
-    pub(crate) fn start_with(
         folder: tempfile::TempDir,
         port: u16,
         line: &str,
