@@ -310,7 +310,8 @@ async fn what_was_forgotten_before_there_were_pictures_is_not_looked_back_at() {
         // What later versions brought is not there yet.
         place.batch(&format!(
             "DELETE FROM pictures; DELETE FROM events WHERE type = 'robot.disconnected';
-             DROP TABLE people; DROP TABLE rights; DROP TABLE robot_groups; DROP TABLE group_robots; DROP TABLE keys; DROP TABLE consumer_reads;
+             DROP TABLE people; DROP TABLE rights; DROP TABLE robot_groups; DROP TABLE group_robots;
+             DROP TABLE keys; DROP TABLE consumer_reads;
              ALTER TABLE sessions DROP COLUMN address; ALTER TABLE sessions DROP COLUMN agent; {version}"
         ));
         let (store, mut commits) = place.open().await;
