@@ -56,7 +56,9 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
                     route.method
                 );
                 let expected = match credential {
-                    None => "expected a session cookie or `Authorization: Bearer …`",
+                    None => {
+                        "expected a session cookie, `Authorization: Bearer …` or an `X-API-Key`"
+                    }
                     Some(_) => "expected a session that lasts, got one that ended or never was",
                 };
                 assert_eq!(detail, expected);
