@@ -4,8 +4,8 @@
 //! A robot's routes ask for its certificate instead, and for nothing else; `/metrics` takes a consumer's as well; on
 //! all others a certificate counts for nothing.
 //!
-//! Invariant: what is not marked public answers nothing without a session, a key or a robot's certificate. A cookie alone never changes
-//! anything on behalf of another site.
+//! Invariant: what is not marked public answers nothing without a session, a key or a robot's certificate. A cookie alone
+//! never changes anything on behalf of another site.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
