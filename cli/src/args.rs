@@ -2,6 +2,7 @@
 
 pub(crate) mod alerts;
 pub(crate) mod bans;
+pub(crate) mod identities;
 mod parse;
 pub(crate) mod people;
 mod telemetry;
@@ -131,6 +132,9 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Token(Token),
     /// Who is not let in for a while, and let them in again
     Bans(bans::Bans),
+    /// List and revoke certificates of robots and programs
+    #[command(subcommand)]
+    Identity(identities::Identity),
     /// Make read-only broker certificates
     #[command(subcommand)]
     Consumer(Consumer),

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod bans;
+mod identities;
 mod people;
 
 use std::sync::Arc;

@@ -246,6 +246,19 @@ pub enum Ca {
     Show(CaShow),
     /// Make the certificate of an external broker.
     Broker(CaBroker),
+    /// Make another authority where the one before is gone: every robot has to be enrolled again.
+    New(CaNew),
+}
+
+/// `ca new`.
+#[derive(Debug, Args)]
+pub struct CaNew {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// The configuration file, which names the organisation; `relay.yml` in the data folder when absent.
+    #[arg(long, value_name = "FILE", env = "LEKIWI_RELAY_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 /// `ca show`.

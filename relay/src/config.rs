@@ -370,6 +370,9 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "IDENTITY_ROBOT_LIFETIME" => {
                 raw.identity.get_or_insert_default().robot_lifetime = Some(value);
             }
+            "IDENTITY_CRL_FILE" => {
+                raw.identity.get_or_insert_default().crl_file = Some(value.into());
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {

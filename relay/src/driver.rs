@@ -2,25 +2,28 @@
 //!
 //! A signal is heard at any time: what has begun to start is dropped, as a crash would, which every part survives.
 
+mod chores;
 mod names;
+mod ready;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lekiwi_protocol::Root;
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
-use lekiwi_protocol::{Root, Timestamp};
 use lekiwi_relay_core::alerts::defaults;
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::chores::{end_streams, keep_house};
 use self::names::{advertised, host_name, relay_id, server_names};
+use self::ready::Ready;
 use crate::alerts::{Dispatcher, ReceiverError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
 use crate::cli;
@@ -31,6 +34,7 @@ use crate::files;
 use crate::http;
 use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
+use crate::identity::crl::Revocations;
 use crate::identity::server::ServerIdentity;
 use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
@@ -42,7 +46,8 @@ use crate::people::admin::{self, AdminError};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
-use crate::store::{EventRetention, Location, PostgresError, PostgresOptions, Store, StoreError};
+use crate::store::records::Commit;
+use crate::store::{Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::traces::{Traces, TracesError};
 use crate::{broker, clock, ui};
 
@@ -50,10 +55,6 @@ use crate::{broker, clock, ui};
 const LEAVE: Duration = Duration::from_secs(4);
 /// Time for running requests to end.
 const DRAIN: Duration = Duration::from_secs(5);
-const DAY_MS: u64 = 86_400_000;
-const HOUSEKEEPING: Duration = Duration::from_secs(3600);
-/// How long a live stream may outlive its session.
-const SESSION_CHECK: Duration = Duration::from_secs(3);
 
 /// Why the relay could not run.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,9 @@ pub enum RunError {
     /// The authority cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Certificates were given, by an authority that is not there.
+    #[error("expected the certificate authority of the store's robots in {0}, found none")]
+    AuthorityLost(PathBuf),
     /// There is no administrator.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -155,6 +159,9 @@ impl RunError {
             Self::NotAlone(_) => Some(
                 "relays share a database when they share a broker (broker: mqtts://…); see docs/scale.md".to_owned(),
             ),
+            Self::AuthorityLost(_) => Some(
+                "restore the folder from a backup; or begin anew with `lekiwi-relay ca new`, and enrol every robot again".to_owned(),
+            ),
             Self::Authority(error) => error.hint().map(str::to_owned),
             Self::Store(error) => error.hint().map(str::to_owned),
             _ => None,
@@ -186,15 +193,6 @@ impl From<BrokerError> for RunError {
             other => Self::Broker(other),
         }
     }
-}
-
-/// What the ready file says.
-#[derive(Debug, Serialize)]
-struct Ready {
-    https: SocketAddr,
-    mqtt: String,
-    ca_fingerprint: String,
-    pid: u32,
 }
 
 /// Runs the relay until a signal.
@@ -244,7 +242,7 @@ struct Relay {
     store: Store,
     traces: Traces,
     /// What only goes on and on.
-    chores: [JoinHandle<()>; 2],
+    chores: [JoinHandle<()>; 3],
     /// Whether this relay leads, as long as somebody says so.
     _office: Office,
 }
@@ -260,11 +258,16 @@ async fn start(
     let metrics = Arc::new(Metrics::default());
     metrics.start_time.set((clock::now_ms() / 1_000) as i64);
     let location = location(&config, folder)?;
-    let authority = Arc::new(Authority::open_or_create(
-        &folder.authority(),
-        &config.org,
-        clock::now_ms(),
-    )?);
+    let mut opened = None;
+    if !folder.authority().exists() {
+        let (store, commits) = open_store(&location, &metrics).await?;
+        if store.knows_certificates() {
+            return Err(RunError::AuthorityLost(folder.authority()));
+        }
+        opened = Some((store, commits));
+    }
+    let authority = Authority::open_or_create(&folder.authority(), &config.org, clock::now_ms())?;
+    let authority = Arc::new(authority);
     let cannot_listen = |reason| RunError::Listen {
         address: config.https,
         option: "--https",
@@ -291,11 +294,10 @@ async fn start(
         DRAIN,
     ));
 
-    // Its connections wait on their own threads, and must not be made on one of the runtime's.
-    let (opening, place) = (metrics.clone(), location.clone());
-    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&place, opening))
-        .await
-        .map_err(|_| StoreError::Closed)??;
+    let (store, commits) = match opened {
+        Some(opened) => opened,
+        None => open_store(&location, &metrics).await?,
+    };
     starting.done(Step::Store);
     // Robots on one broker, events in one database: there may be other relays on both, and otherwise on neither.
     let is_shared = config.broker.is_some() && config.store.is_some();
@@ -401,6 +403,8 @@ async fn start(
         }),
     ));
 
+    let crl_file = config.identity.crl_file.clone();
+    let revocations = Arc::new(Revocations::new(store.clone(), authority.clone(), crl_file));
     let app = Arc::new(http::Parts {
         store: store.clone(),
         fleet,
@@ -418,6 +422,7 @@ async fn start(
         source,
         mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
+        revocations: revocations.clone(),
         robot_lifetime: config.identity.robot_lifetime,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
@@ -428,6 +433,7 @@ async fn start(
     starting.finish(http::router(app.clone()));
     starting.done(Step::Broker);
     let streams = tokio::spawn(end_streams(app.clone()));
+    let listing = tokio::spawn(revocations.keep());
     let housekeeping = tokio::spawn(keep_house(app, leads, config.event_days));
 
     // Only now: a password is told by a relay that runs.
@@ -435,15 +441,13 @@ async fn start(
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
-        write_ready(
-            path,
-            &Ready {
-                https,
-                mqtt,
-                ca_fingerprint: fingerprint,
-                pid: std::process::id(),
-            },
-        )?;
+        let ready = Ready {
+            https,
+            mqtt,
+            ca_fingerprint: fingerprint,
+            pid: std::process::id(),
+        };
+        ready.write(path)?;
     }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -460,7 +464,7 @@ async fn start(
         discovery,
         store,
         traces,
-        chores: [streams, housekeeping],
+        chores: [streams, housekeeping, listing],
         _office: office,
     })
 }
@@ -489,6 +493,16 @@ impl Relay {
     }
 }
 
+async fn open_store(
+    location: &Location,
+    metrics: &Arc<Metrics>,
+) -> Result<(Store, mpsc::Receiver<Commit>), StoreError> {
+    let (location, metrics) = (location.clone(), metrics.clone());
+    // Its connections wait on their own threads, and must not be made on one of the runtime's.
+    let opened = tokio::task::spawn_blocking(move || Store::open_at(&location, metrics));
+    opened.await.map_err(|_| StoreError::Closed)?
+}
+
 /// Where the store of this configuration is.
 ///
 /// # Errors
@@ -511,45 +525,6 @@ fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     ))
-}
-
-/// Ends the live streams of those who logged out, or may see other robots by now.
-async fn end_streams(app: http::App) {
-    let mut ticks = tokio::time::interval(SESSION_CHECK);
-    loop {
-        ticks.tick().await;
-        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
-        app.fleet.live().end_sessions(hears);
-    }
-}
-
-async fn keep_house(app: http::App, leads: watch::Receiver<bool>, event_days: Vec<(String, u32)>) {
-    let mut ticks = tokio::time::interval(HOUSEKEEPING);
-    let mut gait = clock::Gait::default();
-    loop {
-        ticks.tick().await;
-        for uploads in [&app.logs, &app.packages] {
-            let now = Timestamp::from_ms(clock::now_ms());
-            if let Err(error) = uploads.forget_abandoned(now).await {
-                tracing::warn!(%error, "cannot forget abandoned uploads");
-            }
-        }
-        if !*leads.borrow() {
-            continue;
-        }
-        // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
-        }
-        let now = Timestamp::from_ms(clock::now_ms());
-        if gait.is_steady(clock::monotonic(), now.as_ms()) {
-            let rules = event_days.iter().map(|(kind, days)| EventRetention {
-                kind: kind.clone(),
-                before_ms: now.as_ms().saturating_sub(u64::from(*days) * DAY_MS),
-            });
-            app.store.forget_events(rules.collect());
-        }
-    }
 }
 
 async fn tell_admin_password(
@@ -590,14 +565,4 @@ async fn tell_admin_password(
         );
     }
     Ok(())
-}
-
-fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
-    // Addresses, a text and a number always become JSON.
-    let mut json = serde_json::to_vec(ready).unwrap_or_default();
-    json.push(b'\n');
-    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
-use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
+use lekiwi_relay::cli::{
+    Ca, CaBroker, CaNew, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate,
+};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Token(Token::Create(options)) => create_token(&options),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
         Command::Ca(Ca::Broker(options)) => certify_broker(&options),
+        Command::Ca(Ca::New(options)) => new_authority(&options),
         Command::Backup(options) => with_store(&options.of, |location| {
             maintenance::backup(location, &options)
         }),
@@ -140,6 +143,35 @@ fn configuration(
         tracing::warn!("{warning}");
     }
     flags.over(environment).over(file).check()
+}
+
+fn new_authority(options: &CaNew) -> Exit {
+    let folder = options.data.folder();
+    let config = match configuration(&folder, options.config.as_deref(), Raw::default()) {
+        Ok(config) => config,
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            return Exit::Config;
+        }
+    };
+    let place = folder.authority();
+    if place.exists() {
+        ui::note(&format!(
+            "error: expected no certificate authority in {}, found one\n  (hint: move the folder away first)\n",
+            place.display()
+        ));
+        return Exit::Failure;
+    }
+    match Authority::open_or_create(&place, &config.org, clock::now_ms()) {
+        Ok(authority) => {
+            ui::print(&format!("{}\n", authority.fingerprint()));
+            Exit::Success
+        }
+        Err(error) => {
+            ui::error(&error, error.hint());
+            Exit::Failure
+        }
+    }
 }
 
 fn create_token(options: &TokenCreate) -> Exit {

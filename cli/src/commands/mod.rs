@@ -6,6 +6,7 @@ mod command;
 mod config;
 mod consumer;
 mod discover;
+mod identities;
 mod logs;
 mod packages;
 mod people;
@@ -95,6 +96,9 @@ pub(crate) async fn run(
             telemetry::run(&Relay::of(environment)?, &arguments, ui).await
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
+        Command::Identity(identity) => {
+            identities::run(&Relay::of(environment)?, identity, ui).await
+        }
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,

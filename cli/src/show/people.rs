@@ -1,9 +1,12 @@
 //! Who may use the relay, and what they may.
 
+mod identities;
+
 use comfy_table::Cell;
 use lekiwi_protocol::Permission;
 use lekiwi_protocol::api::{Grant, Group, Loan, Me, Person, SessionView};
 
+pub(crate) use self::identities::identities;
 use super::{NONE, finish, table};
 use crate::ui::plain;
 

@@ -1,5 +1,6 @@
 //! How identities are given, as the configuration says it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lekiwi_protocol::limits::ROBOT_CERTIFICATE_LIFETIME;
@@ -16,6 +17,8 @@ const LONGEST: Duration = Duration::from_secs(825 * 24 * 3600);
 pub struct RawIdentity {
     /// How long robots' certificates are good for, such as `90d`.
     pub robot_lifetime: Option<String>,
+    /// Where the list of revoked certificates is kept, for an external broker.
+    pub crl_file: Option<PathBuf>,
 }
 
 /// How identities are given.
@@ -23,12 +26,15 @@ pub struct RawIdentity {
 pub struct IdentityConfig {
     /// How long robots' certificates are good for.
     pub robot_lifetime: Duration,
+    /// Where the list of revoked certificates is kept, if anywhere.
+    pub crl_file: Option<PathBuf>,
 }
 
 impl RawIdentity {
     pub(super) fn over(self, below: Self) -> Self {
         Self {
             robot_lifetime: self.robot_lifetime.or(below.robot_lifetime),
+            crl_file: self.crl_file.or(below.crl_file),
         }
     }
 
@@ -44,6 +50,9 @@ impl RawIdentity {
                     actual: text,
                 })?,
         };
-        Ok(IdentityConfig { robot_lifetime })
+        Ok(IdentityConfig {
+            robot_lifetime,
+            crl_file: self.crl_file,
+        })
     }
 }

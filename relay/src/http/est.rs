@@ -31,6 +31,20 @@ pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure>
     certificates(app.authority.certificate(), "application/pkcs7-mime")
 }
 
+/// The certificates that count no more (RFC 5280): DER, signed by the authority, as of now.
+#[utoipa::path(
+    get, path = "/crl", tag = "enrolment",
+    responses(
+        (status = 200, description = "The list, DER", content_type = "application/pkix-crl", body = String),
+        (status = 503, description = "store-unavailable", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn crl(State(app): State<App>) -> Result<Response, Failure> {
+    let der = app.revocations.current().await?;
+    let kind = HeaderValue::from_static("application/pkix-crl");
+    Ok(([(header::CONTENT_TYPE, kind)], der.to_vec()).into_response())
+}
+
 /// A robot's certificate. HTTP Basic: user is the robot's id, password an enrolment token. The same key
 /// may ask again with the same token, and gets the same certificate. A token made for the robot's id
 /// replaces its key: the old certificate is revoked, and its session ends.

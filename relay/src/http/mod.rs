@@ -56,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
+use crate::identity::crl::Revocations;
 use crate::ingest::Handle;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -103,6 +104,8 @@ pub struct Parts {
     pub mqtt: String,
     /// End of the server certificate, milliseconds since the epoch.
     pub certificate_ends_ms: u64,
+    /// Which certificates count no more.
+    pub revocations: Arc<Revocations>,
     /// How long robots' certificates are good for.
     pub robot_lifetime: Duration,
     /// When the relay started.

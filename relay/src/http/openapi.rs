@@ -32,6 +32,7 @@ use super::routes::{self, Needs};
         super::est::cacerts,
         super::est::simpleenroll,
         super::est::simplereenroll,
+        super::est::crl,
         super::session::create,
         super::session::end,
         super::robots::list,

@@ -7,6 +7,7 @@ use lekiwi_protocol::api::Problem;
 
 use crate::identity::authority::AuthorityError;
 use crate::identity::consumers::ConsumerError;
+use crate::identity::crl::CrlError;
 use crate::identity::csr::CsrError;
 use crate::identity::enrolment::EnrolError;
 use crate::identity::renewal::RenewError;
@@ -357,6 +358,15 @@ impl From<EnrolError> for Failure {
                 "choose another id; or, to replace the robot's key, `lekiwi token create --robot {robot}`"
             )),
             EnrolError::Revoked(_) => Self::new(Kind::CertificateRevoked, detail).hint(token_hint),
+        }
+    }
+}
+
+impl From<CrlError> for Failure {
+    fn from(error: CrlError) -> Self {
+        match error {
+            CrlError::Store(error) => error.into(),
+            CrlError::Authority(error) => error.into(),
         }
     }
 }

@@ -104,6 +104,8 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST,    "/.well-known/est/simpleenroll",                   Open,                      || post(est::simpleenroll)),
     route(Method::POST,    "/.well-known/est/simplereenroll",                 Needs::Robot,              || post(est::simplereenroll)),
 
+    route(Method::GET,     "/crl",                                            Open,                      || get(est::crl)),
+
     route(Method::GET,     "/login",                                          Open,                      || get(login::page)),
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
     route(Method::POST,    "/logout",                                         Page,                      || post(login::logout)),

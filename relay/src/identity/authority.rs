@@ -13,8 +13,9 @@ use std::time::Duration;
 use lekiwi_protocol::access::Principal;
 use lekiwi_protocol::{ConsumerName, Org, RelayId, RobotId};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -84,7 +85,7 @@ impl AuthorityError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Incomplete { .. } | Self::Damaged { .. } | Self::Mismatch(_) => Some(
-                "restore the folder from a backup; or move it away to begin with a new authority, and enrol every robot again",
+                "restore the folder from a backup; or move it away, begin anew with `lekiwi-relay ca new`, and enrol every robot again",
             ),
             Self::Missing(_) => Some("start the relay once with `lekiwi-relay run`; it makes one"),
             _ => None,
@@ -275,6 +276,15 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params, &key, now_ms, SKEW.min(lifetime / 10), lifetime)
+    }
+
+    /// Signs a list of revoked certificates; DER.
+    pub(super) fn sign_list(
+        &self,
+        list: &CertificateRevocationListParams,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let signed = list.signed_by(&self.issuer)?;
+        Ok(signed.der().to_vec())
     }
 
     pub(super) fn sign(

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use super::database::{Database, Result, Row, values};
 use super::records::{
     Certificate, CertificateKind, CertificateStatus, Credential, People, Session,
@@ -28,6 +30,8 @@ pub(super) struct Index {
     /// Held while one of them changes, and from before a reading of the database until what was read has taken its
     /// place: so that no reading undoes a change that it does not know. Those who ask do not wait for it.
     change: Mutex<()>,
+    /// Counts what changes among certificates.
+    changes: watch::Sender<u64>,
 }
 
 impl Index {
@@ -65,6 +69,7 @@ impl Index {
             .certificates
             .write()
             .unwrap_or_else(PoisonError::into_inner) = certificates;
+        self.changes.send_modify(|changes| *changes += 1);
         *self
             .sessions
             .write()
@@ -123,12 +128,14 @@ impl Index {
         change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
     ) -> T {
         let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        change(
+        let outcome = change(
             &mut self
                 .certificates
                 .write()
                 .unwrap_or_else(PoisonError::into_inner),
-        )
+        );
+        self.changes.send_modify(|changes| *changes += 1);
+        outcome
     }
 
     fn sessions_mut<T>(&self, change: impl FnOnce(&mut HashMap<[u8; 32], Session>) -> T) -> T {
@@ -220,6 +227,20 @@ impl Store {
             move |()| index.put(&issued),
         )
         .await
+    }
+
+    /// Whether any was ever given. From memory, never waits.
+    #[must_use]
+    pub fn knows_certificates(&self) -> bool {
+        let certificates = self.inner.index.certificates.read();
+        let certificates = certificates.unwrap_or_else(PoisonError::into_inner);
+        !certificates.is_empty()
+    }
+
+    /// Told whenever something changed among certificates, here or at another relay on the database.
+    #[must_use]
+    pub fn identity_changes(&self) -> watch::Receiver<u64> {
+        self.inner.index.changes.subscribe()
     }
 
     /// What is known about a serial (lower-case hex, no leading zeros). From memory, never waits.

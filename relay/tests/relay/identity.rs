@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use lekiwi_protocol::Timestamp;
 use serde_json::Value;
 
-use crate::common::{Answer, Relay, certificate, openssl, request, wait_for};
+use crate::common::{Answer, Relay, certificate, command, openssl, request, wait_for};
 use crate::support::{self, Client, Identity, until};
 
 const REENROLL: &str = "/.well-known/est/simplereenroll";
@@ -243,4 +243,170 @@ fn a_renewal_is_for_whom_the_certificate_is_for() {
             kiwi.serial()
         )
     );
+}
+
+/// The list of revoked certificates, as openssl reads it once it has checked who signed it.
+fn list(relay: &Relay) -> String {
+    let path = relay.data.path().join("crl.der");
+    let out = path.to_str().unwrap();
+    let fetched = std::process::Command::new("curl")
+        .args(["-sSf", "--cacert", relay.ca().to_str().unwrap(), "-o", out])
+        .arg(format!("https://{}/crl", relay.https))
+        .status()
+        .unwrap();
+    assert!(fetched.success());
+    let ca = relay.ca();
+    let ca = ca.to_str().unwrap();
+    openssl(
+        &[
+            "crl", "-inform", "DER", "-in", out, "-CAfile", ca, "-verify", "-noout", "-text",
+        ],
+        "",
+    )
+}
+
+fn number(list: &str) -> u128 {
+    let mut lines = list.lines().map(str::trim);
+    lines.find(|line| line.ends_with("CRL Number:")).unwrap();
+    let number = lines.next().unwrap().trim_start_matches("0x");
+    u128::from_str_radix(number, 16).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_is_out_at_once_and_in_the_list() {
+    let relay = Relay::start();
+    let folder = relay.data.path().to_owned();
+    let session = relay.log_in();
+    let kiwi = Files::enrol(&relay, "kiwi-01");
+    let (key, csr) = request(&folder, "thief", "/CN=kiwi-01");
+    let candidate = certificate(&kiwi.renewed(&relay, &csr).body);
+    let thief = Files::keep(&folder, "thief", &candidate, key);
+    assert_eq!(thief.state(&relay), "unused");
+    let client = kiwi.connect(&relay).await.unwrap();
+    let before = list(&relay);
+    assert!(before.contains("No Revoked Certificates"), "{before}");
+    let listed = relay.curl_as(&session, "/api/v1/identities?name=kiwi-01", &[]);
+    let listed = listed.json();
+    let listed: Vec<_> = listed["identities"].as_array().unwrap().iter().collect();
+    assert_eq!(listed.len(), 2);
+
+    let path = format!("/api/v1/identities/{}/revoke", kiwi.serial());
+    let answer = relay.curl_as(&session, &path, &["-X", "POST"]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let mut revoked: Vec<String> =
+        serde_json::from_value(answer.json()["serials"].clone()).unwrap();
+    revoked.sort_unstable();
+    let mut both = vec![kiwi.serial(), thief.serial()];
+    both.sort_unstable();
+    assert_eq!(revoked, both, "what was asked for with it goes with it");
+    client.ended().await;
+    for files in [&kiwi, &thief] {
+        let refused = format!("certificate {} of \"kiwi-01\" was revoked", files.serial());
+        assert_eq!(files.state(&relay), refused);
+        assert!(files.connect(&relay).await.is_err());
+    }
+    let after = list(&relay);
+    for serial in &both {
+        let shown = format!("Serial Number: {}", serial.to_ascii_uppercase());
+        assert!(after.contains(&shown), "{after}");
+    }
+    assert!(number(&after) > number(&before), "{before}\n{after}");
+    assert_eq!(number(&list(&relay)), number(&after), "nothing has changed");
+    let told = events(&relay, &session, "robot.revoked");
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["by"], "admin");
+
+    // Once more, and what there is not.
+    let again = relay.curl_as(&session, &path, &["-X", "POST"]).json();
+    assert_eq!(again["serials"], serde_json::json!([]));
+    let unknown = relay.curl_as(&session, "/api/v1/identities/ff/revoke", &["-X", "POST"]);
+    assert_eq!(unknown.problem().1, "identity-unknown");
+    let list = |query: &str| {
+        let path = format!("/api/v1/identities?name=kiwi-01{query}");
+        let list = relay.curl_as(&session, &path, &[]).json();
+        list["identities"].as_array().unwrap().len()
+    };
+    assert_eq!((list(""), list("&all=true")), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mosquitto_refuses_whom_the_file_lists() {
+    let port = crate::port::free();
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("crl.pem");
+    fs::create_dir(data.path().join("data")).unwrap();
+    let config = format!("version: 1\nidentity: {{ crl_file: {} }}\n", file.display());
+    fs::write(data.path().join("data/relay.yml"), config).unwrap();
+    let relay = Relay::start_with(data, &["--broker", &crate::external::broker(port)]);
+    let session = relay.log_in();
+    wait_for("the file", || file.exists().then_some(()));
+    let pid = relay.data.path().join("mosquitto.pid");
+    let line = format!("crlfile {}\npid_file {}", file.display(), pid.display());
+    let _mosquitto = crate::external::mosquitto_with(&relay, port, &line);
+    crate::external::ready(&relay);
+    let kiwi = Files::enrol(&relay, "kiwi-01");
+    let ca = fs::read_to_string(relay.ca()).unwrap();
+    let connect = async || {
+        let options = support::options(&ca, port, &kiwi.identity(), "kiwi-01");
+        Client::connect(options).await
+    };
+    drop(connect().await.unwrap());
+
+    let before = fs::read_to_string(&file).unwrap();
+    let path = format!("/api/v1/identities/{}/revoke", kiwi.serial());
+    assert_eq!(relay.curl_as(&session, &path, &["-X", "POST"]).status, 200);
+    wait_for("another list", || {
+        (fs::read_to_string(&file).unwrap() != before).then_some(())
+    });
+    let pid = fs::read_to_string(pid).unwrap();
+    let reload = std::process::Command::new("kill")
+        .args(["-HUP", pid.trim()])
+        .status();
+    assert!(reload.unwrap().success());
+    until("the broker refuses it", async || connect().await.is_err()).await;
+}
+
+#[test]
+fn an_authority_that_is_gone_is_not_replaced_unasked() {
+    let relay = Relay::start();
+    let fingerprint = relay.fingerprint.clone();
+    Files::enrol(&relay, "kiwi-01");
+    let data = relay.kill();
+    let (authority, away) = (data.path().join("data/ca"), data.path().join("away"));
+    fs::rename(&authority, &away).unwrap();
+    let run = |arguments: &[&str]| {
+        command()
+            .args(arguments)
+            .arg("--data")
+            .arg(data.path().join("data"))
+            .output()
+            .unwrap()
+    };
+    let listen = ["run", "--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"];
+    let refused = run(&listen);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let place = authority.display();
+    assert!(
+        said.contains(&format!(
+            "expected the certificate authority of the store's robots in {place}, found none"
+        )),
+        "{said}"
+    );
+    assert!(!authority.exists());
+
+    // Asked, it makes another one; and does not replace one.
+    let made = run(&["ca", "new"]);
+    assert!(made.status.success());
+    let other = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    assert_ne!(other, fingerprint);
+    assert!(!run(&["ca", "new"]).status.success());
+    let relay = Relay::start_in(data);
+    assert_eq!(relay.fingerprint, other);
+
+    // What came back from a backup is the one before.
+    let data = relay.kill();
+    fs::remove_dir_all(&authority).unwrap();
+    fs::rename(&away, &authority).unwrap();
+    assert_eq!(Relay::start_in(data).fingerprint, fingerprint);
 }
