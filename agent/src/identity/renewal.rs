@@ -187,11 +187,7 @@ impl Store {
     }
 
     fn keep_anchors(&self, anchors: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
-        let kept = match certificates(&self.anchors) {
-            Ok(kept) => kept,
-            Err(_) => Vec::new(),
-        };
-        if kept == anchors {
+        if certificates(&self.anchors).unwrap_or_default() == anchors {
             return Ok(());
         }
         log::info!(
