@@ -9,6 +9,7 @@ mod migration;
 mod outgoing;
 mod registration;
 mod reload;
+mod renewal;
 mod report;
 mod service;
 mod speech;
@@ -45,7 +46,7 @@ use crate::discovery::Discovery;
 use crate::estop::Estop;
 use crate::hardware;
 use crate::health::Monitor;
-use crate::identity::{EnrolError, Enrolled, Enrolment, enrol};
+use crate::identity::{EnrolError, Enrolment, Identity, Store, enrol};
 use crate::ipc::{self, ConfigurationStatus};
 use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
@@ -53,13 +54,14 @@ use crate::memory::Code;
 use crate::outbox::Outbox;
 use crate::program;
 use crate::ros;
-use crate::storage::Kept;
+use crate::storage::{Kept, Places};
 use crate::telemetry::Sampler;
 use crate::telemetry::packages::Packages;
 use crate::trust::Anchor;
 use health::next_found;
 use local::Local;
 pub use reload::Reader;
+use renewal::Renewing;
 pub use report::chain;
 use service::notify;
 use speech::Speech;
@@ -95,7 +97,8 @@ struct Driver {
     link: Option<Link>,
     /// The relay refuses the certificate, and there is a token for another one.
     is_revoked: bool,
-    enrolling: Option<JoinHandle<Result<Enrolled, EnrolError>>>,
+    enrolling: Option<JoinHandle<Result<Identity, EnrolError>>>,
+    renewing: Renewing,
     next_sample: Instant,
     next_heartbeat: Instant,
     next_watchdog: Option<Instant>,
@@ -161,6 +164,7 @@ pub async fn run(
             event = next_event(&mut driver.link) => driver.link_event(event),
             notice = driver.uplink.next() => driver.notice(notice),
             result = enrolment_result(&mut driver.enrolling) => driver.enrolled(result),
+            result = driver.renewing.next() => driver.renewed(result),
             Some(question) = asked.recv() => driver.answer(question),
             found = next_found(&mut driver.monitor) => driver.looked(found),
             ended = driver.commands.next() => driver.command_ended(ended),
@@ -202,8 +206,8 @@ async fn next_event(link: &mut Option<Link>) -> LinkEvent {
 }
 
 async fn enrolment_result(
-    task: &mut Option<JoinHandle<Result<Enrolled, EnrolError>>>,
-) -> Option<Result<Enrolled, EnrolError>> {
+    task: &mut Option<JoinHandle<Result<Identity, EnrolError>>>,
+) -> Option<Result<Identity, EnrolError>> {
     match task {
         // A task that was given up has no result.
         Some(task) => task.await.ok(),
@@ -237,8 +241,14 @@ impl Driver {
         {
             log::warn!("the profile's rules are not taken: {}", chain(&error));
         }
-        let enrolment = enrolment(&config, &machine, &identification.profile);
+        let enrolment = Enrolment {
+            store: Store::with_places(&config.state_dir, Places::new(kill_at)),
+            ..enrolment(&config, &machine, &identification.profile)
+        };
         let boot_id = machine.boot_id().unwrap_or_default();
+        if let Err(error) = enrolment.store.settle() {
+            log::warn!("{}", chain(&error));
+        }
         let identity = enrolment.store.load(
             &config.robot_id,
             config.relay.ca_fingerprint,
@@ -276,6 +286,11 @@ impl Driver {
             link: None,
             is_revoked: false,
             enrolling: None,
+            renewing: Renewing::new(
+                config.robot_id.clone(),
+                identity.as_ref().ok(),
+                enrolment.store.has_next(),
+            ),
             next_sample: now,
             next_heartbeat: now,
             next_watchdog: watchdog.map(|_| now),
@@ -358,14 +373,13 @@ impl Driver {
         self.lifecycle.handle(clock::now(), input, &mut random);
     }
 
-    fn enrolled(&mut self, result: Option<Result<Enrolled, EnrolError>>) {
+    fn enrolled(&mut self, result: Option<Result<Identity, EnrolError>>) {
         self.enrolling = None;
         self.is_revoked = false;
         match result {
             Some(Ok(enrolled)) => {
-                self.floor.passed(enrolled.not_before);
+                self.has_identity(&enrolled);
                 self.floor.persist();
-                self.not_after = Some(enrolled.not_after);
                 self.last_error = None;
                 log::info!("enrolled; the certificate ends at {}", enrolled.not_after);
                 self.input(Input::Enrolled);
@@ -455,6 +469,7 @@ impl Driver {
         self.look_after_commands(now);
         self.look_after_twin(now);
         self.look_after_uplink(now);
+        self.look_after_renewal(now);
         if self.is_online() {
             if self.next_heartbeat <= now {
                 self.next_heartbeat = now + self.config.heartbeat;
@@ -488,6 +503,7 @@ impl Driver {
             self.commands.poll_timeout(),
             self.twin.poll_timeout(),
             self.uplink.poll_timeout(),
+            self.renewing.poll_timeout(),
             self.monitor.as_ref().and_then(Monitor::poll_timeout),
             self.teleop.poll_timeout(),
             self.local.poll_timeout(self.next_sample),
@@ -517,16 +533,8 @@ impl Driver {
             match output {
                 Output::Enrol => {
                     let (enrolment, now) = (self.enrolment.clone(), self.floor.certificate_time());
-                    let Config {
-                        robot_id, relay, ..
-                    } = &self.config;
                     // It may only have been unreadable, or out of date by a clock that is right by now.
-                    if !self.is_revoked
-                        && let Ok(identity) =
-                            enrolment.store.load(robot_id, relay.ca_fingerprint, now)
-                    {
-                        self.floor.passed(identity.not_before);
-                        self.not_after = Some(identity.not_after);
+                    if !self.is_revoked && self.identity(now).is_ok() {
                         self.input(Input::Enrolled);
                         continue;
                     }

@@ -1,13 +1,18 @@
 //! Who this robot is, cryptographically: a key made here that never leaves, a certificate from the
 //! relay's authority, and that authority itself, pinned by fingerprint. Files in the state folder,
-//! written atomically; the key is 0600.
+//! written atomically; the keys are 0600.
 //!
-//! Invariant: what [`Store::load`] returns fits together: the certificate is for this key and this
-//! robot, is valid at the given time, and chains to the pinned authority.
+//! The next key and certificate lie beside the present ones until they are promoted: the key's rename first, then the
+//! certificate's. A next certificate without a next key is therefore a promotion that was interrupted, and counts.
+//!
+//! Invariants: what [`Store::load`] returns fits together: the certificate is for this key and this
+//! robot, is valid at the given time, and chains to the pinned authority or one that the relay named over a connection
+//! with it; and whatever step of a renewal is interrupted, there is something to load.
 
 mod certificate;
 mod enrolment;
 mod est;
+mod renewal;
 mod tls;
 
 use std::fs;
@@ -15,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lekiwi_agent_core::renewal::{Term, Which};
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
 use rcgen::KeyPair;
@@ -24,11 +30,12 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;
-pub use enrolment::{Enrolled, Enrolment, enrol};
+pub use enrolment::{Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};
+pub use renewal::renew;
 pub use tls::{BrokerTls, https};
 
-use crate::storage::write_atomically;
+use crate::storage::{Places, write_atomically};
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
@@ -74,16 +81,29 @@ pub enum IdentityError {
     },
 }
 
-/// Key, certificate and authority of this robot, checked.
+/// Key, certificate and authorities of this robot, checked.
 #[derive(Debug)]
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
-    authority: CertificateDer<'static>,
+    authorities: Vec<CertificateDer<'static>>,
+    /// The certificate's number: lower-case hex digits, without leading zeros.
+    pub serial: String,
     /// When the certificate ends.
     pub not_after: Timestamp,
     /// When it began: a signed lower bound of the time.
     pub not_before: Timestamp,
+}
+
+impl Identity {
+    /// From when until when the certificate serves.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term {
+            since: self.not_before,
+            not_after: self.not_after,
+        }
+    }
 }
 
 /// The one crypto provider of this program.
@@ -97,16 +117,30 @@ pub struct Store {
     key: PathBuf,
     certificate: PathBuf,
     authority: PathBuf,
+    /// Authorities beside the pinned one.
+    anchors: PathBuf,
+    next_key: PathBuf,
+    next_certificate: PathBuf,
+    places: Arc<Places>,
 }
 
 impl Store {
     /// In this folder.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
+        Self::with_places(state_dir, Places::default())
+    }
+
+    /// The same, with `places` between a renewal's steps.
+    pub(crate) fn with_places(state_dir: &Path, places: Places) -> Self {
         Self {
             key: state_dir.join("key.pem"),
             certificate: state_dir.join("cert.pem"),
             authority: state_dir.join("ca.pem"),
+            anchors: state_dir.join("anchors.pem"),
+            next_key: state_dir.join("next-key.pem"),
+            next_certificate: state_dir.join("next-cert.pem"),
+            places: Arc::new(places),
         }
     }
 
@@ -120,41 +154,84 @@ impl Store {
         pinned: Fingerprint,
         now: Timestamp,
     ) -> Result<Identity, IdentityError> {
-        let key = self.read_key()?;
-        let authority = certificates(&self.authority)?
-            .into_iter()
-            .next()
-            .ok_or_else(|| malformed(&self.authority, "a certificate"))?;
-        let actual = Fingerprint::of(&authority);
-        if actual != pinned {
-            return Err(IdentityError::OtherAuthority {
-                expected: pinned,
-                actual,
-                path: self.authority.clone(),
-            });
-        }
-        let chain = certificates(&self.certificate)?;
-        let validity =
-            certificate::check(&chain, &authority, robot, &key, now).map_err(|source| {
+        self.load_one(Which::Present, robot, pinned, now)
+    }
+
+    /// The same of the next certificate, too.
+    pub(crate) fn load_one(
+        &self,
+        which: Which,
+        robot: &RobotId,
+        pinned: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Identity, IdentityError> {
+        let key = read_key(match which {
+            Which::Present => &self.key,
+            Which::Next => &self.next_key,
+        })?;
+        let authorities = self.authorities(pinned)?;
+        let path = match which {
+            Which::Present if !self.is_promoting() => &self.certificate,
+            Which::Present | Which::Next => &self.next_certificate,
+        };
+        let chain = certificates(path)?;
+        let facts =
+            certificate::check(&chain, &authorities, robot, &key, now).map_err(|source| {
                 IdentityError::Certificate {
-                    path: self.certificate.clone(),
+                    path: path.clone(),
                     source,
                 }
             })?;
         Ok(Identity {
             chain,
             key: PrivatePkcs8KeyDer::from(key.serialize_der()),
-            authority,
-            not_before: validity.not_before,
-            not_after: validity.not_after,
+            authorities,
+            serial: facts.serial,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
         })
+    }
+
+    /// The pinned authority first, then those that the relay named.
+    fn authorities(
+        &self,
+        pinned: Fingerprint,
+    ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        let first = certificates(&self.authority)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| malformed(&self.authority, "a certificate"))?;
+        let actual = Fingerprint::of(&first);
+        let mut authorities = match certificates(&self.anchors) {
+            Ok(anchors) => anchors,
+            Err(IdentityError::Missing(_)) => Vec::new(),
+            // The pinned one is enough until the next renewal, for most.
+            Err(error) => {
+                log::warn!("{error}");
+                Vec::new()
+            }
+        };
+        if actual == pinned {
+            authorities.retain(|authority| *authority != first);
+            authorities.insert(0, first);
+        } else if !authorities
+            .iter()
+            .any(|known| Fingerprint::of(known) == pinned)
+        {
+            return Err(IdentityError::OtherAuthority {
+                expected: pinned,
+                actual,
+                path: self.authority.clone(),
+            });
+        }
+        Ok(authorities)
     }
 
     /// The key: the one that is there, or a new one, on disk before it is used. An enrolment that was
     /// interrupted asks again with the same key, and gets the same certificate. One that is no key any more is
     /// set aside: whoever comes here has a token for a new one.
     fn key(&self) -> Result<KeyPair, IdentityError> {
-        match self.read_key() {
+        match read_key(&self.key) {
             Err(IdentityError::Missing(_)) => {}
             Err(error @ IdentityError::Malformed { .. }) => {
                 let aside = self.key.with_extension("pem.damaged");
@@ -171,14 +248,6 @@ impl Store {
         Ok(key)
     }
 
-    fn read_key(&self) -> Result<KeyPair, IdentityError> {
-        let text = read(&self.key)?;
-        std::str::from_utf8(&text)
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok())
-            .ok_or_else(|| malformed(&self.key, "a P-256 key as PEM"))
-    }
-
     fn keep(
         &self,
         chain: &[CertificateDer<'_>],
@@ -192,6 +261,14 @@ impl Store {
         )?;
         write(&self.certificate, certificate::pem(chain).as_bytes(), 0o644)
     }
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, IdentityError> {
+    let text = read(path)?;
+    std::str::from_utf8(&text)
+        .ok()
+        .and_then(|pem| KeyPair::from_pem(pem).ok())
+        .ok_or_else(|| malformed(path, "a P-256 key as PEM"))
 }
 
 fn malformed(path: &Path, expected: &'static str) -> IdentityError {

@@ -13,9 +13,10 @@
 //! * `{"event":{"type":"custom.bumped","data":{…}}}` puts an event into the outbox and is answered with
 //!   `{"seq":…}` once it is there, so that it reaches the relay whatever happens.
 //! * `{"reload":"configuration"}` reads the configuration again.
+//! * `{"renew":"certificate"}` asks the relay for the next certificate now.
 //!
 //! The socket lets in root, the agent's own user and members of the agent's group, and they may report; only
-//! root and the agent's own user report events of the setup, and reload. Where an administrator opens it to
+//! root and the agent's own user report events of the setup, reload, and renew. Where an administrator opens it to
 //! others, those may ask and listen. `request` says what is taken, `server` is the agent's end, `bus` carries
 //! what subscribers are told, `stops` what they confirm; the callers' end is here.
 
@@ -38,7 +39,7 @@ use uuid::Uuid;
 
 pub use bus::{Bus, Line, Subscription, Topic};
 pub use request::{
-    Battery, CUSTOM, Caller, Metric, Operator, Query, Reload, Report, Request, Standing,
+    Battery, CUSTOM, Caller, Metric, Operator, Query, Reload, Renew, Report, Request, Standing,
 };
 pub use server::serve;
 pub use stops::Confirmations;
@@ -88,6 +89,9 @@ pub struct Status {
     pub last_telemetry: Option<Timestamp>,
     /// When the certificate ends.
     pub certificate_not_after: Option<Timestamp>,
+    /// The certificate, and the next one.
+    #[serde(default)]
+    pub renewal: RenewalStatus,
     /// Events that wait for the relay.
     pub outbox: OutboxStatus,
     /// Which configuration runs.
@@ -96,6 +100,17 @@ pub struct Status {
     /// What would stop the robot in an emergency; absent from older agents.
     #[serde(default)]
     pub stop: Option<StopStatus>,
+}
+
+/// The certificate and its renewal, in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RenewalStatus {
+    /// The certificate's number, as the relay has it; absent without one, and from older agents.
+    pub serial: Option<String>,
+    /// When the next one is asked for.
+    pub renews_at: Option<Timestamp>,
+    /// Why there is none, since it was asked for last.
+    pub trouble: Option<String>,
 }
 
 /// What would stop the robot, in [`Status`].

@@ -18,7 +18,7 @@ use lekiwi_agent::doctor;
 use lekiwi_agent::driver::{self, StartError, chain};
 use lekiwi_agent::exit::ExitCode;
 use lekiwi_agent::hardware;
-use lekiwi_agent::identity::{EnrolError, Enrolled, Enrolment, Store, enrol};
+use lekiwi_agent::identity::{EnrolError, Enrolment, Identity, Store, enrol};
 use lekiwi_agent::ipc;
 use lekiwi_agent::journal;
 use lekiwi_agent::machine::{Machine, hostname};
@@ -117,6 +117,8 @@ enum Command {
     },
     /// Have the running agent read its configuration again, without losing the connection
     Reload,
+    /// Have the running agent ask the relay for its next certificate now
+    Renew,
     /// Overwrite the token and Wi-Fi passphrases that the seed left on the card; what lekiwi-scrub.service runs as root
     Scrub {
         /// The mounted boot partition
@@ -321,7 +323,8 @@ fn execute(arguments: &Arguments, environment: &Environment) -> Result<(), Failu
         Command::Status { .. }
         | Command::Report { .. }
         | Command::Follow { .. }
-        | Command::Reload => {
+        | Command::Reload
+        | Command::Renew => {
             let said = runtime.block_on(talk(&arguments.command, &config.socket));
             said.unwrap_or(Ok(()))
         }
@@ -347,6 +350,7 @@ async fn talk(command: &Command, socket: &Path) -> Option<Result<(), Failure>> {
         Command::Report { what } => telling::report(socket, what).await,
         Command::Follow { topics } => telling::follow(socket, topics).await,
         Command::Reload => telling::reload(socket).await,
+        Command::Renew => telling::renew(socket).await,
         _ => return None,
     })
 }
@@ -557,7 +561,7 @@ async fn attempts(
     enrolment: &Enrolment,
     floor: &mut Floor,
     within: Duration,
-) -> Result<Enrolled, EnrolError> {
+) -> Result<Identity, EnrolError> {
     let deadline = clock::now() + within;
     loop {
         match enrol(enrolment, floor.certificate_time()).await {

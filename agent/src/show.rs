@@ -27,7 +27,7 @@ pub(crate) fn status(status: &Status, json: bool) -> Result<(), Failure> {
     };
     print(&format!(
         "robot        {} (agent {})\nphase        {} (link {})\nrelay        {}\nsession      {}\nonline since {}\n\
-         telemetry    {}\ncertificate  until {}\nevents       {} waiting, newest {}, {durable}\nbacklog      {} telemetry samples waiting",
+         telemetry    {}\ncertificate  until {}, renewed from {}\nevents       {} waiting, newest {}, {durable}\nbacklog      {} telemetry samples waiting",
         status.robot_id,
         status.version,
         status.phase,
@@ -37,6 +37,7 @@ pub(crate) fn status(status: &Status, json: bool) -> Result<(), Failure> {
         or_none(status.online_since.map(|at| at.to_string())),
         or_none(status.last_telemetry.map(|at| at.to_string())),
         or_none(status.certificate_not_after.map(|at| at.to_string())),
+        or_none(status.renewal.renews_at.map(|at| at.to_string())),
         outbox.pending,
         outbox.last_seq,
         outbox.late_samples,
@@ -54,10 +55,13 @@ pub(crate) fn status(status: &Status, json: bool) -> Result<(), Failure> {
             configuration.waiting.join(", ")
         ));
     }
-    for trouble in [&outbox.trouble, &status.last_error, &configuration.refused]
-        .into_iter()
-        .flatten()
-    {
+    let trouble = [
+        &outbox.trouble,
+        &status.last_error,
+        &status.renewal.trouble,
+        &configuration.refused,
+    ];
+    for trouble in trouble.into_iter().flatten() {
         print(&format!("trouble      {trouble}"));
     }
     Ok(())

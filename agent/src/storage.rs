@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, raise};
 
@@ -54,13 +55,36 @@ fn put_in_place(
     Ok(())
 }
 
-/// A small file that is only ever replaced as a whole, with places where a test may want the power to go.
+/// Places where a test may want the power to go.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// How many were passed so far.
+    passed: AtomicU32,
+    kill_at: Option<u32>,
+}
+
+impl Places {
+    /// `kill_at` ends this process at that place.
+    pub(crate) fn new(kill_at: Option<u32>) -> Self {
+        Self {
+            passed: AtomicU32::new(0),
+            kill_at,
+        }
+    }
+
+    pub(crate) fn pass(&self) {
+        let place = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.kill_at == Some(place) {
+            let _ = raise(Signal::SIGKILL);
+        }
+    }
+}
+
+/// A small file that is only ever replaced as a whole, with a place before each write and one after it.
 #[derive(Debug)]
 pub(crate) struct Kept {
     path: PathBuf,
-    /// Places passed so far: one before each write, one after it.
-    places: u32,
-    kill_at: Option<u32>,
+    places: Places,
 }
 
 impl Kept {
@@ -68,8 +92,7 @@ impl Kept {
     pub(crate) fn new(path: PathBuf, kill_at: Option<u32>) -> Self {
         Self {
             path,
-            places: 0,
-            kill_at,
+            places: Places::new(kill_at),
         }
     }
 
@@ -88,17 +111,10 @@ impl Kept {
 
     /// On the disk when this returns.
     pub(crate) fn write(&mut self, content: &[u8]) -> io::Result<()> {
-        self.pass();
+        self.places.pass();
         write_atomically(&self.path, content, 0o600)?;
-        self.pass();
+        self.places.pass();
         Ok(())
-    }
-
-    fn pass(&mut self) {
-        self.places += 1;
-        if self.kill_at == Some(self.places) {
-            let _ = raise(Signal::SIGKILL);
-        }
     }
 }
 

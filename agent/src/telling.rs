@@ -1,11 +1,11 @@
-//! `lekiwi-agent report`, `follow` and `reload`: what people and scripts say to the running agent.
+//! `lekiwi-agent report`, `follow`, `reload` and `renew`: what people and scripts say to the running agent.
 
 use std::io::Write;
 use std::path::Path;
 
 use clap::Subcommand;
 use lekiwi_agent::ipc::{
-    self, Battery, IpcError, Metric, Operator, Reload, Report, Request, Topic,
+    self, Battery, IpcError, Metric, Operator, Reload, Renew, Report, Request, Topic,
 };
 use lekiwi_protocol::message::{OperatingMode, SourceKind};
 use serde_json::Value;
@@ -156,6 +156,15 @@ pub(crate) async fn reload(socket: &Path) -> Result<(), Failure> {
             waiting.join(", ")
         )),
     }
+    Ok(())
+}
+
+/// Has the next certificate asked for.
+pub(crate) async fn renew(socket: &Path) -> Result<(), Failure> {
+    ipc::say(socket, &Request::Renew(Renew::Certificate))
+        .await
+        .map_err(|error| unheard(&error))?;
+    print("the relay is asked for the next certificate; `lekiwi-agent status` says when it counts");
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod bans;
+pub(crate) mod identities;
+pub(crate) mod keys;
 mod parse;
 pub(crate) mod people;
 mod telemetry;
@@ -25,6 +27,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   LEKIWI_URL             the relay, instead of the one logged in to
   LEKIWI_TOKEN           a session token, instead of the stored one
+  LEKIWI_KEY             an API key instead of a session; @FILE for the one in a file
   LEKIWI_CA_FINGERPRINT  fingerprint of the relay's authority, instead of the stored one
   NO_COLOR               no colours
 
@@ -44,7 +47,8 @@ pub(crate) enum Command {
     /// Log in to a relay; its authority is pinned by fingerprint
     #[command(after_help = "Examples:
   lekiwi login https://relay.example:8443
-  lekiwi login https://relay.example:8443 --ca-fingerprint sha256:… --password-file - < password")]
+  lekiwi login https://relay.example:8443 --ca-fingerprint sha256:… --password-file - < password
+  lekiwi login https://relay.example:8443 --key-file key")]
     Login(Login),
     /// End the session and forget it
     Logout,
@@ -134,6 +138,9 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Audit(audit::Audit),
     /// Who is not let in for a while, and let them in again
     Bans(bans::Bans),
+    /// List and revoke certificates of robots and programs
+    #[command(subcommand)]
+    Identity(identities::Identity),
     /// Make read-only broker certificates
     #[command(subcommand)]
     Consumer(Consumer),
@@ -143,7 +150,13 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Groups(people::Groups),
     /// Lend a robot to somebody for a while, or take it back
     Lend(people::Lend),
-    /// Who you are to the relay, your password and your sessions
+    /// Keys of programs
+    Keys(keys::Keys),
+    /// Let somebody choose a password and log in, by a link
+    Invite(people::Invite),
+    /// Choose a password by the link of an invitation, and log in
+    Join(people::Join),
+    /// Who you are to the relay, your password, second factor and sessions
     Me(people::Me),
     /// Print a completion script
     #[command(
@@ -172,6 +185,12 @@ pub(crate) struct Login {
     /// Read the password from this file's first line; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Show the API key in this file's first line instead of a password; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
+    pub(crate) key_file: Option<PathBuf>,
+    /// What the authenticator shows now, or a recovery code; asked for where it is needed and absent
+    #[arg(long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
     /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) ca_fingerprint: Option<Fingerprint>,
@@ -416,13 +435,20 @@ pub(crate) struct TokenCreate {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Consumer {
     /// Make a read-only broker certificate; the key is made here and stays here
-    #[command(after_help = "Example:\n  lekiwi consumer create analytics --out ./analytics")]
+    #[command(after_help = "Examples:
+  lekiwi consumer create analytics --out ./analytics
+  lekiwi consumer create wall --out ./wall --read robots/kiwi-01/from/state --read alerts/+
+
+With --read, certificates of this name read no more than that, those made before included.")]
     Create {
         /// Its name; the certificate's common name is `consumer:NAME`
         name: ConsumerName,
         /// Folder for key.pem, cert.pem and ca.pem
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Only this, such as robots/kiwi-01/from/#, robots/+/from/telemetry or alerts/+; may be said several times
+        #[arg(long = "read", value_name = "FILTER")]
+        reads: Vec<String>,
     },
 }
 

@@ -3,6 +3,8 @@
 mod alerts;
 mod audit;
 mod bans;
+mod identities;
+mod keys;
 mod people;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub(crate) struct Relay {
     http: reqwest::Client,
     pin: Option<Fingerprint>,
     verifier: Arc<Verifier>,
+    /// A session's token, or an API key.
     token: Option<String>,
 }
 
@@ -57,6 +60,14 @@ pub(crate) fn address(text: &str) -> Result<Url, Failure> {
 }
 
 impl Relay {
+    /// The same relay, with what proves who asks.
+    pub(crate) fn shown(self, token: String) -> Self {
+        Self {
+            token: Some(token),
+            ..self
+        }
+    }
+
     /// A relay that nobody has logged in to. Without `pin` it is not believed, whoever it is.
     pub(crate) fn stranger(url: Url, pin: Option<Fingerprint>) -> Result<Self, Failure> {
         let (tls, verifier) = trust::tls(pin).map_err(Failure::Tls)?;
@@ -80,11 +91,23 @@ impl Relay {
 
     /// The relay of the environment, or the one logged in to.
     pub(crate) fn of(environment: &Environment) -> Result<Self, Failure> {
-        let stored = match (
-            &environment.url,
-            &environment.token,
-            &environment.ca_fingerprint,
-        ) {
+        let shown = match &environment.key {
+            Some(text) => Some(credentials::key(text)?),
+            None => environment.token.clone(),
+        };
+        if shown.is_some() && environment.url.is_none() {
+            return Err(Failure::TokenWithoutRelay);
+        }
+        Self::showing(environment, shown)
+    }
+
+    /// The same relay, which is shown this API key.
+    pub(crate) fn with_key(environment: &Environment, key: String) -> Result<Self, Failure> {
+        Self::showing(environment, Some(key))
+    }
+
+    fn showing(environment: &Environment, shown: Option<String>) -> Result<Self, Failure> {
+        let stored = match (&environment.url, &shown, &environment.ca_fingerprint) {
             (Some(_), Some(_), Some(_)) => None,
             _ => match environment.config_dir {
                 Some(_) => credentials::load(&credentials::path(environment)?)?,
@@ -93,14 +116,13 @@ impl Relay {
         };
         let url = match (&environment.url, &stored) {
             (Some(url), _) => address(url)?,
-            (None, _) if environment.token.is_some() => return Err(Failure::TokenWithoutRelay),
             (None, Some(stored)) => address(&stored.url)?,
             (None, None) => return Err(Failure::NotLoggedIn),
         };
         // A stored session is sent to no other relay than the one that gave it.
         let stored = stored.filter(|stored| stored.url == url.as_str());
-        let token = match (&environment.token, &stored) {
-            (Some(token), _) => token.clone(),
+        let token = match (shown, &stored) {
+            (Some(shown), _) => shown,
             (None, Some(stored)) => stored.token.clone(),
             (None, None) => return Err(Failure::NotLoggedIn),
         };
@@ -109,10 +131,7 @@ impl Relay {
             (None, Some(stored)) => stored.ca_fingerprint,
             (None, None) => return Err(Failure::NoFingerprint { url: url.into() }),
         };
-        Ok(Self {
-            token: Some(token),
-            ..Self::stranger(url, Some(pin))?
-        })
+        Ok(Self::stranger(url, Some(pin))?.shown(token))
     }
 
     /// The relay's address.
@@ -462,7 +481,7 @@ mod tests {
         };
         assert_eq!(
             refused(&token),
-            "LEKIWI_TOKEN is set, but not which relay it is for"
+            "LEKIWI_TOKEN or LEKIWI_KEY is set, but not which relay it is for"
         );
         let url = Environment {
             url: Some("https://r:1".into()),

@@ -9,6 +9,8 @@ pub(crate) struct Environment {
     pub(crate) url: Option<String>,
     /// `LEKIWI_TOKEN`: a session token, instead of the stored one.
     pub(crate) token: Option<String>,
+    /// `LEKIWI_KEY`: an API key instead of a session, or `@` and the file that has one.
+    pub(crate) key: Option<String>,
     /// `LEKIWI_CA_FINGERPRINT`: the relay's authority, instead of the stored one.
     pub(crate) ca_fingerprint: Option<String>,
     /// `$XDG_CONFIG_HOME/lekiwi`, or `~/.config/lekiwi`.
@@ -32,6 +34,7 @@ impl Environment {
         Self {
             url: text("LEKIWI_URL"),
             token: text("LEKIWI_TOKEN"),
+            key: text("LEKIWI_KEY"),
             ca_fingerprint: text("LEKIWI_CA_FINGERPRINT"),
             config_dir: xdg
                 .or_else(|| var("HOME").map(|home| PathBuf::from(home).join(".config")))

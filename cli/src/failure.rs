@@ -12,14 +12,19 @@ use lekiwi_protocol::yaml::YamlError;
 use crate::exit::Exit;
 use crate::trust::{Fingerprint, FingerprintError};
 
+/// End of the type of problems that ask for a second factor.
+const SECOND_FACTOR: &str = ":second-factor-required";
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("expected a link such as https://relay.example:8443/join?token=lki_…, got {0:?}")]
+    Link(String),
     #[error("expected the relay's address such as https://relay.example:8443, got {0:?}")]
     Address(String),
     #[error("not logged in")]
     NotLoggedIn,
-    #[error("LEKIWI_TOKEN is set, but not which relay it is for")]
+    #[error("LEKIWI_TOKEN or LEKIWI_KEY is set, but not which relay it is for")]
     TokenWithoutRelay,
     #[error("no authority is known for {url}")]
     NoFingerprint { url: String },
@@ -83,6 +88,8 @@ pub(crate) enum Failure {
     EmptyPassword,
     #[error("expected the same password twice, got two")]
     TwoPasswords,
+    #[error("expected an API key, lka_…, got another text")]
+    NoKey,
     #[error("neither XDG_CONFIG_HOME nor HOME is set")]
     NoConfigDir,
     #[error("{} could not be {did}", path.display())]
@@ -133,7 +140,16 @@ impl Failure {
 
     /// Nobody is logged in any more, as opposed to a wrong password.
     pub(crate) fn is_session_over(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.status == 401 && !problem.problem_type.ends_with(":login-failed"))
+        let is_login = |problem: &Problem| {
+            problem.problem_type.ends_with(":login-failed")
+                || problem.problem_type.ends_with(SECOND_FACTOR)
+        };
+        matches!(self, Self::Refused(problem) if problem.status == 401 && !is_login(problem))
+    }
+
+    /// The password was right, and there is more to show.
+    pub(crate) fn is_second_factor(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.problem_type.ends_with(SECOND_FACTOR))
     }
 
     /// Worth another try by itself: the relay is away, stopping or starting.
@@ -179,6 +195,7 @@ impl Failure {
             Self::Password(_) => {
                 "name a file with `--password-file`, or `-` for standard input".into()
             }
+            Self::NoKey => "`lekiwi keys create` makes one".into(),
             Self::Credentials { .. } => "log in again with `lekiwi login URL`".into(),
             Self::Scan(ScanError::Large(_)) => {
                 "name a smaller one, or add `--force` and some minutes".into()

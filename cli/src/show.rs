@@ -24,7 +24,7 @@ pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
 pub(crate) use packages::packages;
-pub(crate) use people::{groups, loans, me, people, sessions};
+pub(crate) use people::{groups, identities, invitations, keys, loans, me, people, sessions};
 pub(crate) use telemetry::{CHART_WIDTH, chart, csv};
 
 const NONE: &str = "–";

@@ -15,6 +15,7 @@ use lekiwi_relay::http::websocket::frames::{Decoder, Incoming};
 use lekiwi_relay::http::websocket::{handshake::deflates, parse_cbor};
 use lekiwi_relay::identity::csr::{Csr, CsrError};
 use lekiwi_relay::identity::{pem, pkcs7};
+use lekiwi_relay::people::oidc::token::{self, Claims, Expected, Keys, TokenError};
 use lekiwi_relay::store::PostgresOptions;
 use lekiwi_relay_core::gateway::{MAX_REQUEST_BYTES, Wanted, parse_json};
 
@@ -27,6 +28,7 @@ pub(crate) const TARGETS: &[(&str, Try)] = &[
     ("head", head),
     ("frames", frames),
     ("configuration", configuration),
+    ("id_token", id_token),
 ];
 
 /// Requests for certificates, in every form that is taken: base64, PEM, and DER in both.
@@ -200,4 +202,35 @@ fn configuration(bytes: &[u8]) {
         Err(error) => drop((error.to_string(), error.hint())),
     }
     let _ = PostgresOptions::check(text);
+}
+
+/// An ID token, and what it is judged by: the keys after the first line's end, or those that the seeds were signed with. And
+/// the bytes as the claims of a token that was signed.
+fn id_token(bytes: &[u8]) {
+    const KEYS: &str = include_str!("id_token_keys.json");
+    let expected = Expected {
+        issuer: "https://login.example",
+        client_id: "lekiwi",
+        nonce: "n",
+        now_s: 1_700_000_000,
+    };
+    let readable = |error: TokenError| assert!(error.to_string().len() < 2_000, "{error}");
+    let text = String::from_utf8_lossy(bytes);
+    let (token, keys) = match text.split_once('\n') {
+        Some((token, keys)) => (token, Some(keys)),
+        None => (text.as_ref(), None),
+    };
+    if let Ok(keys) = Keys::parse(keys.unwrap_or(KEYS).as_bytes()) {
+        match token::verify(token, &keys, expected) {
+            Err(error) => readable(error),
+            // Nobody has the private keys any more: it is one of the seeds.
+            Ok(claims) => assert!(text.contains('\n') || claims["sub"] == "42"),
+        }
+    }
+    if let Ok(claims) = serde_json::from_slice::<Claims>(bytes) {
+        match token::check(&claims, expected) {
+            Err(error) => readable(error),
+            Ok(()) => assert_eq!(claims["iss"], expected.issuer),
+        }
+    }
 }

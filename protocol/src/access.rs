@@ -2,8 +2,13 @@
 //! The embedded broker asks them in its hooks; the rules for external brokers in `deploy/` say the same.
 //!
 //! Rules follow from the direction alone. A robot writes its own `from/#`, reads its own `to/#` and all
-//! of `relays/`; a consumer reads `from/#`, `relays/`, `tasks/` and `alerts/` of its organisation and writes nothing. A relay
+//! of `relays/`; a consumer reads `from/#`, `relays/`, `tasks/` and `alerts/` of its organisation, or less ([`Reads`]), and
+//! writes nothing. A relay
 //! that is a client of an external broker reads what robots say, and writes what is to them, itself, and alerts.
+
+mod reads;
+
+pub use reads::{MAX_FILTERS, Reads, ReadsError};
 
 use crate::id::{ConsumerName, RelayId, RobotId};
 use crate::topic::{FromRobot, Path, Root, Topic, TopicError, VERSION};
@@ -13,8 +18,8 @@ use crate::topic::{FromRobot, Path, Root, Topic, TopicError, VERSION};
 pub enum Principal {
     /// A robot; its MQTT client id equals its id.
     Robot(RobotId),
-    /// A read-only program; its client ids are its common name, or start with it and a colon.
-    Consumer(ConsumerName),
+    /// A read-only program, and what it may read; its client ids are its common name, or start with it and a colon.
+    Consumer(ConsumerName, Reads),
     /// A relay at an external broker; its one client id is its common name.
     Relay(RelayId),
 }
@@ -84,7 +89,7 @@ impl Principal {
     pub fn common_name(&self) -> String {
         match self {
             Self::Robot(robot) => robot.to_string(),
-            Self::Consumer(name) => name.common_name(),
+            Self::Consumer(name, _) => name.common_name(),
             Self::Relay(relay) => format!("relay:{relay}"),
         }
     }
@@ -97,7 +102,7 @@ impl Principal {
         let common_name = self.common_name();
         let own = match self {
             Self::Robot(_) | Self::Relay(_) => client_id == common_name,
-            Self::Consumer(_) => client_id
+            Self::Consumer(..) => client_id
                 .strip_prefix(&common_name)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(':')),
         };
@@ -107,7 +112,7 @@ impl Principal {
             Err(Refusal::ClientId {
                 expected: match self {
                     Self::Robot(_) | Self::Relay(_) => common_name,
-                    Self::Consumer(_) => format!("{common_name} or {common_name}:…"),
+                    Self::Consumer(..) => format!("{common_name} or {common_name}:…"),
                 },
                 actual: client_id.chars().take(120).collect(),
             })
@@ -119,7 +124,7 @@ impl Principal {
     /// # Errors
     /// When it may not.
     pub fn may_publish(&self, root: &Root, topic: &str) -> Result<Topic, Refusal> {
-        if let Self::Consumer(name) = self {
+        if let Self::Consumer(name, _) = self {
             return Err(Refusal::ReadOnly(name.clone()));
         }
         let parsed = Topic::parse(topic)?;
@@ -146,7 +151,7 @@ impl Principal {
                 relay: relay.clone(),
                 topic,
             }),
-            (Self::Consumer(name), _) => Err(Refusal::ReadOnly(name.clone())),
+            (Self::Consumer(name, _), _) => Err(Refusal::ReadOnly(name.clone())),
         }
     }
 
@@ -193,7 +198,9 @@ impl Principal {
         let allowed = match (self, below) {
             (_, ["relays", _]) => true,
             (Self::Robot(robot), ["robots", id, "to", _, ..]) => *id == robot.as_str(),
-            (Self::Consumer(_), ["robots", _, "from", _, ..] | ["tasks" | "alerts", _]) => true,
+            (Self::Consumer(_, reads), ["robots", _, "from", _, ..] | ["tasks" | "alerts", _]) => {
+                reads.allow(below)
+            }
             (Self::Relay(_), ["robots", _, "from", _, ..]) => true,
             _ => false,
         };
@@ -218,7 +225,7 @@ mod tests {
     }
 
     fn consumer() -> Principal {
-        Principal::Consumer("analytics".parse().unwrap())
+        Principal::Consumer("analytics".parse().unwrap(), Reads::default())
     }
 
     fn relay() -> Principal {
@@ -373,6 +380,31 @@ mod tests {
                 .to_string(),
             "kiwi-01 may not subscribe to \"fleet/v1/default/robots/+/to/#\""
         );
+    }
+
+    #[test]
+    fn a_consumer_reads_what_it_was_made_for() {
+        let root = Root::default();
+        let reads = Reads::parse(&["robots/+/from/telemetry".to_owned()]).unwrap();
+        let wall = Principal::Consumer("wall".parse().unwrap(), reads);
+        let subscribe = |filter: &str| {
+            let asked = wall.may_subscribe(&root, &format!("fleet/v1/default/{filter}"));
+            asked.map_err(|refusal| refusal.to_string())
+        };
+        for filter in [
+            "robots/kiwi-01/from/telemetry",
+            "robots/+/from/telemetry",
+            "relays/+",
+        ] {
+            assert_eq!(subscribe(filter), Ok(()));
+        }
+        assert_eq!(
+            subscribe("robots/+/from/#"),
+            Err("consumer:wall may not subscribe to \"fleet/v1/default/robots/+/from/#\"".into())
+        );
+        assert!(subscribe("alerts/+").is_err());
+        let own = "fleet/v1/default/robots/kiwi-01/from/telemetry";
+        assert!(wall.may_publish(&root, own).is_err() && wall.may_will(&root, own).is_err());
     }
 
     #[test]

@@ -8,7 +8,10 @@ mod commands;
 mod configuration;
 mod connections;
 mod discovered;
+mod factor;
 mod gateway;
+mod identities;
+mod keys;
 mod logs;
 mod packages;
 mod people;
@@ -36,9 +39,15 @@ pub use configuration::{
 };
 pub use connections::{ConnectionKind, ConnectionList, ConnectionView};
 pub use discovered::{Discovered, DiscoveredRobot, SeenByDhcp, Watch};
+pub use factor::{
+    Invitation, InvitationCreated, InvitationList, InvitationRequest, InvitationState, Join,
+    Joined, RecoveryCodes, TotpCode, TotpEnd, TotpRequest, TotpSecret,
+};
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
+pub use identities::{IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView};
+pub use keys::{API_KEY, KeyCreated, KeyInfo, KeyList, KeyRequest, RotationRequest};
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
 pub use people::{
@@ -295,6 +304,9 @@ pub struct Login {
     pub user: String,
     /// Password.
     pub password: String,
+    /// What the authenticator of somebody who has one shows, or one of their recovery codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totp: Option<String>,
 }
 
 impl std::fmt::Debug for Login {
@@ -413,6 +425,10 @@ pub struct ConsumerRequest {
     pub name: ConsumerName,
     /// PKCS#10 as PEM.
     pub csr_pem: String,
+    /// What consumers of this name may read from now on, as filters below `{prefix}/v1/{org}/` such as `robots/kiwi-01/from/#`,
+    /// `robots/+/from/telemetry` or `alerts/+`; everything when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
     /// Days until the certificate expires; 90 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 825))]

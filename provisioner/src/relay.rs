@@ -222,6 +222,7 @@ impl Relay {
         let login = Login {
             user: self.access.user.clone(),
             password: password.trim_end_matches(['\r', '\n']).to_owned(),
+            totp: None,
         };
         let answer = self
             .send(Method::POST, "/api/v1/session", Some(&login), None)

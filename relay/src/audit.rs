@@ -49,6 +49,11 @@ actions! {
     SessionsEnd = "sessions-end", "All sessions of a person were ended";
     PasswordChange = "password-change", "Somebody changed their own password";
     PasswordSet = "password-set", "A person was given another password";
+    FactorChange = "factor-change", "Somebody set up or ended their second factor, in steps";
+    FactorReset = "factor-reset", "A person's second factor was ended for them";
+    PersonInvite = "person-invite", "Somebody was invited";
+    InvitationRevoke = "invitation-revoke", "An invitation was taken back";
+    PersonJoin = "person-join", "Somebody came by an invitation, or tried to";
     PersonAdd = "person-add", "A person was added";
     PersonChange = "person-change", "A person was given other roles, or let in or not";
     PersonRemove = "person-remove", "A person was removed";
@@ -59,9 +64,14 @@ actions! {
     TokenCreate = "token-create", "An enrolment token was made";
     TokenRemove = "token-remove", "An enrolment token was removed";
     RobotEnrol = "robot-enrol", "A robot was given a certificate";
+    RobotRenew = "robot-renew", "A robot was given its next certificate";
     RobotApprove = "robot-approve", "A robot was let out of quarantine";
     RobotReject = "robot-reject", "A robot was turned away";
     ConsumerCertify = "consumer-certify", "A program was given a certificate for the broker";
+    CertificateRevoke = "certificate-revoke", "A certificate was taken back";
+    KeyCreate = "key-create", "An API key was made";
+    KeyRotate = "key-rotate", "An API key was given another secret";
+    KeyRevoke = "key-revoke", "An API key was ended";
     BanLift = "ban-lift", "Somebody who was banned was let in again";
     RobotCommand = "robot-command", "A robot was told to do something";
     RobotStop = "robot-stop", "A robot was stopped at once";
@@ -76,6 +86,7 @@ actions! {
     AuditExport = "audit-export", "A checkpoint of the audit was signed for somebody";
     AuditPrune = "audit-prune", "The oldest entries of the audit were forgotten";
     AdminCreate = "admin-create", "The first administrator was made";
+    AdminReset = "admin-reset", "An administrator was let in on the relay's machine";
     RelayStart = "relay-start", "A relay started";
     StoreBackup = "store-backup", "A backup was made";
     StoreRestore = "store-restore", "A backup was put in the place of the store";

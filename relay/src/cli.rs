@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use lekiwi_protocol::RobotId;
+use lekiwi_protocol::{RobotId, UserName};
 
 use crate::config::Raw;
 use crate::identity::server::ServerName;
@@ -38,6 +38,9 @@ pub enum Command {
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Administrators who are locked out.
+    #[command(subcommand)]
+    Admin(Admin),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(Ca),
@@ -239,6 +242,24 @@ pub struct TokenCreate {
     pub max_uses: u32,
 }
 
+/// `admin`.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Make somebody an administrator of the fleet again, with a new password that is shown once. Stop the relay first.
+    Reset(AdminReset),
+}
+
+/// `admin reset`.
+#[derive(Debug, Args)]
+pub struct AdminReset {
+    /// Of which relay, and how to print.
+    #[command(flatten)]
+    pub of: OfStore,
+    /// As whom they log in; they are added when there is nobody of this name.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub name: UserName,
+}
+
 /// `ca`.
 #[derive(Debug, Subcommand)]
 pub enum Ca {
@@ -246,6 +267,19 @@ pub enum Ca {
     Show(CaShow),
     /// Make the certificate of an external broker.
     Broker(CaBroker),
+    /// Make another authority where the one before is gone: every robot has to be enrolled again.
+    New(CaNew),
+}
+
+/// `ca new`.
+#[derive(Debug, Args)]
+pub struct CaNew {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+    /// The configuration file, which names the organisation; `relay.yml` in the data folder when absent.
+    #[arg(long, value_name = "FILE", env = "LEKIWI_RELAY_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 /// `ca show`.

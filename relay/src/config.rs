@@ -5,7 +5,11 @@
 //! line; an unknown variable only warns, for it may be meant for something else.
 
 pub mod alerts;
+mod identity;
 mod limits;
+pub mod oidc;
+mod origins;
+mod people;
 mod retention;
 mod store;
 pub mod traces;
@@ -14,6 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use axum::http::HeaderValue;
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::{Org, RelayId};
 use lekiwi_relay_core::Policy;
@@ -22,11 +27,15 @@ use lekiwi_relay_core::protect::Limits;
 use serde::Deserialize;
 
 use self::alerts::{AlertsConfig, AlertsError, RawAlerts};
+pub use self::identity::{IdentityConfig, RawIdentity};
 pub use self::limits::{LimitsError, RawLimits};
+use self::oidc::{OidcError, ProviderConfig};
+use self::people::RawPeople;
 pub use self::store::{PostgresStore, RawStore, Secret};
 use self::traces::{RawTraces, TracesConfig};
 use crate::broker::{Address, AddressError};
 use crate::identity::server::{ServerName, ServerNameError};
+use crate::people::factor::Demand;
 use crate::store::PostgresError;
 
 /// Name of the file in the data folder.
@@ -58,6 +67,8 @@ pub struct Raw {
     pub relay_id: Option<String>,
     /// The organisation.
     pub org: Option<String>,
+    /// Origins of pages elsewhere that may ask the relay, with a session or key that they have.
+    pub cors: Option<Vec<String>>,
     /// Lowest TLS version of HTTPS: `1.3` or `1.2`.
     pub https_tls: Option<String>,
     /// How many days samples of telemetry are kept.
@@ -86,9 +97,13 @@ pub struct Raw {
     pub limits: Option<RawLimits>,
     /// Where traces go.
     pub traces: Option<RawTraces>,
+    /// How identities are given.
+    pub identity: Option<RawIdentity>,
+    /// Who logs in how.
+    pub people: Option<RawPeople>,
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 24] = [
     "version",
     "https",
     "mqtt",
@@ -96,6 +111,7 @@ const KEYS: [&str; 21] = [
     "server_names",
     "relay_id",
     "org",
+    "cors",
     "https_tls",
     "telemetry_days",
     "telemetry_1m_days",
@@ -110,6 +126,8 @@ const KEYS: [&str; 21] = [
     "alerts",
     "limits",
     "traces",
+    "identity",
+    "people",
 ];
 
 /// The checked configuration.
@@ -127,6 +145,8 @@ pub struct Config {
     pub relay_id: Option<RelayId>,
     /// The organisation.
     pub org: Org,
+    /// Origins of pages elsewhere that may ask the relay.
+    pub cors: Vec<HeaderValue>,
     /// Whether HTTPS takes TLS 1.2.
     pub allow_tls12: bool,
     /// How long telemetry is kept.
@@ -149,6 +169,12 @@ pub struct Config {
     pub limits: Limits,
     /// Where traces go, if anywhere.
     pub traces: Option<TracesConfig>,
+    /// How identities are given.
+    pub identity: IdentityConfig,
+    /// Of whom a second factor is demanded.
+    pub second_factor: Demand,
+    /// Who else may say who somebody is.
+    pub oidc: Vec<ProviderConfig>,
 }
 
 /// Why the configuration cannot be used.
@@ -218,6 +244,9 @@ pub enum ConfigError {
     /// Something about limits is wrong.
     #[error("cannot use limits")]
     Limits(#[source] LimitsError),
+    /// Something about people is wrong.
+    #[error("cannot use people")]
+    Oidc(#[source] OidcError),
     /// A server name is wrong.
     #[error("cannot use server_names")]
     ServerName(#[source] ServerNameError),
@@ -340,16 +369,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "HTTPS" => raw.https = Some(value),
             "MQTT" => raw.mqtt = Some(value),
             "BROKER" => raw.broker = Some(value),
-            "SERVER_NAMES" => {
-                raw.server_names = Some(
-                    value
-                        .split(',')
-                        .map(str::trim)
-                        .filter(|n| !n.is_empty())
-                        .map(str::to_owned)
-                        .collect(),
-                );
-            }
+            "SERVER_NAMES" => raw.server_names = Some(listed(&value)),
+            "CORS" => raw.cors = Some(listed(&value)),
             "RELAY_ID" => raw.relay_id = Some(value),
             "ORG" => raw.org = Some(value),
             "HTTPS_TLS" => raw.https_tls = Some(value),
@@ -366,6 +387,15 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
             "STORE_CA" => raw.store_mut().ca = Some(value.into()),
             "TRACES_ENDPOINT" => raw.traces.get_or_insert_default().endpoint = Some(value),
             "TRACES_SAMPLE" => raw.traces.get_or_insert_default().sample = Some(value),
+            "IDENTITY_ROBOT_LIFETIME" => {
+                raw.identity.get_or_insert_default().robot_lifetime = Some(value);
+            }
+            "PEOPLE_SECOND_FACTOR" => {
+                raw.people.get_or_insert_default().second_factor = Some(value);
+            }
+            "IDENTITY_CRL_FILE" => {
+                raw.identity.get_or_insert_default().crl_file = Some(value.into());
+            }
             "LIMITS_TIER" => raw.limits.get_or_insert_default().tier = Some(value),
             other if OTHER_VARIABLES.contains(&other) => {}
             other => {
@@ -374,6 +404,8 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
                     "alerts" => "",
                     "limits" => "limits_tier",
                     "traces" => "traces_endpoint",
+                    "identity" => "identity_robot_lifetime",
+                    "people" => "people_second_factor",
                     key => key,
                 });
                 let hint = near(&other.to_ascii_lowercase(), &texts)
@@ -393,6 +425,13 @@ pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> (Ra
     (raw, warnings)
 }
 
+/// What stands between commas.
+fn listed(value: &str) -> Vec<String> {
+    let parts = value.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect()
+}
+
 impl Raw {
     fn store_mut(&mut self) -> &mut RawStore {
         self.store.get_or_insert_default()
@@ -409,6 +448,7 @@ impl Raw {
             server_names: self.server_names.or(below.server_names),
             relay_id: self.relay_id.or(below.relay_id),
             org: self.org.or(below.org),
+            cors: self.cors.or(below.cors),
             https_tls: self.https_tls.or(below.https_tls),
             telemetry_days: self.telemetry_days.or(below.telemetry_days),
             telemetry_1m_days: self.telemetry_1m_days.or(below.telemetry_1m_days),
@@ -431,6 +471,14 @@ impl Raw {
             traces: match (self.traces, below.traces) {
                 (Some(traces), Some(below)) => Some(traces.over(below)),
                 (traces, below) => traces.or(below),
+            },
+            identity: match (self.identity, below.identity) {
+                (Some(identity), Some(below)) => Some(identity.over(below)),
+                (identity, below) => identity.or(below),
+            },
+            people: match (self.people, below.people) {
+                (Some(people), Some(below)) => Some(people.over(below)),
+                (people, below) => people.or(below),
             },
         }
     }
@@ -507,6 +555,7 @@ impl Raw {
                 });
             }
         };
+        let (second_factor, oidc) = self.people.unwrap_or_default().check()?;
         Ok(Config {
             https: address("https", self.https, HTTPS)?,
             mqtt: address("mqtt", self.mqtt, MQTT)?,
@@ -514,6 +563,7 @@ impl Raw {
             server_names,
             relay_id,
             org,
+            cors: origins::check(self.cors.unwrap_or_default())?,
             allow_tls12,
             retention,
             registration,
@@ -533,6 +583,9 @@ impl Raw {
                 .check()
                 .map_err(ConfigError::Limits)?,
             traces: self.traces.unwrap_or_default().check()?,
+            identity: self.identity.unwrap_or_default().check()?,
+            second_factor,
+            oidc,
         })
     }
 }

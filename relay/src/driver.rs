@@ -2,11 +2,12 @@
 //!
 //! A signal is heard at any time: what has begun to start is dropped, as a crash would, which every part survives.
 
-mod housekeeping;
+mod chores;
 mod names;
+mod ready;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,15 +15,15 @@ use lekiwi_protocol::Root;
 use lekiwi_protocol::discovery::ad::RelayAd;
 use lekiwi_protocol::id::NameError;
 use lekiwi_relay_core::alerts::defaults;
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::housekeeping::{Kept, keep_house};
+use self::chores::{Kept, end_streams, keep_house};
 use self::names::{advertised, host_name, relay_id, server_names};
+use self::ready::Ready;
 use crate::alerts::{Dispatcher, ReceiverError};
 use crate::audit::{self, Action, Notary, NotaryError};
 use crate::broker::{Broker, BrokerError, Membership, StoreAuthority};
@@ -35,6 +36,7 @@ use crate::http;
 use crate::http::audited::Refused;
 use crate::http::starting::{Starting, Step};
 use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
+use crate::identity::crl::Revocations;
 use crate::identity::server::ServerIdentity;
 use crate::ingest::alerts::Settings as AlertSettings;
 use crate::ingest::{Ingest, Settings, own_source};
@@ -43,9 +45,11 @@ use crate::logs::{self, Logs};
 use crate::metrics::Metrics;
 use crate::paths::{DataError, DataFolder};
 use crate::people::admin::{self, AdminError};
+use crate::people::oidc::{ProviderError, Providers};
 use crate::people::password::PasswordError;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
+use crate::store::records::Commit;
 use crate::store::{Location, PostgresError, PostgresOptions, Store, StoreError};
 use crate::traces::{Traces, TracesError};
 use crate::{broker, clock, ui};
@@ -54,8 +58,6 @@ use crate::{broker, clock, ui};
 const LEAVE: Duration = Duration::from_secs(4);
 /// Time for running requests to end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a live stream may outlive its session.
-const SESSION_CHECK: Duration = Duration::from_secs(3);
 
 /// Why the relay could not run.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,9 @@ pub enum RunError {
     /// Nobody can sign how far the audit goes.
     #[error(transparent)]
     Notary(#[from] NotaryError),
+    /// Certificates were given, by an authority that is not there.
+    #[error("expected the certificate authority of the store's robots in {0}, found none")]
+    AuthorityLost(PathBuf),
     /// There is no administrator.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -109,6 +114,9 @@ pub enum RunError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// Nobody could log in by a provider.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -160,6 +168,9 @@ impl RunError {
             Self::NotAlone(_) => Some(
                 "relays share a database when they share a broker (broker: mqtts://…); see docs/scale.md".to_owned(),
             ),
+            Self::AuthorityLost(_) => Some(
+                "restore the folder from a backup; or begin anew with `lekiwi-relay ca new`, and enrol every robot again".to_owned(),
+            ),
             Self::Authority(error) => error.hint().map(str::to_owned),
             Self::Store(error) => error.hint().map(str::to_owned),
             _ => None,
@@ -173,7 +184,7 @@ impl RunError {
             Self::Listen { .. } | Self::Data(DataError::Locked { .. }) | Self::NotAlone(_) => {
                 Exit::Unavailable
             }
-            Self::Database(_) | Self::Receiver(_) => Exit::Config,
+            Self::Database(_) | Self::Receiver(_) | Self::Provider(_) => Exit::Config,
             _ => Exit::Failure,
         }
     }
@@ -191,15 +202,6 @@ impl From<BrokerError> for RunError {
             other => Self::Broker(other),
         }
     }
-}
-
-/// What the ready file says.
-#[derive(Debug, Serialize)]
-struct Ready {
-    https: SocketAddr,
-    mqtt: String,
-    ca_fingerprint: String,
-    pid: u32,
 }
 
 /// Runs the relay until a signal.
@@ -249,7 +251,7 @@ struct Relay {
     store: Store,
     traces: Traces,
     /// What only goes on and on.
-    chores: [JoinHandle<()>; 2],
+    chores: [JoinHandle<()>; 3],
     /// Whether this relay leads, as long as somebody says so.
     _office: Office,
 }
@@ -265,11 +267,16 @@ async fn start(
     let metrics = Arc::new(Metrics::default());
     metrics.start_time.set((clock::now_ms() / 1_000) as i64);
     let location = location(&config, folder)?;
-    let authority = Arc::new(Authority::open_or_create(
-        &folder.authority(),
-        &config.org,
-        clock::now_ms(),
-    )?);
+    let mut opened = None;
+    if !folder.authority().exists() {
+        let (store, commits) = open_store(&location, &metrics).await?;
+        if store.knows_certificates() {
+            return Err(RunError::AuthorityLost(folder.authority()));
+        }
+        opened = Some((store, commits));
+    }
+    let authority = Authority::open_or_create(&folder.authority(), &config.org, clock::now_ms())?;
+    let authority = Arc::new(authority);
     let cannot_listen = |reason| RunError::Listen {
         address: config.https,
         option: "--https",
@@ -296,11 +303,10 @@ async fn start(
         DRAIN,
     ));
 
-    // Its connections wait on their own threads, and must not be made on one of the runtime's.
-    let (opening, place) = (metrics.clone(), location.clone());
-    let (store, commits) = tokio::task::spawn_blocking(move || Store::open_at(&place, opening))
-        .await
-        .map_err(|_| StoreError::Closed)??;
+    let (store, commits) = match opened {
+        Some(opened) => opened,
+        None => open_store(&location, &metrics).await?,
+    };
     starting.done(Step::Store);
     // Robots on one broker, events in one database: there may be other relays on both, and otherwise on neither.
     let is_shared = config.broker.is_some() && config.store.is_some();
@@ -370,7 +376,11 @@ async fn start(
                 client_ca: folder.authority().join(CA_CERTIFICATE),
                 root: root.clone(),
             };
-            let admission = Arc::new(StoreAuthority::new(store.clone(), config.org.clone()));
+            let admission = Arc::new(StoreAuthority::new(
+                store.clone(),
+                config.org.clone(),
+                source.clone(),
+            ));
             Broker::start(listening, admission, metrics.clone(), protect.clone()).await?
         }
     };
@@ -402,6 +412,8 @@ async fn start(
         }),
     ));
 
+    let crl_file = config.identity.crl_file.clone();
+    let revocations = Arc::new(Revocations::new(store.clone(), authority.clone(), crl_file));
     let app = Arc::new(http::Parts {
         store: store.clone(),
         fleet,
@@ -411,16 +423,20 @@ async fn start(
         logs: Logs::new(folder.logs(), logs::LOG_ENDING, logs::BOUNDS),
         packages: Logs::new(folder.packages(), logs::LIST_ENDING, logs::PACKAGES_BOUNDS),
         retention: config.retention,
-        sessions: Sessions::new(store.clone())?,
+        sessions: Sessions::new(store.clone(), config.org.clone(), config.second_factor)?,
+        oidc: Providers::new(config.oidc)?,
         metrics,
         traces: traces.clone(),
         protect: protect.clone(),
+        cors: config.cors,
         notary: Notary::open_or_create(&folder.audit())?,
         refused: Refused::default(),
         root,
         source: source.clone(),
         mqtt: advertised_mqtt,
         certificate_ends_ms: identity.not_after_ms,
+        revocations: revocations.clone(),
+        robot_lifetime: config.identity.robot_lifetime,
         started,
         streams: Arc::new(Semaphore::new(http::MAX_STREAMS)),
         leaving: leaving.clone(),
@@ -430,6 +446,7 @@ async fn start(
     starting.finish(http::router(app.clone()));
     starting.done(Step::Broker);
     let streams = tokio::spawn(end_streams(app.clone()));
+    let listing = tokio::spawn(revocations.keep());
     let kept = Kept {
         event_days: config.event_days,
         audit_days: config.audit_days,
@@ -446,15 +463,13 @@ async fn start(
     let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
-        write_ready(
-            path,
-            &Ready {
-                https,
-                mqtt,
-                ca_fingerprint: fingerprint,
-                pid: std::process::id(),
-            },
-        )?;
+        let ready = Ready {
+            https,
+            mqtt,
+            ca_fingerprint: fingerprint,
+            pid: std::process::id(),
+        };
+        ready.write(path)?;
     }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -471,7 +486,7 @@ async fn start(
         discovery,
         store,
         traces,
-        chores: [streams, housekeeping],
+        chores: [streams, housekeeping, listing],
         _office: office,
     })
 }
@@ -500,6 +515,16 @@ impl Relay {
     }
 }
 
+async fn open_store(
+    location: &Location,
+    metrics: &Arc<Metrics>,
+) -> Result<(Store, mpsc::Receiver<Commit>), StoreError> {
+    let (location, metrics) = (location.clone(), metrics.clone());
+    // Its connections wait on their own threads, and must not be made on one of the runtime's.
+    let opened = tokio::task::spawn_blocking(move || Store::open_at(&location, metrics));
+    opened.await.map_err(|_| StoreError::Closed)?
+}
+
 /// Where the store of this configuration is.
 ///
 /// # Errors
@@ -522,16 +547,6 @@ fn signals() -> Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     ))
-}
-
-/// Ends the live streams of those who logged out, or may see other robots by now.
-async fn end_streams(app: http::App) {
-    let mut ticks = tokio::time::interval(SESSION_CHECK);
-    loop {
-        ticks.tick().await;
-        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
-        app.fleet.live().end_sessions(hears);
-    }
 }
 
 async fn tell_admin_password(
@@ -576,14 +591,4 @@ async fn tell_admin_password(
         );
     }
     Ok(())
-}
-
-fn write_ready(path: &Path, ready: &Ready) -> Result<(), RunError> {
-    // Addresses, a text and a number always become JSON.
-    let mut json = serde_json::to_vec(ready).unwrap_or_default();
-    json.push(b'\n');
-    files::replace(path, &json, files::PUBLIC).map_err(|source| RunError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -5,7 +5,7 @@
 //! ```text
 //! let (store, commits) = Store::open(&path, metrics.clone())?;
 //! let (handle, ingest) = Ingest::restore(settings, store, commits, metrics.clone()).await?;
-//! let (broker, inputs) = Broker::start(config, Arc::new(StoreAuthority::new(store, org)), metrics).await?;
+//! let (broker, inputs) = Broker::start(config, Arc::new(StoreAuthority::new(store, org, source)), metrics).await?;
 //! let broker = Arc::new(broker);
 //! let task = tokio::spawn(ingest.run(broker.clone(), inputs, stop.clone()));
 //! // … handle goes to the HTTP interface; at the end: stop.cancel(); task.await; store.close()

@@ -11,7 +11,9 @@ use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
 use lekiwi_relay::audit::{self, Action};
-use lekiwi_relay::cli::{Ca, CaBroker, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate};
+use lekiwi_relay::cli::{
+    Admin, Ca, CaBroker, CaNew, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate,
+};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
@@ -33,8 +35,12 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Ready(options) => ready::ready(&options),
         Command::Token(Token::Create(options)) => create_token(&options),
+        Command::Admin(Admin::Reset(options)) => with_store(&options.of, |location| {
+            maintenance::reset_admin(location, &options)
+        }),
         Command::Ca(Ca::Show(options)) => show_authority(&options),
         Command::Ca(Ca::Broker(options)) => certify_broker(&options),
+        Command::Ca(Ca::New(options)) => new_authority(&options),
         Command::Backup(options) => with_store(&options.of, |location| {
             maintenance::backup(location, &options)
         }),
@@ -141,6 +147,35 @@ fn configuration(
         tracing::warn!("{warning}");
     }
     flags.over(environment).over(file).check()
+}
+
+fn new_authority(options: &CaNew) -> Exit {
+    let folder = options.data.folder();
+    let config = match configuration(&folder, options.config.as_deref(), Raw::default()) {
+        Ok(config) => config,
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            return Exit::Config;
+        }
+    };
+    let place = folder.authority();
+    if place.exists() {
+        ui::note(&format!(
+            "error: expected no certificate authority in {}, found one\n  (hint: move the folder away first)\n",
+            place.display()
+        ));
+        return Exit::Failure;
+    }
+    match Authority::open_or_create(&place, &config.org, clock::now_ms()) {
+        Ok(authority) => {
+            ui::print(&format!("{}\n", authority.fingerprint()));
+            Exit::Success
+        }
+        Err(error) => {
+            ui::error(&error, error.hint());
+            Exit::Failure
+        }
+    }
 }
 
 fn create_token(options: &TokenCreate) -> Exit {

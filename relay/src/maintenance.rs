@@ -1,19 +1,22 @@
-//! What the command line does with a store: backup, restore, verify, move. Prints what came of it, for people or as
-//! JSON; a bar on a terminal while it takes time.
+//! What the command line does with a store: backup, restore, verify, move, let an administrator in. Prints what came of it,
+//! for people or as JSON; a bar on a terminal while it takes time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use tokio::runtime::Builder;
 
 use crate::audit::{self, Action, Notary};
 use crate::cli;
 use crate::exit::Exit;
+use crate::metrics::Metrics;
 use crate::paths::{DataError, Lock};
+use crate::people::admin;
 use crate::store::backup::{self, BackupError, Contents, Progress};
 use crate::store::{Location, PostgresOptions, Store};
-use crate::ui;
+use crate::{clock, ui};
 
 /// `backup`: writes the store into a file.
 #[must_use]
@@ -71,6 +74,68 @@ pub fn restore(location: &Location, options: &cli::Restore) -> Exit {
             rows(found)
         )
     })
+}
+
+/// `admin reset`: lets an administrator in who is locked out.
+#[must_use]
+pub fn reset_admin(location: &Location, options: &cli::AdminReset) -> Exit {
+    let folder = options.of.data.folder();
+    if matches!(location, Location::Sqlite(_)) && !folder.has_store() {
+        ui::note(&format!(
+            "error: expected a relay's data in {}, found none\n  (hint: name its folder with --data)\n",
+            folder.path().display()
+        ));
+        return Exit::Failure;
+    }
+    // A relay that runs would go on with what it knows of people.
+    let _lock = match lock(&options.of) {
+        Ok(lock) => lock,
+        Err(exit) => return exit,
+    };
+    let (store, _commits) = match Store::open_at(location, Arc::new(Metrics::default())) {
+        Ok(opened) => opened,
+        Err(error) => {
+            ui::error(&error, error.hint());
+            return Exit::Failure;
+        }
+    };
+    let name = options.name.clone();
+    let reset = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| {
+            runtime.block_on(async {
+                let password = admin::reset(&store, name, clock::now_ms()).await?;
+                let who = audit::operator();
+                let entry = audit::of_system(&who, Action::AdminReset, options.name.as_str(), []);
+                store.record(entry).await?;
+                Ok::<_, admin::AdminError>(password)
+            })
+        });
+    store.close();
+    let password = match reset {
+        Ok(Ok(password)) => password,
+        Ok(Err(error)) => {
+            ui::error(&error, None);
+            return Exit::Failure;
+        }
+        Err(error) => {
+            ui::error(&error, None);
+            return Exit::Failure;
+        }
+    };
+    let name = &options.name;
+    tracing::warn!(person = %name, "administrator reset on the relay's machine");
+    if options.of.json {
+        let told = serde_json::json!({ "user": name, "password": password });
+        ui::print(&format!("{told}\n"));
+    } else {
+        ui::print(&format!("{password}\n"));
+        ui::note(&format!(
+            "{name} is an administrator again, with this password and without a second factor; their sessions ended\n"
+        ));
+    }
+    Exit::Success
 }
 
 /// `verify`: checks a backup or the store.

@@ -138,6 +138,24 @@ impl Protect {
         self.counted(self.with(|guard| guard.message(now, client, address)))
     }
 
+    /// A request over HTTPS, whoever it is of.
+    ///
+    /// # Errors
+    /// When it is one too many of its address.
+    pub fn request(&self, address: IpAddr) -> Result<(), Refusal> {
+        let now = clock::monotonic();
+        self.counted(self.with(|guard| guard.request(now, address)))
+    }
+
+    /// The same request, once it is known who asks.
+    ///
+    /// # Errors
+    /// When it is one too many of theirs.
+    pub fn request_of(&self, asker: &str, address: IpAddr) -> Result<(), Refusal> {
+        let now = clock::monotonic();
+        self.counted(self.with(|guard| guard.request_of(now, asker, address)))
+    }
+
     /// A stranger at `address` did what only strangers do.
     pub fn offence(&self, address: IpAddr, reason: &'static str) {
         let now = clock::monotonic();

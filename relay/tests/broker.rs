@@ -276,13 +276,8 @@ async fn unknown_and_revoked_certificates_stay_outside() {
 
     let kiwi = relay.robot("kiwi-01").await;
     let mut client = relay.connect(&kiwi, "kiwi-01").await;
-    assert!(
-        relay
-            .store
-            .revoke_certificate(&kiwi.serial, 1)
-            .await
-            .unwrap()
-    );
+    let revoked = relay.store.revoke_certificate(&kiwi.serial, 1).await;
+    assert_eq!(revoked.unwrap(), [kiwi.serial.as_str()]);
     relay.broker.disconnect("kiwi-01").await;
     tokio::time::timeout(support::PATIENCE, &mut client.events)
         .await

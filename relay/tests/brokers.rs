@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lekiwi_protocol::Root;
-use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::access::{Principal, Reads};
 use rumqttc::TlsConfiguration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -209,6 +209,42 @@ async fn what_is_not_for_somebody_does_not_reach_them() {
         // An answer to the spy that comes after the message was handed out.
         spy.publish(&from("kiwi-02", "state"), "mine", false).await;
         assert!(spy.heard().is_empty());
+        broker.stop().await;
+    }
+}
+
+/// `consumer:wall` of `deploy/mosquitto/acl`, and the same of the embedded broker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_hears_what_it_was_made_for() {
+    for broker in Broker::both().await {
+        if let Broker::Embedded(relay) = &broker {
+            let filters = ["robots/kiwi-01/from/state", "alerts/+"].map(str::to_owned);
+            let reads = Reads::parse(&filters).unwrap();
+            let wall = "wall".parse().unwrap();
+            relay.store.set_reads(wall, reads).await.unwrap();
+        }
+        let (kiwi, other) = (broker.robot("kiwi-01").await, broker.robot("kiwi-02").await);
+        let mut robot = broker.connect(&kiwi, "kiwi-01").await;
+        let mut second = broker.connect(&other, "kiwi-02").await;
+        let mut wall = broker.consumer("wall").await;
+        let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+        let denied = broker.either(SubscribeReasonCode::NotAuthorized, granted.clone());
+        for filter in [EVERYTHING, "fleet/v1/default/tasks/+"] {
+            assert_eq!(wall.subscribe(filter).await, denied, "{filter}");
+        }
+        let own = from("kiwi-01", "state");
+        assert_eq!(wall.subscribe(&own).await, granted);
+        assert_eq!(wall.subscribe("fleet/v1/default/alerts/+").await, granted);
+        second
+            .publish(&from("kiwi-02", "state"), "not this", false)
+            .await;
+        robot
+            .publish(&from("kiwi-01", "events"), "nor this", false)
+            .await;
+        robot.publish(&own, "this", false).await;
+        assert_eq!(next(&mut wall).await, (own.clone(), "this".to_owned()));
+        let refused = wall.publish(&own, "{}", false).await;
+        assert_eq!(refused, PubAckReason::NotAuthorized);
         broker.stop().await;
     }
 }
@@ -452,7 +488,7 @@ async fn the_access_rules_are_those_of_the_contract() {
     for (principal, unit) in [
         (Principal::Robot("kiwi-01".parse().unwrap()), "robot"),
         (
-            Principal::Consumer("analytics".parse().unwrap()),
+            Principal::Consumer("analytics".parse().unwrap(), Reads::default()),
             "consumer",
         ),
         (Principal::Relay("relay-1".parse().unwrap()), "relay"),

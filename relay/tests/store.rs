@@ -257,7 +257,7 @@ async fn a_later_version_is_refused() {
     assert_eq!(
         error.to_string(),
         format!(
-            "expected a store of version 8 or earlier, got version 99 in {}",
+            "expected a store of version 9 or earlier, got version 99 in {}",
             path.display()
         )
     );

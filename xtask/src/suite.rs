@@ -258,6 +258,7 @@ fn unit(options: &Options) -> Result<()> {
         if group.contains(&"lekiwi-relay") {
             // The examples of its documentation are run in the languages that they are written in.
             tests.env("LEKIWI_TELEOP_PYTHON", needs::robot_python(options.yes)?);
+            tests.env("LEKIWI_OIDC_PROVIDER", needs::oidc_provider(options.yes)?);
             if let Some(node) = needs::node(options.yes)? {
                 tests.env("PATH", needs::path_with(&[node])?);
             }

@@ -18,6 +18,7 @@
 //! * [`local`]: what the robot's own programs say, and how long it counts.
 //! * [`bucket`]: how much may go, and when more may.
 //! * [`logs`]: which words ask for a part of the journal, and at which pace it is uploaded.
+//! * [`renewal`]: when the next certificate is asked for, and when it counts.
 //! * [`endpoints`]: which of several ways to the relay is taken.
 //! * [`race`]: when the next of them is tried beside the first.
 //! * [`settle`]: when a burst of changes is over.
@@ -42,6 +43,7 @@ pub mod outbox;
 pub mod patience;
 pub mod pattern;
 pub mod race;
+pub mod renewal;
 pub mod ros;
 pub mod services;
 pub mod settle;

@@ -25,8 +25,8 @@ use crate::{clock, hardware, health, profiles};
 const ROOM: [f64; 2] = [20e6, 100e6];
 /// Files that may still be made.
 const INODES: f64 = 200.0;
-/// A certificate that ends sooner is said.
-const DAYS_LEFT: u64 = 14;
+/// Of a certificate's lifetime, the share by which its renewal may be late before that is said.
+const LATE: u32 = 10;
 /// Restarts of the unit that nobody asked for.
 const RESTARTS: u32 = 5;
 /// Base64 of 256 bits.
@@ -131,24 +131,21 @@ pub(super) fn identity(
             ),
         ),
         Ok(identity) => {
-            let days = identity.not_after.since(now).as_secs() / 86_400;
             let text = format!(
                 "{}, signed by the relay's authority, until {}",
                 config.robot_id, identity.not_after
             );
-            match days {
-                0..DAYS_LEFT => Finding::warning(
+            let term = identity.term();
+            let due = term.renews_at(&config.robot_id);
+            let late = now.since(due) > term.not_after.since(term.since) / LATE;
+            match late {
+                true => Finding::warning(
                     CHECK,
-                    format!("{text}, which is {days} days"),
-                    &format!(
-                        "no token is used before it ends: write one of `lekiwi token create --robot {}` into {}, \
-                         `rm {}`, and restart the agent",
-                        config.robot_id,
-                        config.token_file.display(),
-                        config.state_dir.join("cert.pem").display()
-                    ),
+                    format!("{text}, and was to be renewed at {due}"),
+                    "`lekiwi-agent status` says why it is not, `lekiwi-agent renew` tries again; once it has ended, \
+                     a token enrols the robot anew: `lekiwi token create`",
                 ),
-                _ => Finding::ok(CHECK, text),
+                false => Finding::ok(CHECK, format!("{text}, renewed from {due}")),
             }
         }
         Err(IdentityError::File { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {

@@ -41,6 +41,7 @@ impl Driver {
     /// What the relay sent at `sent_at` shows how late it is there.
     pub(super) fn heard_relay(&mut self, sent_at: Timestamp) {
         self.commands.heard(sent_at);
+        self.renewing.heard(sent_at);
     }
 
     pub(super) fn command_ended(&mut self, ended: Ended) {

@@ -68,6 +68,7 @@ impl Driver {
         match request {
             Request::Query(Query::Status) => return Ok(self.status().to_line()),
             Request::Reload(_) => return self.reload(),
+            Request::Renew(_) => self.renew_now(),
             Request::Event(report) => return self.reported_event(now, report),
             Request::Subscribe(topics) => {
                 if topics.contains(&Topic::State) {

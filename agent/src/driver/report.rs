@@ -22,6 +22,7 @@ impl Driver {
             last_error: self.last_error.clone(),
             last_telemetry: self.last_telemetry,
             certificate_not_after: self.not_after,
+            renewal: self.renewing.status(),
             outbox: OutboxStatus {
                 pending: self.outbox.len(),
                 late_samples: self.outbox.late(),

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{Driver, SETTLED, chain};
 use crate::clock;
-use crate::config::{Address, Config, Relay};
+use crate::config::{Address, Relay};
 use crate::dial::Dialer;
 use crate::identity::{BrokerTls, remove_token};
 use crate::link::{Established, Link, LinkError, LinkEvent, Opening, Route, Trouble, Way, look};
@@ -165,6 +165,7 @@ impl Driver {
                 self.last_error = None;
                 self.uplink.up(established);
                 self.input(Input::Connected);
+                self.proved(true);
             }
             LinkEvent::Message { topic, payload } => self.message(&topic, &payload),
             LinkEvent::Left => {
@@ -177,6 +178,9 @@ impl Driver {
                     self.say_trouble(&error);
                 } else {
                     self.endpoint_failed(&error);
+                }
+                if !was_up {
+                    self.proved(false);
                 }
                 // Rejected, and wanted back: somebody put a token there.
                 self.is_revoked = error.is_refusal() && self.enrolment.token_file.exists();
@@ -229,13 +233,7 @@ impl Driver {
         // A goodbye may have hung.
         self.hang_up();
         let now = self.floor.certificate_time();
-        let Config {
-            robot_id, relay, ..
-        } = &self.config;
-        let identity = self
-            .enrolment
-            .store
-            .load(robot_id, relay.ca_fingerprint, now);
+        let identity = self.identity(now);
         let tls = match &identity {
             Ok(identity) => self.uplink.tls.config(identity, now),
             Err(error) => {

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use der::{Decode, Encode};
 use lekiwi_protocol::{RobotId, Timestamp};
-use rcgen::{KeyPair, PublicKeyData};
+use rcgen::{DistinguishedName, DnType, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
@@ -41,7 +41,7 @@ pub enum CertificateError {
         /// Its end.
         not_after: Timestamp,
     },
-    /// Not signed by the pinned authority, or not for clients.
+    /// Not signed by an authority that is trusted, or not for clients.
     #[error("expected a client certificate signed by the pinned authority")]
     Untrusted {
         /// What the verifier found.
@@ -50,20 +50,22 @@ pub enum CertificateError {
     },
 }
 
-/// From when until when.
-pub(super) struct Validity {
+/// What a certificate says of itself.
+pub(super) struct Facts {
+    /// Lower-case hex digits, without leading zeros.
+    pub(super) serial: String,
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
 }
 
-/// Whether the first of `chain` is good for `robot` with `key` at `now`, signed by `authority`.
+/// Whether the first of `chain` is good for `robot` with `key` at `now`, signed by one of `authorities`.
 pub(super) fn check(
     chain: &[CertificateDer<'_>],
-    authority: &CertificateDer<'_>,
+    authorities: &[CertificateDer<'_>],
     robot: &RobotId,
     key: &KeyPair,
     now: Timestamp,
-) -> Result<Validity, CertificateError> {
+) -> Result<Facts, CertificateError> {
     let (leaf, intermediates) = chain.split_first().ok_or(CertificateError::Malformed)?;
     let parsed = Certificate::from_der(leaf).map_err(|_| CertificateError::Malformed)?;
     let actual = common_name(&parsed).unwrap_or_default();
@@ -77,21 +79,24 @@ pub(super) fn check(
     if spki.ok().as_deref() != Some(&key.subject_public_key_info()[..]) {
         return Err(CertificateError::OtherKey);
     }
+    let serial = hex::encode(parsed.tbs_certificate.serial_number.as_bytes());
     let validity = parsed.tbs_certificate.validity;
-    let validity = Validity {
+    let facts = Facts {
+        serial: serial.trim_start_matches('0').to_owned(),
         not_before: timestamp(validity.not_before),
         not_after: timestamp(validity.not_after),
     };
-    if validity.not_after < now {
+    if facts.not_after < now {
         return Err(CertificateError::Expired {
             now,
-            not_after: validity.not_after,
+            not_after: facts.not_after,
         });
     }
     // A certificate that was just made must not fail on a clock that lags: it is proof of the time.
-    let time = unix_time(now.max(validity.not_before));
+    let time = unix_time(now.max(facts.not_before));
     let untrusted = |source| CertificateError::Untrusted { source };
-    let anchors = [anchor_from_trusted_cert(authority).map_err(untrusted)?];
+    let anchors = authorities.iter().map(anchor_from_trusted_cert);
+    let anchors: Vec<_> = anchors.collect::<Result<_, _>>().map_err(untrusted)?;
     EndEntityCert::try_from(leaf)
         .and_then(|leaf| {
             leaf.verify_for_usage(
@@ -106,12 +111,39 @@ pub(super) fn check(
             .map(|_| ())
         })
         .map_err(untrusted)?;
-    Ok(validity)
+    Ok(facts)
 }
 
 fn timestamp(time: x509_cert::time::Time) -> Timestamp {
     let since = u64::try_from(time.to_unix_duration().as_millis()).unwrap_or(u64::MAX);
     Timestamp::from_ms(since)
+}
+
+/// The subject of the first of `chain`, as a request for its successor must have it.
+pub(super) fn subject(chain: &[CertificateDer<'_>]) -> Result<DistinguishedName, CertificateError> {
+    let leaf = chain.first().ok_or(CertificateError::Malformed)?;
+    let parsed = Certificate::from_der(leaf).map_err(|_| CertificateError::Malformed)?;
+    let mut subject = DistinguishedName::new();
+    for name in parsed
+        .tbs_certificate
+        .subject
+        .0
+        .iter()
+        .flat_map(|rdn| rdn.0.iter())
+    {
+        let text = text(&name.value).ok_or(CertificateError::Malformed)?;
+        let oid = name.oid.arcs().map(u64::from).collect();
+        subject.push(DnType::CustomDnType(oid), text);
+    }
+    Ok(subject)
+}
+
+/// Whether it signs itself, as the root of an authority does; what signs others only has a root of its own.
+pub(super) fn is_root(certificate: &CertificateDer<'_>) -> bool {
+    Certificate::from_der(certificate).is_ok_and(|parsed| {
+        let tbs = parsed.tbs_certificate;
+        tbs.issuer == tbs.subject
+    })
 }
 
 fn common_name(certificate: &Certificate) -> Option<String> {
@@ -121,7 +153,10 @@ fn common_name(certificate: &Certificate) -> Option<String> {
         .0
         .iter()
         .flat_map(|rdn| rdn.0.iter());
-    let value = &names.find(|name| name.oid == COMMON_NAME)?.value;
+    text(&names.find(|name| name.oid == COMMON_NAME)?.value)
+}
+
+fn text(value: &der::Any) -> Option<String> {
     let utf8 = value
         .decode_as::<Utf8StringRef<'_>>()
         .map(|text| text.to_string());

@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType};
 use rustls_pki_types::CertificateDer;
 
 use super::est::{Client, EnrolError};
-use super::{Store, certificate};
+use super::{Identity, Store, certificate};
 use crate::config::Address;
 
 /// What an enrolment needs.
@@ -37,24 +37,17 @@ pub struct Enrolment {
     pub remove_token: bool,
 }
 
-/// What an enrolment yields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Enrolled {
-    /// When the certificate began: proof of the time.
-    pub not_before: Timestamp,
-    /// When it ends.
-    pub not_after: Timestamp,
-}
-
 /// Gets a certificate. `now` judges the relay's own.
 ///
 /// # Errors
 /// See [`EnrolError`]; nothing is lost by asking again.
-pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Enrolled, EnrolError> {
+pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Identity, EnrolError> {
     let Enrolment {
         store, robot_id, ..
     } = enrolment;
     let token = token(&enrolment.token_file)?;
+    // One from before would take the place of what comes now.
+    store.drop_next().map_err(EnrolError::Store)?;
     let key = store.key().map_err(EnrolError::Store)?;
     let client = Client::new(
         enrolment.relay.clone(),
@@ -63,19 +56,19 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Enrolled, En
         now,
     )?;
     let authority = client.authority().await?;
-    let request = request(enrolment, &key)?;
+    let request = request(subject(enrolment), &key)?;
+    let authorities = [authority.clone()];
     let issued = client.enrol(robot_id.as_str(), &token, &request).await?;
-    let chain = own_first(issued, &authority, |leaf| {
-        certificate::check(leaf, &authority, robot_id, &key, now).is_ok()
+    let chain = own_first(issued, &authorities, |leaf| {
+        certificate::check(leaf, &authorities, robot_id, &key, now).is_ok()
     });
-    let validity = certificate::check(&chain, &authority, robot_id, &key, now)
+    certificate::check(&chain, &authorities, robot_id, &key, now)
         .map_err(EnrolError::BadCertificate)?;
     store.keep(&chain, &authority).map_err(EnrolError::Store)?;
     remove_token(enrolment, "it is used");
-    Ok(Enrolled {
-        not_before: validity.not_before,
-        not_after: validity.not_after,
-    })
+    store
+        .load(robot_id, enrolment.ca_fingerprint, now)
+        .map_err(EnrolError::Store)
 }
 
 /// Removes the token of a robot that is enrolled, also one that a crash left behind; says why.
@@ -111,7 +104,7 @@ fn token(path: &std::path::Path) -> Result<String, EnrolError> {
     Ok(token.to_owned())
 }
 
-fn request(enrolment: &Enrolment, key: &rcgen::KeyPair) -> Result<Vec<u8>, EnrolError> {
+fn subject(enrolment: &Enrolment) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, enrolment.robot_id.as_str());
     subject.push(DnType::OrganizationalUnitName, enrolment.profile.as_str());
@@ -122,6 +115,14 @@ fn request(enrolment: &Enrolment, key: &rcgen::KeyPair) -> Result<Vec<u8>, Enrol
             enrolment.serial.as_str(),
         );
     }
+    subject
+}
+
+/// PKCS#10 in DER.
+pub(super) fn request(
+    subject: DistinguishedName,
+    key: &rcgen::KeyPair,
+) -> Result<Vec<u8>, EnrolError> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = subject;
     parameters
@@ -130,13 +131,16 @@ fn request(enrolment: &Enrolment, key: &rcgen::KeyPair) -> Result<Vec<u8>, Enrol
         .map_err(|error| EnrolError::Relay(error.to_string()))
 }
 
-/// PKCS#7 holds a set, sorted by encoding: the robot's own certificate goes first, the authority out.
-fn own_first(
+/// PKCS#7 holds a set, sorted by encoding: the robot's own certificate goes first, the authorities out.
+pub(super) fn own_first(
     issued: Vec<CertificateDer<'static>>,
-    authority: &CertificateDer<'_>,
+    authorities: &[CertificateDer<'_>],
     is_own: impl Fn(&[CertificateDer<'static>]) -> bool,
 ) -> Vec<CertificateDer<'static>> {
-    let mut chain: Vec<_> = issued.into_iter().filter(|c| c != authority).collect();
+    let mut chain: Vec<_> = issued
+        .into_iter()
+        .filter(|c| !authorities.contains(c))
+        .collect();
     for index in 0..chain.len() {
         chain.swap(0, index);
         if is_own(&chain) {

@@ -1,4 +1,4 @@
-//! EST (RFC 7030) over TLS: `cacerts` and `simpleenroll`, one connection each, bounded in time and size.
+//! EST (RFC 7030) over TLS: `cacerts`, `simpleenroll` and `simplereenroll`, one connection each, bounded in time and size.
 
 use std::io;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::Problem;
 use lekiwi_protocol::pinned::{Fingerprint, Verifier};
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio_rustls::TlsConnector;
 
@@ -27,6 +28,7 @@ use crate::dial::Dialer;
 
 /// Longest time for one request, connection included.
 const PATIENCE: Duration = Duration::from_secs(15);
+const CACERTS: &str = "/.well-known/est/cacerts";
 /// Largest answer; a certificate is about 600 bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -152,8 +154,16 @@ pub(super) struct Client {
     address: Address,
     dialer: Dialer,
     expected: Fingerprint,
-    verifier: Arc<Verifier>,
+    /// Where only the pinned authority is known.
+    verifier: Option<Arc<Verifier>>,
     tls: TlsConnector,
+}
+
+/// What a relay answered, and the certificates that it showed, its own first.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    shown: Vec<CertificateDer<'static>>,
 }
 
 impl Client {
@@ -176,15 +186,38 @@ impl Client {
             address,
             dialer: Dialer::new(proxy),
             expected,
-            verifier,
+            verifier: Some(verifier),
             tls: TlsConnector::from(Arc::new(tls)),
         })
     }
 
+    /// One that shows a certificate, and trusts whom it trusts, by `tls`.
+    pub(super) fn known(
+        address: Address,
+        proxy: Option<Address>,
+        expected: Fingerprint,
+        tls: ClientConfig,
+    ) -> Self {
+        Self {
+            address,
+            dialer: Dialer::new(proxy),
+            expected,
+            verifier: None,
+            tls: TlsConnector::from(Arc::new(tls)),
+        }
+    }
+
+    /// All authorities that the relay knows of, and the certificates that it showed, its own first.
+    pub(super) async fn authorities(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>), EnrolError> {
+        self.certificates(CACERTS, Method::GET, None, String::new())
+            .await
+    }
+
     /// The authority, which is the certificate with the pinned fingerprint.
     pub(super) async fn authority(&self) -> Result<CertificateDer<'static>, EnrolError> {
-        let path = "/.well-known/est/cacerts";
-        let certificates = self.certificates(path, Method::GET, None).await?;
+        let (certificates, _) = self.authorities().await?;
         let pinned = |c: &CertificateDer<'_>| Fingerprint::of(c) == self.expected;
         match certificates.iter().position(pinned) {
             Some(index) => Ok(certificates[index].clone()),
@@ -205,38 +238,56 @@ impl Client {
         request: &[u8],
     ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
         let credentials = format!("Basic {}", STANDARD.encode(format!("{robot}:{token}")));
-        let body = STANDARD.encode(request);
         let path = "/.well-known/est/simpleenroll";
-        self.certificates(path, Method::POST, Some((credentials, body)))
-            .await
+        let body = STANDARD.encode(request);
+        let issued = self.certificates(path, Method::POST, Some(credentials), body);
+        Ok(issued.await?.0)
     }
 
+    /// The same, by the certificate that is shown.
+    pub(super) async fn reenrol(
+        &self,
+        request: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
+        let path = "/.well-known/est/simplereenroll";
+        let issued = self.certificates(path, Method::POST, None, STANDARD.encode(request));
+        Ok(issued.await?.0)
+    }
+
+    /// Those of the answer, and those that were shown.
     async fn certificates(
         &self,
         path: &'static str,
         method: Method,
-        enrolment: Option<(String, String)>,
-    ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
-        let exchange = self.exchange(path, method, enrolment);
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+        credentials: Option<String>,
+        body: String,
+    ) -> Result<(Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>), EnrolError> {
+        let exchange = self.exchange(path, method, credentials, body);
+        let Answer {
+            status,
+            body,
+            shown,
+        } = tokio::time::timeout(PATIENCE, exchange)
             .await
             .map_err(|_| EnrolError::Slow(self.address.clone()))??;
         if status != StatusCode::OK {
             return Err(refusal(path, status, &body));
         }
-        certs_only(&body).ok_or_else(|| EnrolError::BadAnswer {
+        let certificates = certs_only(&body).ok_or_else(|| EnrolError::BadAnswer {
             path,
             expected: "base64 of a certs-only PKCS#7",
             actual: format!("{} other bytes", body.len()),
-        })
+        })?;
+        Ok((certificates, shown))
     }
 
     async fn exchange(
         &self,
         path: &'static str,
         method: Method,
-        enrolment: Option<(String, String)>,
-    ) -> Result<(StatusCode, Bytes), EnrolError> {
+        credentials: Option<String>,
+        body: String,
+    ) -> Result<Answer, EnrolError> {
         let unreachable = |source| EnrolError::Unreachable {
             address: self.address.clone(),
             source,
@@ -246,7 +297,8 @@ impl Client {
         let name = ServerName::try_from(self.address.host.clone())
             .map_err(|error| unreachable(io::Error::other(error)))?;
         let stream = self.tls.connect(name, tcp).await.map_err(|source| {
-            match (self.verifier.take_shown(), source.kind()) {
+            let shown = self.verifier.as_ref().and_then(|known| known.take_shown());
+            match (shown, source.kind()) {
                 (Some(actual), _) => EnrolError::WrongAuthority {
                     expected: self.expected,
                     actual,
@@ -258,6 +310,13 @@ impl Client {
                 (None, _) => unreachable(source),
             }
         })?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let shown = shown.map_or_else(Vec::new, |chain| {
+            chain
+                .iter()
+                .map(|certificate| certificate.clone().into_owned())
+                .collect()
+        });
         let broken = |error: hyper::Error| unreachable(io::Error::other(error));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -270,13 +329,13 @@ impl Client {
                 USER_AGENT,
                 concat!("lekiwi-agent/", env!("CARGO_PKG_VERSION")),
             );
-        let mut body = String::new();
-        if let Some((credentials, text)) = enrolment {
+        if !body.is_empty() {
             request = request
                 .header(CONTENT_TYPE, "application/pkcs10")
-                .header("Content-Transfer-Encoding", "base64")
-                .header(AUTHORIZATION, credentials);
-            body = text;
+                .header("Content-Transfer-Encoding", "base64");
+        }
+        if let Some(credentials) = credentials {
+            request = request.header(AUTHORIZATION, credentials);
         }
         let request = request
             .body(Full::new(Bytes::from(body)))
@@ -289,7 +348,11 @@ impl Client {
                 .collect()
                 .await
                 .map_err(|error| unreachable(io::Error::other(error)))?;
-            Ok((status, body.to_bytes()))
+            Ok(Answer {
+                status,
+                body: body.to_bytes(),
+                shown,
+            })
         };
         tokio::pin!(answer);
         tokio::select! {

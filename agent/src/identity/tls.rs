@@ -41,10 +41,12 @@ pub(super) fn builder(
     ClientConfig::builder_with_details(provider(), time).with_safe_default_protocol_versions()
 }
 
-/// The certificate shown, its authority trusted.
+/// The certificate shown, its authorities trusted.
 fn shown(identity: &Identity, time: Arc<KnownTime>) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity.authority.clone())?;
+    for authority in &identity.authorities {
+        roots.add(authority.clone())?;
+    }
     let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
     builder(time)?
         .with_root_certificates(roots)
@@ -69,12 +71,12 @@ pub struct BrokerTls {
 #[derive(Debug)]
 struct Made {
     chain: Vec<CertificateDer<'static>>,
-    authority: CertificateDer<'static>,
+    authorities: Vec<CertificateDer<'static>>,
     config: Arc<ClientConfig>,
 }
 
 impl BrokerTls {
-    /// This certificate shown, that authority trusted, `now` as the time.
+    /// This certificate shown, those authorities trusted, `now` as the time.
     ///
     /// # Errors
     /// When the TLS library does not take key or certificates.
@@ -85,11 +87,11 @@ impl BrokerTls {
     ) -> Result<Arc<ClientConfig>, rustls::Error> {
         self.time.0.store(now.as_ms(), Ordering::Relaxed);
         let Identity {
-            chain, authority, ..
+            chain, authorities, ..
         } = identity;
         if let Some(made) = &self.made
             && made.chain == *chain
-            && made.authority == *authority
+            && made.authorities == *authorities
         {
             return Ok(made.config.clone());
         }
@@ -99,7 +101,7 @@ impl BrokerTls {
         let config = Arc::new(config);
         self.made = Some(Made {
             chain: chain.clone(),
-            authority: authority.clone(),
+            authorities: authorities.clone(),
             config: config.clone(),
         });
         Ok(config)

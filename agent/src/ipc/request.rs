@@ -43,6 +43,8 @@ pub enum Request {
     Metric(Metric),
     /// Read the configuration again.
     Reload(Reload),
+    /// Ask the relay for the next one now.
+    Renew(Renew),
     /// What an older system's agent says of this robot; never comes through the socket.
     #[serde(skip)]
     Legacy(Robot),
@@ -62,6 +64,14 @@ pub enum Query {
 pub enum Reload {
     /// The configuration file.
     Configuration,
+}
+
+/// What is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Renew {
+    /// The robot's certificate.
+    Certificate,
 }
 
 /// An event as a local program reports it.
@@ -163,7 +173,7 @@ impl Request {
                     "expected root or the agent's own user to report events of the setup, got the user with id {uid}"
                 ));
             }
-            Self::Reload(_) if standing != Standing::Owner => {
+            Self::Reload(_) | Self::Renew(_) if standing != Standing::Owner => {
                 return Err(format!(
                     "expected root or the agent's own user, got the user with id {uid}"
                 ));

@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use lekiwi_protocol::api::Grant;
 use lekiwi_protocol::{GroupName, RobotId, Scope, UserName};
+use uuid::Uuid;
 
 use super::Json;
+use crate::trust::Fingerprint;
 
 #[derive(Debug, Args)]
 #[command(
@@ -54,6 +56,11 @@ pub(crate) enum PeopleCommand {
         /// Read it from this file's first line; `-` is standard input
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
+    },
+    /// Have somebody who lost their authenticator log in by their password alone; their sessions end
+    ResetFactor {
+        /// Who
+        name: UserName,
     },
     /// Let somebody in no more; their sessions end
     Disable {
@@ -130,11 +137,56 @@ pub(crate) struct Lend {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lekiwi invite ada --role operator
+  lekiwi invite bob@example.org --role engineer@group:warehouse --for 7d
+  lekiwi invite
+  lekiwi invite --revoke 0f6c2b4e-8d5a-4c1e-9b7f-3a2d1c0e5f68
+
+Whoever has the link can use it, once: hand it over by a way that you trust.")]
+pub(crate) struct Invite {
+    /// As whom they will log in; without anybody, the invitations are listed
+    pub(crate) name: Option<UserName>,
+    /// operator, engineer or admin: of the fleet, or after an @ of group:NAME or robot:ID; may be said several times
+    #[arg(long = "role", value_name = "ROLE[@WHERE]", value_parser = role, requires = "name")]
+    pub(crate) roles: Vec<Grant>,
+    /// For how long the link is good, from 1min to 7d
+    #[arg(
+        long = "for",
+        value_name = "TIME",
+        default_value = "3d",
+        value_parser = humantime::parse_duration,
+        requires = "name"
+    )]
+    pub(crate) lifetime: Duration,
+    /// Take this one back
+    #[arg(long, value_name = "ID", conflicts_with = "name")]
+    pub(crate) revoke: Option<Uuid>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  lekiwi join 'https://relay.example:8443/join?token=lki_…'")]
+pub(crate) struct Join {
+    /// The link
+    pub(crate) link: String,
+    /// Read the password from this file's first line; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Fingerprint of the relay's authority, `sha256:…`; asked for when absent
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
   lekiwi me
   lekiwi me password
+  lekiwi me totp
   lekiwi me sessions
   lekiwi me sessions --end 4f1d2c3b4a596877"
 )]
@@ -149,6 +201,18 @@ pub(crate) struct Me {
 pub(crate) enum MeCommand {
     /// Change your password; your other sessions end
     Password,
+    /// Set up an authenticator whose codes your logins take
+    Totp {
+        /// What it shows now, for the one that was begun
+        #[arg(long, value_name = "CODE", conflicts_with = "off")]
+        confirm: Option<String>,
+        /// Log in by your password alone from now on
+        #[arg(long)]
+        off: bool,
+        /// Read your password from this file's first line; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
     /// Show your sessions, or end one
     Sessions {
         /// End this one

@@ -1,17 +1,20 @@
 //! Who may use the relay, and what they may.
 
 use lekiwi_protocol::api::{
-    Group, GroupList, GroupRequest, Loan, LoanList, LoanRequest, Me, NewPassword, PasswordChange,
-    Person, PersonChange, PersonList, PersonRequest, SessionList,
+    Group, GroupList, GroupRequest, InvitationCreated, InvitationList, InvitationRequest, Join,
+    Joined, Loan, LoanList, LoanRequest, Me, NewPassword, PasswordChange, Person, PersonChange,
+    PersonList, PersonRequest, RecoveryCodes, SessionList, TotpCode, TotpEnd, TotpRequest,
+    TotpSecret,
 };
 use lekiwi_protocol::{GroupName, RobotId, UserName};
 use reqwest::Method;
+use uuid::Uuid;
 
 use super::Relay;
 use crate::failure::Failure;
 
 /// Letters of a name that would mean something else in a path.
-fn of(name: &UserName) -> String {
+pub(super) fn of(name: &UserName) -> String {
     format!("/api/v1/people/{}", name.as_str().replace('+', "%2B"))
 }
 
@@ -106,6 +109,53 @@ impl Relay {
     pub(crate) async fn change_password(&self, change: &PasswordChange) -> Result<(), Failure> {
         let sent = self.send(Method::PUT, "/api/v1/me/password", Some(change));
         sent.await.map(|_| ())
+    }
+
+    pub(crate) async fn begin_totp(&self, password: String) -> Result<TotpSecret, Failure> {
+        let request = TotpRequest { password };
+        self.json(Method::POST, "/api/v1/me/totp", Some(&request), "a secret")
+            .await
+    }
+
+    pub(crate) async fn confirm_totp(&self, code: String) -> Result<RecoveryCodes, Failure> {
+        let (path, shown) = ("/api/v1/me/totp/confirm", TotpCode { code });
+        self.json(Method::POST, path, Some(&shown), "recovery codes")
+            .await
+    }
+
+    pub(crate) async fn end_totp(&self, shown: &TotpEnd) -> Result<(), Failure> {
+        let sent = self.send(Method::DELETE, "/api/v1/me/totp", Some(shown));
+        sent.await.map(|_| ())
+    }
+
+    pub(crate) async fn reset_totp(&self, name: &UserName) -> Result<(), Failure> {
+        let path = format!("{}/totp", of(name));
+        let sent = self.send(Method::DELETE, &path, None::<&()>);
+        sent.await.map(|_| ())
+    }
+
+    pub(crate) async fn invitations(&self) -> Result<InvitationList, Failure> {
+        let (path, expected) = ("/api/v1/invitations", "a list of invitations");
+        self.json(Method::GET, path, None::<&()>, expected).await
+    }
+
+    pub(crate) async fn invite(
+        &self,
+        request: &InvitationRequest,
+    ) -> Result<InvitationCreated, Failure> {
+        let (path, expected) = ("/api/v1/invitations", "an invitation");
+        self.json(Method::POST, path, Some(request), expected).await
+    }
+
+    pub(crate) async fn revoke_invitation(&self, id: Uuid) -> Result<(), Failure> {
+        let path = format!("/api/v1/invitations/{id}");
+        let sent = self.send(Method::DELETE, &path, None::<&()>);
+        sent.await.map(|_| ())
+    }
+
+    pub(crate) async fn join(&self, join: &Join) -> Result<Joined, Failure> {
+        self.json(Method::POST, "/api/v1/join", Some(join), "a session")
+            .await
     }
 
     pub(crate) async fn sessions(&self) -> Result<SessionList, Failure> {

@@ -20,6 +20,7 @@ pub(super) async fn create(
     relay: &Relay,
     name: ConsumerName,
     out: &Path,
+    reads: Vec<String>,
     ui: &mut Ui,
 ) -> Result<(), Failure> {
     let failed = |file: &Path, source| Failure::File {
@@ -37,6 +38,7 @@ pub(super) async fn create(
     let request = ConsumerRequest {
         csr_pem: request(&name, &key)?,
         name: name.clone(),
+        reads,
         lifetime_days: None,
     };
     let created = relay.create_consumer(&request).await?;

@@ -7,6 +7,8 @@ mod command;
 mod config;
 mod consumer;
 mod discover;
+mod identities;
+mod keys;
 mod logs;
 mod packages;
 mod people;
@@ -97,10 +99,16 @@ pub(crate) async fn run(
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
         Command::Audit(arguments) => audit::run(environment, arguments, ui).await,
+        Command::Identity(identity) => {
+            identities::run(&Relay::of(environment)?, identity, ui).await
+        }
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,
         Command::Lend(arguments) => people::lend(&Relay::of(environment)?, arguments, ui).await,
+        Command::Keys(arguments) => keys::run(arguments, environment, ui).await,
+        Command::Invite(arguments) => people::invite(&Relay::of(environment)?, arguments, ui).await,
+        Command::Join(arguments) => session::join(arguments, environment, ui).await,
         Command::Me(arguments) => people::me(&Relay::of(environment)?, arguments, ui).await,
         Command::Watch(arguments) => watch::run(&Relay::of(environment)?, &arguments, ui).await,
         Command::Discover(arguments) => discover::run(&arguments, environment, ui).await,
@@ -113,8 +121,8 @@ pub(crate) async fn run(
         Command::Token(Token::Revoke { id }) => {
             token::revoke(&Relay::of(environment)?, id, ui).await
         }
-        Command::Consumer(Consumer::Create { name, out }) => {
-            consumer::create(&Relay::of(environment)?, name, &out, ui).await
+        Command::Consumer(Consumer::Create { name, out, reads }) => {
+            consumer::create(&Relay::of(environment)?, name, &out, reads, ui).await
         }
         Command::Completions { shell } => {
             // Into memory first: the generator panics where it cannot write.

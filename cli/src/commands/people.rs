@@ -1,15 +1,20 @@
-//! `lekiwi people …`, `lekiwi groups …`, `lekiwi lend …`, `lekiwi me …`.
+//! `lekiwi people …`, `lekiwi groups …`, `lekiwi lend …`, `lekiwi invite …`, `lekiwi me …`.
+
+use std::path::Path;
 
 use lekiwi_protocol::api::{
-    GroupRequest, LoanRequest, PasswordChange, PersonChange, PersonRequest,
+    GroupRequest, InvitationRequest, LoanRequest, PasswordChange, PersonChange, PersonRequest,
+    TotpEnd,
 };
 
-use super::session::{new_password, password};
-use crate::args::people::{Groups, GroupsCommand, Lend, Me, MeCommand, People, PeopleCommand};
+use super::session::{code, new_password, password};
+use crate::args::people::{
+    Groups, GroupsCommand, Invite, Lend, Me, MeCommand, People, PeopleCommand,
+};
 use crate::client::Relay;
 use crate::failure::Failure;
 use crate::show;
-use crate::ui::Ui;
+use crate::ui::{Ui, plain};
 
 pub(super) async fn people(relay: &Relay, arguments: People, ui: &mut Ui) -> Result<(), Failure> {
     let change = async |name, change: PersonChange| relay.change_person(&name, &change).await;
@@ -75,6 +80,12 @@ pub(super) async fn people(relay: &Relay, arguments: People, ui: &mut Ui) -> Res
             relay.set_password(&name, password).await?;
             return ui.line(format!("{name} has another password; their sessions ended"));
         }
+        Some(PeopleCommand::ResetFactor { name }) => {
+            relay.reset_totp(&name).await?;
+            return ui.line(format!(
+                "{name} logs in by their password alone; their sessions ended"
+            ));
+        }
         Some(PeopleCommand::Remove { name }) => {
             relay.remove_person(&name).await?;
             return ui.line(format!("{name} is removed"));
@@ -128,6 +139,82 @@ pub(super) async fn lend(relay: &Relay, arguments: Lend, ui: &mut Ui) -> Result<
     ))
 }
 
+pub(super) async fn invite(relay: &Relay, arguments: Invite, ui: &mut Ui) -> Result<(), Failure> {
+    if let Some(id) = arguments.revoke {
+        relay.revoke_invitation(id).await?;
+        return ui.line("nobody can use it any more");
+    }
+    let Some(name) = arguments.name else {
+        let list = relay.invitations().await?;
+        if arguments.output.json {
+            return super::json(ui, &list);
+        }
+        return ui.line(show::invitations(&list.invitations, ui.colour));
+    };
+    let request = InvitationRequest {
+        name,
+        roles: arguments.roles,
+        lifetime_s: Some(arguments.lifetime.as_secs()),
+    };
+    let created = relay.invite(&request).await?;
+    if arguments.output.json {
+        return super::json(ui, &created);
+    }
+    let (name, until) = (&request.name, created.invitation.expires_at);
+    let base = relay.url().as_str().trim_end_matches('/');
+    ui.line(format!("{base}{}", created.path))?;
+    ui.note(format!("{name} can join by this link until {until}"));
+    Ok(())
+}
+
+/// `lekiwi me totp`.
+async fn totp(
+    relay: &Relay,
+    confirm: Option<String>,
+    off: bool,
+    password_file: Option<&Path>,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    let name = relay.me().await?.name;
+    let confirm = match confirm {
+        Some(code) => code,
+        None => {
+            let password = password(password_file, name.as_str())?;
+            if off {
+                let password = Some(password);
+                let shown = TotpEnd {
+                    password,
+                    code: None,
+                };
+                relay.end_totp(&shown).await?;
+                return ui.line("your password alone logs you in from now on");
+            }
+            let told = relay.begin_totp(password).await?;
+            ui.line(format!(
+                "Tell your authenticator this secret, or the address below (as a QR code at {}second-factor):\n\n  {}\n  {}\n",
+                relay.url(),
+                plain(&told.secret),
+                plain(&told.uri)
+            ))?;
+            if !ui.can_ask() {
+                return ui.line("Then say what it shows: lekiwi me totp --confirm CODE");
+            }
+            ui.flush()?;
+            code(name.as_str())?
+        }
+    };
+    let codes = relay.confirm_totp(confirm).await?.recovery_codes;
+    let codes: Vec<String> = codes
+        .iter()
+        .map(|code| format!("  {}", plain(code)))
+        .collect();
+    ui.line(format!(
+        "It is set up. Each of these recovery codes lets you in once, when your authenticator is lost:\n\n{}\n\n\
+         Keep them where it is not; they are shown this once.",
+        codes.join("\n")
+    ))
+}
+
 pub(super) async fn me(relay: &Relay, arguments: Me, ui: &mut Ui) -> Result<(), Failure> {
     match arguments.command {
         None => {
@@ -146,6 +233,11 @@ pub(super) async fn me(relay: &Relay, arguments: Me, ui: &mut Ui) -> Result<(), 
                 .await?;
             ui.line("the password is changed; your other sessions ended")
         }
+        Some(MeCommand::Totp {
+            confirm,
+            off,
+            password_file,
+        }) => totp(relay, confirm, off, password_file.as_deref(), ui).await,
         Some(MeCommand::Sessions { end: Some(id), .. }) => {
             relay.end_session(&id).await?;
             ui.line(format!("session {id} ended"))

@@ -1,21 +1,20 @@
-//! `lekiwi login` and `lekiwi logout`.
+//! `lekiwi login`, `lekiwi join` and `lekiwi logout`.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::Path;
 
 use lekiwi_protocol::api;
+use reqwest::Url;
 
 use crate::args::Login;
+use crate::args::people::Join;
 use crate::client::{self, Relay};
-use crate::credentials::{self, Credentials};
+use crate::credentials::{self, Credentials, first_line};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::trust::Fingerprint;
-use crate::ui::Ui;
-
-/// Longest password that is read, in bytes.
-const MAX_PASSWORD_BYTES: u64 = 4096;
+use crate::ui::{Ui, plain};
 
 pub(super) async fn login(
     login: Login,
@@ -23,33 +22,116 @@ pub(super) async fn login(
     ui: &mut Ui,
 ) -> Result<(), Failure> {
     let path = credentials::path(environment)?;
-    let url = client::address(&login.url)?;
-    let pin = match login.ca_fingerprint {
+    let (relay, pin) = trusted(client::address(&login.url)?, login.ca_fingerprint, ui).await?;
+    if let Some(file) = &login.key_file {
+        return by_key(relay, credentials::key_in(file)?, pin, &path, ui).await;
+    }
+    let password = password(login.password_file.as_deref(), &login.user)?;
+    let mut shown = api::Login {
+        user: login.user,
+        password,
+        totp: login.code,
+    };
+    let session = match relay.login(&shown).await {
+        Err(failure) if failure.is_second_factor() && shown.totp.is_none() && ui.can_ask() => {
+            shown.totp = Some(code(&shown.user)?);
+            relay.login(&shown).await?
+        }
+        other => other?,
+    };
+    keep(&path, &relay, pin, shown.user, session, ui)
+}
+
+pub(super) async fn join(
+    join: Join,
+    environment: &Environment,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    let path = credentials::path(environment)?;
+    let not_a_link = || Failure::Link(join.link.chars().take(40).collect());
+    let mut link = Url::parse(&join.link).map_err(|_| not_a_link())?;
+    let token = link.query_pairs().find(|(name, _)| name == "token");
+    let token = token.map(|(_, token)| token.into_owned());
+    let token = token.ok_or_else(not_a_link)?;
+    link.set_path("/");
+    link.set_query(None);
+    let (relay, pin) = trusted(client::address(link.as_str())?, join.ca_fingerprint, ui).await?;
+    let password = new_password(join.password_file.as_deref(), "yours")?;
+    let joined = relay.join(&api::Join { token, password }).await?;
+    let user = joined.name.to_string();
+    keep(&path, &relay, pin, user, joined.session, ui)
+}
+
+/// The relay at an address, and the authority by which it is known from now on.
+async fn trusted(
+    url: Url,
+    pin: Option<Fingerprint>,
+    ui: &mut Ui,
+) -> Result<(Relay, Fingerprint), Failure> {
+    let pin = match pin {
         Some(pin) => pin,
         None => trust(&Relay::stranger(url.clone(), None)?, ui).await?,
     };
-    let relay = Relay::stranger(url, Some(pin))?;
-    let password = password(login.password_file.as_deref(), &login.user)?;
-    let session = relay
-        .login(&api::Login {
-            user: login.user.clone(),
-            password,
-        })
-        .await?;
-    let expires_at = session.expires_at;
+    Ok((Relay::stranger(url, Some(pin))?, pin))
+}
+
+/// Keeps a session for the commands to come.
+fn keep(
+    path: &Path,
+    relay: &Relay,
+    pin: Fingerprint,
+    user: String,
+    session: api::Session,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
     let credentials = Credentials {
         url: relay.url().to_string(),
         ca_fingerprint: pin,
-        user: login.user,
+        user,
         token: session.token,
-        expires_at,
+        expires_at: session.expires_at,
     };
-    credentials::save(&path, &credentials)?;
+    credentials::save(path, &credentials)?;
     ui.line(format!(
-        "logged in to {} as {} until {expires_at}",
+        "logged in to {} as {} until {}",
         relay.url(),
-        credentials.user
+        credentials.user,
+        credentials.expires_at
     ))
+}
+
+/// Keeps an API key in place of a session.
+async fn by_key(
+    relay: Relay,
+    key: String,
+    pin: Fingerprint,
+    path: &Path,
+    ui: &mut Ui,
+) -> Result<(), Failure> {
+    let relay = relay.shown(key.clone());
+    let me = relay.me().await?;
+    let info = me.key.ok_or(Failure::NoKey)?;
+    let credentials = Credentials {
+        url: relay.url().to_string(),
+        ca_fingerprint: pin,
+        user: me.name.to_string(),
+        token: key,
+        expires_at: info.expires_at,
+    };
+    credentials::save(path, &credentials)?;
+    ui.line(format!(
+        "logged in to {} by key {} of {} until {}",
+        relay.url(),
+        plain(&info.name),
+        credentials.user,
+        info.expires_at
+    ))
+}
+
+/// What somebody's authenticator shows.
+pub(super) fn code(user: &str) -> Result<String, Failure> {
+    let question = format!("What the authenticator of {user} shows, or a recovery code: ");
+    rpassword::prompt_password(question).map_err(Failure::Password)
 }
 
 /// Shows the authority, and asks whether it is the right one.
@@ -109,17 +191,18 @@ pub(super) fn new_password(file: Option<&Path>, user: &str) -> Result<String, Fa
     }
 }
 
-fn first_line(reader: impl Read) -> io::Result<String> {
-    let mut line = String::new();
-    BufReader::new(reader.take(MAX_PASSWORD_BYTES)).read_line(&mut line)?;
-    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
-}
-
 pub(super) async fn logout(environment: &Environment, ui: &mut Ui) -> Result<(), Failure> {
     let path = credentials::path(environment)?;
     let Some(stored) = credentials::load(&path)? else {
         return Err(Failure::NotLoggedIn);
     };
+    if credentials::is_key(&stored.token) {
+        credentials::remove(&path)?;
+        return ui.line(format!(
+            "forgot the key of {}; it works until it ends or is revoked",
+            stored.url
+        ));
+    }
     // The stored session is meant, whatever the environment says.
     let own = Environment {
         config_dir: environment.config_dir.clone(),

@@ -1,9 +1,12 @@
 //! Who may use the relay, and what they may.
 
-use comfy_table::Cell;
-use lekiwi_protocol::Permission;
-use lekiwi_protocol::api::{Grant, Group, Loan, Me, Person, SessionView};
+mod identities;
 
+use comfy_table::Cell;
+use lekiwi_protocol::api::{Grant, Group, Invitation, KeyInfo, Loan, Me, Person, SessionView};
+use lekiwi_protocol::{Permission, Timestamp};
+
+pub(crate) use self::identities::identities;
 use super::{NONE, finish, table};
 use crate::ui::plain;
 
@@ -30,7 +33,7 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
         "roles",
         "lent to them",
         "sessions",
-        "password",
+        "logs in by",
         "since",
     ];
     let mut table = table(colour, &head);
@@ -45,7 +48,18 @@ pub(crate) fn people(people: &[Person], colour: bool) -> String {
             Cell::new(list(person.roles.iter().map(role))),
             Cell::new(list(person.loans.iter().map(lent))),
             Cell::new(person.sessions),
-            Cell::new(if person.has_password { "yes" } else { "no" }),
+            Cell::new(
+                match (
+                    &person.issuer,
+                    person.has_password,
+                    person.has_second_factor,
+                ) {
+                    (Some(issuer), ..) => plain(issuer),
+                    (None, false, _) => NONE.into(),
+                    (None, true, false) => "password".into(),
+                    (None, true, true) => "password and second factor".into(),
+                },
+            ),
             Cell::new(person.created_at),
         ]);
     }
@@ -83,6 +97,25 @@ pub(crate) fn loans(loans: &[Loan], colour: bool) -> String {
     finish(&table)
 }
 
+/// `lekiwi invite`.
+pub(crate) fn invitations(invitations: &[Invitation], colour: bool) -> String {
+    if invitations.is_empty() {
+        return "nobody is invited".into();
+    }
+    let mut table = table(colour, &["invitation", "who", "roles", "by", "until", "is"]);
+    for invitation in invitations {
+        table.add_row(vec![
+            Cell::new(plain(&invitation.id)),
+            Cell::new(&invitation.name),
+            Cell::new(list(invitation.roles.iter().map(role))),
+            Cell::new(&invitation.by),
+            Cell::new(invitation.expires_at),
+            Cell::new(invitation.state.as_str()),
+        ]);
+    }
+    finish(&table)
+}
+
 /// `lekiwi me`.
 pub(crate) fn me(me: &Me, colour: bool) -> String {
     let mut table = table(colour, &["where", "by", "you may", "until"]);
@@ -99,7 +132,13 @@ pub(crate) fn me(me: &Me, colour: bool) -> String {
             ),
         ]);
     }
-    format!("you are {}\n\n{}", me.name, finish(&table))
+    let factor = if me.has_second_factor {
+        let left = me.recovery_codes;
+        format!(", and log in with a second factor ({left} recovery codes are left)")
+    } else {
+        String::new()
+    };
+    format!("you are {}{factor}\n\n{}", me.name, finish(&table))
 }
 
 /// `lekiwi me sessions`.
@@ -117,6 +156,34 @@ pub(crate) fn sessions(sessions: &[SessionView], colour: bool) -> String {
             Cell::new(session.expires_at),
             Cell::new(plain(&session.address)),
             Cell::new(plain(&session.agent)),
+        ]);
+    }
+    finish(&table)
+}
+
+/// `lekiwi keys`.
+pub(crate) fn keys(keys: &[KeyInfo], now: Timestamp, colour: bool) -> String {
+    if keys.is_empty() {
+        return "there are no keys".into();
+    }
+    let head = ["key", "name", "may", "where", "until", "last used", "note"];
+    let mut table = table(colour, &head);
+    for key in keys {
+        let may: Vec<&str> = key.permissions.iter().map(Permission::as_str).collect();
+        let until = if key.expires_at <= now {
+            format!("{} (over)", key.expires_at)
+        } else {
+            key.expires_at.to_string()
+        };
+        let used = key.used_at.map(|at| at.to_string());
+        table.add_row(vec![
+            Cell::new(key.id),
+            Cell::new(plain(&key.name)),
+            Cell::new(may.join(", ")),
+            Cell::new(&key.on),
+            Cell::new(until),
+            Cell::new(used.unwrap_or_else(|| NONE.to_owned())),
+            Cell::new(plain(&key.note)),
         ]);
     }
     finish(&table)

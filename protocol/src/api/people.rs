@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::KeyInfo;
 use crate::id::{GroupName, RobotId, UserName};
 use crate::rights::{Permissions, Role, Scope};
 use crate::timestamp::Timestamp;
@@ -91,6 +92,11 @@ pub struct Person {
     pub disabled_at: Option<Timestamp>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Whether that takes a second factor.
+    pub has_second_factor: bool,
+    /// Who vouches for them when they log in, when it is not the relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// Their sessions.
     pub sessions: u64,
 }
@@ -154,11 +160,18 @@ pub struct PasswordChange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Me {
-    /// As whom they logged in.
+    /// As whom they logged in; of a program, whose key it has shown.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: UserName,
     /// What they may where, as of now.
     pub rights: Vec<RightView>,
+    /// The key that was shown, of a program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyInfo>,
+    /// Whether their password takes a second factor.
+    pub has_second_factor: bool,
+    /// How many recovery codes they have left.
+    pub recovery_codes: u64,
 }
 
 /// What somebody may somewhere.
@@ -175,7 +188,7 @@ pub struct RightView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub until: Option<Timestamp>,
-    /// Why: a role, or a loan.
+    /// Why: a role, a loan, or a key.
     pub by: String,
 }
 

@@ -74,6 +74,11 @@ pub mod kind {
     pub const REJECTED: &str = "robot.rejected";
     /// The robot came back with a new key; the old certificate is revoked. By the relay.
     pub const REFLASHED: &str = "robot.reflashed";
+    /// The robot uses its renewed certificate, and the one before counts no more: `old_serial`, `certificate_serial`,
+    /// `not_after`. By the relay.
+    pub const RENEWED: &str = "robot.renewed";
+    /// Somebody took certificates of the robot back: `serials`, `by`. By the relay.
+    pub const REVOKED: &str = "robot.revoked";
     /// The robot came back with another board. By the relay.
     pub const HARDWARE_CHANGED: &str = "robot.hardware_changed";
     /// The robot came online. By the relay.

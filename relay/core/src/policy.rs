@@ -33,9 +33,13 @@ pub enum Who<'a> {
     },
     /// Who has shown an API key.
     Program {
-        /// The key's id.
+        /// The key's name.
         key: &'a str,
-        /// What it may.
+        /// What it may at most.
+        right: &'a Right,
+        /// Whose it is.
+        owner: &'a UserName,
+        /// What its owner may: a key never may more.
         rights: &'a [Right],
     },
     /// Who has shown a certificate.
@@ -45,8 +49,20 @@ pub enum Who<'a> {
 impl<'a> Who<'a> {
     fn rights(self) -> &'a [Right] {
         match self {
-            Self::Person { rights, .. } | Self::Program { rights, .. } => rights,
+            Self::Person { rights, .. } => rights,
+            Self::Program { right, .. } => std::slice::from_ref(right),
             Self::Nobody | Self::Certified(_) => &[],
+        }
+    }
+
+    /// Who answers for a program.
+    fn owner(self) -> Option<Self> {
+        match self {
+            Self::Program { owner, rights, .. } => Some(Self::Person {
+                name: owner,
+                rights,
+            }),
+            _ => None,
         }
     }
 }
@@ -56,9 +72,9 @@ impl fmt::Display for Who<'_> {
         match self {
             Self::Nobody => f.write_str("nobody"),
             Self::Person { name, .. } => write!(f, "user {name}"),
-            Self::Program { key, .. } => write!(f, "API key {key}"),
+            Self::Program { key, owner, .. } => write!(f, "API key {key:?} of {owner}"),
             Self::Certified(Principal::Robot(id)) => write!(f, "robot {id}"),
-            Self::Certified(Principal::Consumer(name)) => write!(f, "consumer {name}"),
+            Self::Certified(Principal::Consumer(name, _)) => write!(f, "consumer {name}"),
             Self::Certified(Principal::Relay(id)) => write!(f, "relay {id}"),
         }
     }
@@ -122,7 +138,14 @@ impl fmt::Display for Source {
 
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.source, self.on)?;
+        match self.source {
+            Source::Key => {
+                let names: Vec<&str> = self.permissions.iter().map(Permission::as_str).collect();
+                f.write_str(&names.join(", "))?;
+            }
+            _ => self.source.fmt(f)?,
+        }
+        write!(f, " on {}", self.on)?;
         match self.until {
             Some(until) => write!(f, " until {until}"),
             None => Ok(()),
@@ -135,8 +158,10 @@ impl fmt::Display for Right {
 pub enum Action<'a> {
     /// What everybody may: log in, enrol with a token, ask whether the relay is up.
     Open,
-    /// What concerns nobody but who asks: their sessions and password.
+    /// What concerns nobody but who asks: who they are.
     Own,
+    /// What makes, changes and ends ways to log in: their password, sessions and keys.
+    LogIn,
     /// What takes a permission.
     Do(Permission),
     /// Have a robot do something.
@@ -206,6 +231,9 @@ pub enum Denial {
     /// The robot is none of theirs: it is not said whether there is one.
     #[error("there is no robot {0} that {1} may see")]
     Unseen(RobotId, String),
+    /// A program asks for what only a person may.
+    #[error("expected the session of a person, got {0}")]
+    Person(String),
     /// A permission is missing.
     #[error("expected the permission `{permission}` on {on}, {who} has {has}")]
     Permission {
@@ -257,9 +285,14 @@ pub fn allow<'a>(
         (_, Action::Report | Action::Publish(..) | Action::Will(..) | Action::Subscribe(..)) => {
             Err(Denial::Certificate(shown(who)))
         }
-        (Who::Certified(Principal::Consumer(_)), Action::Scrape) => Ok(Basis::Certificate),
+        (Who::Certified(Principal::Consumer(..)), Action::Scrape) => Ok(Basis::Certificate),
         (Who::Nobody | Who::Certified(_), _) => Err(Denial::Login),
-        (Who::Person { .. } | Who::Program { .. }, Action::Own) => Ok(Basis::Own),
+        (Who::Person { .. } | Who::Program { .. }, Action::Own)
+        | (Who::Person { .. }, Action::LogIn) => Ok(Basis::Own),
+        // A program that could log in, or let others in, would outlive its key.
+        (Who::Program { .. }, Action::LogIn | Action::Do(Permission::Manage)) => {
+            Err(Denial::Person(who.to_string()))
+        }
         (_, Action::Do(permission)) => by_right(who, permission, what, at),
         (_, Action::Command(op)) => by_right(who, Permission::to(op), what, at),
         (_, Action::Scrape) => by_right(who, Permission::Read, What::Fleet, at),
@@ -269,8 +302,19 @@ pub fn allow<'a>(
 /// The robots that `who` may see, known or not; all when there is no list.
 #[must_use]
 pub fn seen(who: Who<'_>, at: Circumstances<'_>) -> Option<BTreeSet<RobotId>> {
+    let own = seen_by(who.rights(), at);
+    let Some(owner) = who.owner() else {
+        return own;
+    };
+    match (own, seen_by(owner.rights(), at)) {
+        (Some(own), Some(owners)) => Some(own.intersection(&owners).cloned().collect()),
+        (robots, None) | (None, robots) => robots,
+    }
+}
+
+fn seen_by(rights: &[Right], at: Circumstances<'_>) -> Option<BTreeSet<RobotId>> {
     let mut robots = BTreeSet::new();
-    for right in who.rights() {
+    for right in rights {
         if !right.holds(at.now) || !right.permissions.has(Permission::Read) {
             continue;
         }
@@ -294,12 +338,31 @@ fn by_right<'a>(
     at: Circumstances<'_>,
 ) -> Result<Basis<'a>, Denial> {
     let standing = || who.rights().iter().filter(|right| right.holds(at.now));
-    let here = || standing().filter(|right| right.covers(what, at.groups));
-    if let Some(right) = here().find(|right| right.permissions.has(permission)) {
-        return Ok(Basis::Right(right));
+    let mut here = standing().filter(|right| right.covers(what, at.groups));
+    if let Some(right) = here.find(|right| right.permissions.has(permission)) {
+        let Some(owner) = who.owner() else {
+            return Ok(Basis::Right(right));
+        };
+        return match by_right(owner, permission, what, at) {
+            Err(Denial::Permission { permission, on, .. }) => Err(Denial::Permission {
+                permission,
+                on,
+                who: format!("the owner of {who}"),
+                has: "it not".to_owned(),
+            }),
+            Err(Denial::Unseen(id, _)) => Err(Denial::Unseen(id, who.to_string())),
+            Err(other) => Err(other),
+            Ok(_) => Ok(Basis::Right(right)),
+        };
     }
+    let reads = |who: Who<'_>| {
+        let mut rights = who.rights().iter();
+        rights.any(|it| {
+            it.permissions.has(Permission::Read) && it.holds(at.now) && it.covers(what, at.groups)
+        })
+    };
     if let What::Robot(id) = what
-        && !here().any(|right| right.permissions.has(Permission::Read))
+        && !(reads(who) && who.owner().is_none_or(reads))
     {
         return Err(Denial::Unseen(id.clone(), who.to_string()));
     }

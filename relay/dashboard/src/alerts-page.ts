@@ -26,6 +26,10 @@ export class AlertsPage implements View {
     void this.history.newest();
   }
 
+  welcome(): void {
+    this.firing?.welcome();
+  }
+
   message(live: Live): void {
     if (!live.type.startsWith("alert.")) return;
     this.firing?.refresh();

@@ -48,6 +48,11 @@ export class AlertsPanel {
     }, PAUSE_MS);
   }
 
+  /** Who is logged in may do something else. */
+  welcome(): void {
+    this.list.replaceChildren(...this.known.alerts.map((alert) => this.row(alert)));
+  }
+
   close(): void {
     this.closed = true;
     window.clearTimeout(this.timer);
@@ -79,7 +84,7 @@ export class AlertsPanel {
     const row = h("li", { "data-alert": alert.id, "data-severity": alert.severity }, h("span", { class: "badge" }, alert.severity), robot, h("span", { title: alert.reason }, alert.summary), since);
     const said = remark(alert);
     if (said !== "") row.append(h("span", { class: "soft" }, said));
-    if (alert.acknowledged === undefined) row.append(this.button(alert));
+    if (alert.acknowledged === undefined && this.context.may("acknowledge", alert.robot_id)) row.append(this.button(alert));
     return row;
   }
 

@@ -202,6 +202,12 @@ export interface AlertPage {
   readonly next_before?: number;
 }
 
+/** Who is logged in, and what they may where: `fleet`, `group:…` or `robot:…`. */
+export interface Me {
+  readonly name: string;
+  readonly rights: readonly { readonly permissions: readonly string[]; readonly on: string }[];
+}
+
 export interface AlertList {
   readonly alerts: readonly Alert[];
   readonly firing: number;
@@ -253,6 +259,8 @@ async function ask<T>(path: string, init: RequestInit): Promise<T> {
   }
   return (await response.json()) as T;
 }
+
+export const me = (): Promise<Me> => read("/api/v1/me");
 
 const robotPath = (id: string): string => `/api/v1/robots/${encodeURIComponent(id)}`;
 

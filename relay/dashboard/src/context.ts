@@ -14,6 +14,8 @@ export interface Context {
   now(): number;
   /** Asks for `draw` in the next animation frame. */
   schedule(): void;
+  /** Whether who is logged in may do this to the robot; no while that is not known. */
+  may(permission: string, robot: string): boolean;
   /** The address of another page of the same time. */
   href(place: Place): string;
 }
@@ -24,6 +26,8 @@ export interface View {
   /** Called at most once a frame, and once a second for the ticking times. */
   draw(): void;
   message?(live: Live): void;
+  /** It is known, perhaps anew, what who is logged in may do. */
+  welcome?(): void;
   /** After a reconnect: whatever the view keeps beside the fleet may have a gap. */
   refetch?(): void;
   close?(): void;

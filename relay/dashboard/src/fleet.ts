@@ -136,6 +136,7 @@ export class FleetView implements View {
   private readonly empty = h("p", { class: "empty", role: "status" });
   private readonly table = h("div", { role: "table", class: "table", "aria-label": "Robots" });
   private readonly totals = new Map<string, HTMLElement>();
+  private robots = h("span");
   private readonly filters = new Map<Selection["status"], HTMLButtonElement>();
   private readonly heads = new Map<SortKey, HTMLElement>();
   private readonly narrow = matchMedia(NARROW);
@@ -173,6 +174,10 @@ export class FleetView implements View {
     this.alerts?.refresh();
   }
 
+  welcome(): void {
+    this.alerts?.welcome();
+  }
+
   message(live: Live): void {
     if (live.type.startsWith("alert.")) this.alerts?.refresh();
   }
@@ -188,6 +193,7 @@ export class FleetView implements View {
     const { fleet } = this.context;
     const totals = fleet.totals();
     for (const [name, element] of this.totals) setText(element, String(totals[name as keyof typeof totals]));
+    setText(this.robots, totals.all === 1 ? " robot" : " robots");
     const chosen = select(fleet.all(), this.selection);
     const height = this.narrow.matches ? ROW_PX.narrow : ROW_PX.wide;
     this.body.style.height = `${chosen.length * height}px`;
@@ -246,7 +252,9 @@ export class FleetView implements View {
     ];
     return kinds.map(([status, total, word]) => {
       const figure = h("strong", { "data-total": total }, "0");
-      const button = h("button", { type: "button", class: "total", "data-filter": status }, figure, ` ${word}`);
+      const said = h("span", {}, ` ${word}`);
+      if (total === "all") this.robots = said;
+      const button = h("button", { type: "button", class: "total", "data-filter": status }, figure, said);
       button.addEventListener("click", () => this.choose({ status: this.selection.status === status ? "all" : status }));
       this.totals.set(total, figure);
       this.filters.set(status, button);

@@ -2,6 +2,7 @@
 
 import "./style.css";
 import { AlertsPage } from "./alerts-page";
+import * as api from "./api";
 import type { Context, View } from "./context";
 import { h, setAttribute, setText } from "./dom";
 import { FleetView } from "./fleet";
@@ -14,6 +15,7 @@ import { Fleet } from "./model";
 import { Past } from "./past";
 import { href, place } from "./place";
 import type { Place } from "./place";
+import { may } from "./rights";
 import { RobotPage } from "./robot";
 import type { Selection } from "./selection";
 
@@ -50,12 +52,21 @@ function schedule(): void {
   });
 }
 
-const live: Context = { fleet, history: new History(fleet, now, schedule), now, schedule, href };
+let me: api.Me | undefined;
+/** The shown view again, by what is known of who asks. */
+function welcome(known: api.Me): void {
+  me = known;
+  setText(byId("who"), known.name);
+  view?.welcome?.();
+  schedule();
+}
+
+const live: Context = { fleet, history: new History(fleet, now, schedule), now, schedule, may: (permission, robot) => may(me, permission, robot), href };
 
 function contextOf({ at, fleet: then, position }: Past): Context {
   const now = (): number => at;
   const history = new History(then, now, schedule, true);
-  return { fleet: then, history, now, schedule, href: (to) => href({ ...to, at }), ...(position === undefined ? {} : { position }) };
+  return { fleet: then, history, now, schedule, may: () => false, href: (to) => href({ ...to, at }), ...(position === undefined ? {} : { position }) };
 }
 
 /** The past is asked for once, whichever pages of it are looked at. */
@@ -128,6 +139,7 @@ const link = new LiveLink(fleet, {
   snapshot(at) {
     offsetMs = Date.parse(at) - Date.now();
     loaded = true;
+    void api.me().then(welcome).catch(() => undefined);
     live.history.reset();
     if (past === undefined) view?.refetch?.();
   },

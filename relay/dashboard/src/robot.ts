@@ -46,7 +46,8 @@ export class RobotPage implements View {
   private readonly profile = h("input", { type: "text", name: "profile", "aria-label": "Profile to take it as", autocomplete: "off", spellcheck: "false" });
   private readonly approve = h("button", { type: "submit", class: "quiet", "data-action": "approve" }, "Approve");
   private readonly reject = h("button", { type: "button", class: "quiet", "data-action": "reject" }, "Reject");
-  private readonly quarantine = h("form", { class: "card quarantine", "aria-label": "Registration", hidden: true }, this.reason, h("label", {}, "as profile ", this.profile), this.approve, this.reject);
+  private readonly decision = h("span", { class: "decision" }, h("label", {}, "as profile ", this.profile), this.approve, this.reject);
+  private readonly quarantine = h("form", { class: "card quarantine", "aria-label": "Registration", hidden: true }, this.reason, this.decision);
   private version = -1;
 
   constructor(
@@ -109,6 +110,10 @@ export class RobotPage implements View {
     });
   }
 
+  welcome(): void {
+    this.version = -1;
+  }
+
   close(): void {
     this.abort.abort();
     this.alerts.close();
@@ -161,6 +166,7 @@ export class RobotPage implements View {
       this.asOf.hidden = false;
     }
     this.quarantine.hidden = isPast || view.registration?.status !== "quarantined";
+    this.decision.hidden = !this.context.may("enrol", this.id);
     setText(this.reason, `Nobody hears it: ${view.registration?.reason ?? ""}.`);
     setAttribute(this.profile, "placeholder", view.registration?.profile ?? view.type);
     list(this.facts, stateFacts(view));

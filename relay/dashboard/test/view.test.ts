@@ -6,6 +6,7 @@ import type { Alert, AlertEntry, RobotView } from "../src/api";
 import * as format from "../src/format";
 import { local, words as lookBackWords } from "../src/lookback";
 import { href, place } from "../src/place";
+import { may } from "../src/rights";
 import type { Place } from "../src/place";
 import { band, line, pointAt, range, sparkRange } from "../src/plot";
 import { select } from "../src/selection";
@@ -37,6 +38,18 @@ describe("figures", () => {
     ["nonsense", "never", 0],
   ])("%s is %s", (at, text, ms) => {
     expect(format.ago(at, Date.UTC(2026, 10, 21, 4) + ms)).toBe(text);
+  });
+});
+
+describe("who is logged in", () => {
+  it("may what one of their rights allows, on the robots that it is for", () => {
+    const rights = (...on: string[]) => ({ name: "ada", rights: on.map((on) => ({ permissions: ["read", "enrol"], on })) });
+    expect(may(rights("fleet"), "enrol", "kiwi-01")).toBe(true);
+    expect(may(rights("robot:kiwi-02", "robot:kiwi-01"), "enrol", "kiwi-01")).toBe(true);
+    expect(may(rights("robot:kiwi-02"), "enrol", "kiwi-01")).toBe(false);
+    expect(may(rights("group:warehouse"), "enrol", "kiwi-01")).toBe(true);
+    expect(may(rights("fleet"), "manage", "kiwi-01")).toBe(false);
+    expect(may(undefined, "read", "kiwi-01")).toBe(false);
   });
 });
 

@@ -6,7 +6,7 @@
 
 mod email;
 mod reach;
-mod secret;
+pub(crate) mod secret;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -261,7 +261,7 @@ impl Dispatcher {
 }
 
 /// An error and all its causes, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

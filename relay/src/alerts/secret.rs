@@ -1,4 +1,4 @@
-//! Secrets of receivers: from files and the environment only, and never shown.
+//! Secrets of receivers and of providers of logins: from files and the environment only, and never shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub enum SecretError {
 }
 
 /// A secret that no log or answer shows.
-pub(super) struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +44,7 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     /// Reads it; without the end of its last line.
-    pub(super) fn load(source: &SecretSource) -> Result<Self, SecretError> {
+    pub(crate) fn load(source: &SecretSource) -> Result<Self, SecretError> {
         let text = match source {
             SecretSource::File(path) => {
                 std::fs::read_to_string(path).map_err(|source| SecretError::Read {
@@ -74,7 +74,7 @@ impl Secret {
     }
 
     /// The secret itself, for whoever it is meant for.
-    pub(super) fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }

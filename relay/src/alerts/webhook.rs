@@ -8,8 +8,6 @@ use lekiwi_protocol::api::{
 use lekiwi_relay_core::alerts::notify::Outcome;
 use reqwest::{StatusCode, Url};
 use rustls::ClientConfig;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,17 +89,10 @@ fn signature(key: &hmac::Key, timestamp: &str, body: &[u8]) -> String {
 }
 
 fn tls(name: &ReceiverName, ca_file: Option<&Path>) -> Result<ClientConfig, ReceiverError> {
-    // A machine without authorities may still have one of its own in the configuration.
-    let mut roots = tls::system_roots();
-    if let Some(path) = ca_file {
-        let unusable =
-            |source: Box<dyn std::error::Error + Send + Sync>| ReceiverError::Authority {
-                path: path.to_owned(),
-                source,
-            };
-        let certificate = CertificateDer::from_pem_file(path).map_err(|e| unusable(e.into()))?;
-        roots.add(certificate).map_err(|e| unusable(e.into()))?;
-    }
+    let roots = tls::roots(ca_file).map_err(|source| ReceiverError::Authority {
+        path: ca_file.unwrap_or(Path::new("")).to_owned(),
+        source,
+    })?;
     tls::client(roots).map_err(|source| ReceiverError::Tls {
         receiver: name.clone(),
         source: source.into(),

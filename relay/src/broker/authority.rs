@@ -1,11 +1,14 @@
 //! Who a client certificate speaks for. TLS has proved that our authority signed it; whether it is
 //! still welcome is asked here, of the store's index in memory.
 
-use lekiwi_protocol::access::Principal;
-use lekiwi_protocol::{ConsumerName, Org, RobotId};
+use std::sync::Arc;
+
+use lekiwi_protocol::access::{Principal, Reads};
+use lekiwi_protocol::{ConsumerName, Org, RobotId, Timestamp};
 use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::clock;
+use crate::identity::renewal;
 use crate::store::Store;
 use crate::store::records::CertificateKind;
 
@@ -97,6 +100,12 @@ pub trait Authority: Send + Sync + 'static {
     /// # Errors
     /// When it is not welcome.
     fn admit(&self, certificate: &ClientCert) -> Result<Principal, Denied>;
+
+    /// Its client was let in; called on the runtime, must not block.
+    fn entered(&self, certificate: &ClientCert);
+
+    /// What this consumer may read.
+    fn reads(&self, consumer: &ConsumerName) -> Reads;
 }
 
 /// The relay's own authority: what the store has on record.
@@ -104,17 +113,29 @@ pub trait Authority: Send + Sync + 'static {
 pub struct StoreAuthority {
     store: Store,
     org: Org,
+    source: Arc<str>,
 }
 
 impl StoreAuthority {
-    /// Admits certificates of `org` that `store` knows.
+    /// Admits certificates of `org` that `store` knows. `source` is the relay's own name in the log.
     #[must_use]
-    pub fn new(store: Store, org: Org) -> Self {
-        Self { store, org }
+    pub fn new(store: Store, org: Org, source: Arc<str>) -> Self {
+        Self { store, org, source }
     }
 }
 
 impl Authority for StoreAuthority {
+    fn entered(&self, certificate: &ClientCert) {
+        let status = self.store.certificate_status(&certificate.serial);
+        if status.is_some_and(|status| status.is_unused) {
+            let (this, serial) = (self.clone(), certificate.serial.clone());
+            tokio::spawn(async move {
+                let now = Timestamp::from_ms(clock::now_ms());
+                renewal::connected(&this.store, &this.source, &serial, now).await;
+            });
+        }
+    }
+
     fn admit(&self, certificate: &ClientCert) -> Result<Principal, Denied> {
         let ClientCert {
             common_name,
@@ -160,17 +181,22 @@ impl Authority for StoreAuthority {
             CertificateKind::Consumer => common_name
                 .strip_prefix("consumer:")
                 .and_then(|name| ConsumerName::new(name).ok())
-                .map(Principal::Consumer)
+                .map(|name| {
+                    let reads = self.store.reads(&name);
+                    Principal::Consumer(name, reads)
+                })
                 .ok_or_else(denied),
         }
+    }
+
+    fn reads(&self, consumer: &ConsumerName) -> Reads {
+        self.store.reads(consumer)
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::metrics::Metrics;
     use crate::store::records::Certificate;
@@ -207,10 +233,10 @@ mod tests {
             };
             store.insert_certificate(certificate).await.unwrap();
         }
-        let authority = StoreAuthority::new(store, Org::default());
+        let authority = StoreAuthority::new(store, Org::default(), "relay:r1".into());
         for (serial, common_name, unit, expected) in [
             ("a1", "kiwi-01", "robot", "Robot(kiwi-01)"),
-            ("a3", "consumer:ops", "consumer", "Consumer(ops)"),
+            ("a3", "consumer:ops", "consumer", "Consumer(ops, Reads([]))"),
             (
                 "a2",
                 "kiwi-01",

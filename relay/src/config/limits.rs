@@ -21,6 +21,10 @@ pub struct RawLimits {
     pub messages_per_s: Option<u32>,
     /// Messages a second of one address.
     pub messages_per_s_per_address: Option<u32>,
+    /// Requests a second of one person, API key or robot.
+    pub requests_per_s: Option<u32>,
+    /// Requests a second of one address.
+    pub requests_per_s_per_address: Option<u32>,
     /// Seconds that the first ban lasts; 0 for none.
     pub ban_s: Option<u32>,
     /// Addresses and networks that are only counted.
@@ -57,6 +61,10 @@ impl RawLimits {
             messages_per_s_per_address: self
                 .messages_per_s_per_address
                 .or(below.messages_per_s_per_address),
+            requests_per_s: self.requests_per_s.or(below.requests_per_s),
+            requests_per_s_per_address: self
+                .requests_per_s_per_address
+                .or(below.requests_per_s_per_address),
             ban_s: self.ban_s.or(below.ban_s),
             trusted: self.trusted.or(below.trusted),
         }
@@ -106,6 +114,16 @@ impl RawLimits {
                 "messages_per_s_per_address",
                 self.messages_per_s_per_address,
                 &mut limits.messages_per_s_per_address,
+            ),
+            (
+                "requests_per_s",
+                self.requests_per_s,
+                &mut limits.requests_per_s,
+            ),
+            (
+                "requests_per_s_per_address",
+                self.requests_per_s_per_address,
+                &mut limits.requests_per_s_per_address,
             ),
         ] {
             if let Some(value) = number(key, value)? {

@@ -259,6 +259,26 @@ fn limits_are_a_tier_and_what_is_said_over_it() {
 }
 
 #[test]
+fn a_second_factor_is_demanded_of_whom_the_configuration_says() {
+    let demand = |text: &str, variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+        let (environment, warnings) = environment(variables);
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let raw = parse(Path::new("relay.yml"), text).unwrap();
+        environment.over(raw).check().unwrap().second_factor
+    };
+    let variable = ("LEKIWI_RELAY_PEOPLE_SECOND_FACTOR", "all");
+    let admins = "people: { second_factor: admins }\n";
+    assert_eq!(demand("", &[]), Demand::Optional);
+    assert_eq!(demand(admins, &[]), Demand::Admins);
+    assert_eq!(demand(admins, &[variable]), Demand::All);
+    assert_eq!(
+        refusal("people: { second_factor: robots }\n").0,
+        "expected people.second_factor to be optional, admins or all, got \"robots\""
+    );
+}
+
+#[test]
 fn traces_go_where_file_and_variables_say() {
     let file = "traces: { endpoint: \"https://collector.example/otlp\", sample: 1 }\n";
     let said = |variables: &[(&str, &str)]| {
@@ -292,5 +312,31 @@ fn traces_go_where_file_and_variables_say() {
         ),
     ] {
         assert_eq!(refusal(&format!("traces: {text}\n")).0, expected);
+    }
+}
+
+#[test]
+fn other_sites_are_named_by_their_origin() {
+    let parsed = parse(
+        Path::new("relay.yml"),
+        "cors: [\"https://Ops.example.org\", \"http://localhost:5173\"]\n",
+    );
+    let origins = parsed.unwrap().check().unwrap().cors;
+    assert_eq!(
+        origins,
+        ["https://ops.example.org", "http://localhost:5173"]
+    );
+    for wrong in [
+        "\"*\"",
+        "\"null\"",
+        "\"https://ops.example.org/\"",
+        "\"https://ops.example.org/page\"",
+        "\"http://ops.example.org\"",
+        "\"https://me@ops.example.org\"",
+        "ops.example.org",
+    ] {
+        let (message, _) = refusal(&format!("cors: [{wrong}]\n"));
+        let expected = "expected cors to be origins such as https://ops.example.org, got ";
+        assert!(message.starts_with(expected), "{wrong}: {message}");
     }
 }

@@ -216,7 +216,7 @@ pub(super) async fn acknowledge(
         aggregate_id: id.clone(),
         kind: kind::ALERT_ACKNOWLEDGED,
         data: json!({
-            "rule": found.rule, "robot_id": found.robot_id, "by": asker.name(), "comment": comment,
+            "rule": found.rule, "robot_id": found.robot_id, "by": asker.by(), "comment": comment,
         }),
     };
     app.fleet.decree(event).await?;
@@ -322,7 +322,7 @@ pub(super) async fn set_rule(
         aggregate_type: ALERT_RULE,
         aggregate_id: id.clone(),
         kind: kind::ALERT_RULE_SET,
-        data: json!({ "rule": new, "by": asker.name() }),
+        data: json!({ "rule": new, "by": asker.by() }),
     };
     app.fleet.decree(event).await?;
     rule(&app, &id).map(Answer)
@@ -360,7 +360,7 @@ pub(super) async fn remove_rule(
         aggregate_type: ALERT_RULE,
         aggregate_id: id,
         kind: kind::ALERT_RULE_REMOVED,
-        data: json!({ "by": asker.name() }),
+        data: json!({ "by": asker.by() }),
     };
     app.fleet.decree(event).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -449,7 +449,7 @@ pub(super) async fn silence(
         matchers,
         since,
         until: since.plus(Duration::from_secs(duration_s)),
-        by: asker.name().to_string(),
+        by: asker.by(),
         comment,
     };
     note.says("silence", silence.id);
@@ -495,7 +495,7 @@ pub(super) async fn unsilence(
         aggregate_type: ALERT_SILENCE,
         aggregate_id: silence.id.to_string(),
         kind: kind::ALERT_UNSILENCED,
-        data: json!({ "id": silence.id, "matchers": silence.matchers, "by": asker.name() }),
+        data: json!({ "id": silence.id, "matchers": silence.matchers, "by": asker.by() }),
     };
     app.fleet.decree(event).await?;
     Ok(StatusCode::NO_CONTENT)

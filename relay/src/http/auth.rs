@@ -1,10 +1,10 @@
-//! Who asks: finds the session in a cookie or bearer token, and lets a request through if the policy allows what its
-//! route needs. Runs before every route, unknown ones included.
+//! Who asks: finds the session in a cookie or bearer token, or the API key, and lets a request through if the policy
+//! allows what its route needs. Runs before every route, unknown ones included.
 //!
 //! A robot's routes ask for its certificate instead, and for nothing else; `/metrics` takes a consumer's as well; on
 //! all others a certificate counts for nothing.
 //!
-//! Invariant: what is not marked public answers nothing without a session or a robot's certificate. A cookie alone never changes
+//! Invariant: what is not marked public answers nothing without a session, a key or a robot's certificate. A cookie alone never changes
 //! anything on behalf of another site.
 
 use std::collections::BTreeSet;
@@ -17,20 +17,24 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use lekiwi_protocol::access::Principal;
+use lekiwi_protocol::api::API_KEY;
 use lekiwi_protocol::{Permission, RobotId, Timestamp, UserName};
 use lekiwi_relay_core::gateway::Within;
 use lekiwi_relay_core::policy::{
     self, Action, Circumstances, Denial, Groups, Right, Source, What, Who,
 };
+use lekiwi_relay_core::protect::Refusal;
 
 use super::App;
 use super::audited::Note;
-use super::extract::MAX_BODY_BYTES;
+use super::extract::{MAX_BODY_BYTES, Peer};
 use super::problem::{Failure, Kind};
 use super::routes::{self, Needs, On};
+use super::setup;
 use crate::broker::{Authority, ClientCert, StoreAuthority};
 use crate::clock;
-use crate::store::records::{Account, People, Session};
+use crate::people::keys;
+use crate::store::records::{Account, Key, People, Session};
 
 /// The session's cookie. The prefix binds it to this host, HTTPS and path `/`.
 pub const COOKIE: &str = "__Host-lekiwi";
@@ -56,12 +60,20 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let (mut parts, body) = request.into_parts();
     let refusal = match admit(&app, needs, &mut parts).await {
         Ok(()) => return next.run(Request::from_parts(parts, body)).await,
-        Err(failure) if needs == Some(Needs::Page) && failure.kind() == Kind::LoginRequired => {
-            let mut response = Redirect::to("/login").into_response();
-            response.extensions_mut().insert(failure.kind());
+        Err(failure) => {
+            let kind = failure.kind();
+            let mut response = match (needs, kind) {
+                (Some(Needs::Page | Needs::SetupPage), Kind::LoginRequired) => {
+                    Redirect::to("/login").into_response()
+                }
+                (Some(Needs::Page), Kind::SecondFactorMissing) => {
+                    Redirect::to(setup::PAGE).into_response()
+                }
+                _ => failure.into_response(),
+            };
+            response.extensions_mut().insert(kind);
             response
         }
-        Err(failure) => failure.into_response(),
     };
     // Clients that still send their body may take the end of its stream for a broken connection.
     let rest = axum::body::to_bytes(body, MAX_BODY_BYTES);
@@ -71,6 +83,17 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
 
 /// Lets a request through or not, and notes who asks.
 async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(), Failure> {
+    let address = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    if let Some(address) = address {
+        app.protect.request(address).map_err(too_many)?;
+    }
+    let within_limits = |who: Who<'_>| match address {
+        Some(address) => {
+            let outcome = app.protect.request_of(&who.to_string(), address);
+            outcome.map_err(too_many)
+        }
+        None => Ok(()),
+    };
     match needs {
         Some(Needs::Robot) => {
             let certified = certified(app, parts)?;
@@ -81,6 +104,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
                     other => note.by("certificate", other.common_name()),
                 }
             }
+            within_limits(Who::Certified(&certified))?;
             let robot = robot_of(parts).await;
             let what = robot.as_ref().map_or(What::Some, What::Robot);
             decide(
@@ -96,6 +120,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         }
         Some(Needs::Scrape) if let Ok(certified) = certified(app, parts) => {
             let who = Who::Certified(&certified);
+            within_limits(who)?;
             if decide(who, Action::Scrape, What::Fleet, &Groups::new()).is_ok() {
                 return Ok(());
             }
@@ -104,7 +129,13 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
     }
     let asker = asker(app, parts)?;
     if let Some((asker, note)) = asker.as_ref().zip(parts.extensions.get::<Note>()) {
-        note.by("person", asker.name());
+        match asker.key() {
+            None => note.by("person", asker.name()),
+            Some((key, _)) => {
+                note.by("key", &key.id);
+                note.says("owner", asker.name());
+            }
+        }
     }
     let Some(asker) = asker else {
         return match needs {
@@ -112,6 +143,21 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             _ => Err(login_required(&parts.headers)),
         };
     };
+    within_limits(asker.who())?;
+    if asker.lacks_factor(app)
+        && !matches!(
+            needs,
+            Some(Needs::Open | Needs::Whoami | Needs::Setup | Needs::SetupPage)
+        )
+    {
+        let detail = format!(
+            "expected {} to have a second factor, found none",
+            asker.name()
+        );
+        return Err(Failure::new(Kind::SecondFactorMissing, detail).hint(
+            "set one up with `lekiwi me totp`, at /second-factor, or by POST /api/v1/me/totp",
+        ));
+    }
     let robot = match needs {
         Some(Needs::May(_, On::Robot)) => robot_of(parts).await,
         _ => None,
@@ -127,11 +173,20 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
             asker.may(Action::Do(permission), what)?;
         }
         Some(Needs::Scrape) => asker.may(Action::Scrape, What::Fleet)?,
+        Some(Needs::Session | Needs::Setup | Needs::SetupPage) => {
+            asker.may(Action::LogIn, What::Fleet)?
+        }
         // What is not there is nobody's.
-        Some(Needs::Open | Needs::Own | Needs::Page | Needs::Robot) | None => {}
+        Some(Needs::Open | Needs::Own | Needs::Whoami | Needs::Page | Needs::Robot) | None => {}
     }
     parts.extensions.insert(asker);
     Ok(())
+}
+
+fn too_many(refusal: Refusal) -> Failure {
+    // So much has come in by then, whatever the rate.
+    Failure::new(Kind::TooManyRequests, refusal.to_string())
+        .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// Who shows a session or a key, if anybody does.
@@ -139,10 +194,17 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
     let Some(credential) = credential(&parts.headers) else {
         return Ok(None);
     };
-    let session = app.sessions.find(credential.token());
-    let Some(asker) = session.and_then(|session| welcome(app, session)) else {
+    let now = Timestamp::from_ms(clock::now_ms());
+    let shown = match credential.key() {
+        Some(key) => keys::find(&app.store, key, now).map(|(key, hash)| Shown::Key(key, hash)),
+        None => app.sessions.find(credential.token()).map(Shown::Session),
+    };
+    let Some(asker) = shown.and_then(|shown| welcome(app, shown)) else {
         return Ok(None);
     };
+    if let Shown::Key(key, _) = &asker.shown {
+        app.store.note_use(key, now.as_ms());
+    }
     if matches!(credential, Credential::Cookie(_)) {
         let authority = parts.uri.authority().map(|authority| authority.as_str());
         same_origin(&parts.method, authority, &parts.headers)?;
@@ -150,21 +212,27 @@ fn asker(app: &App, parts: &Parts) -> Result<Option<Asker>, Failure> {
     Ok(Some(asker))
 }
 
-/// Whether the owner of a session may see the same robots now as when their live stream began.
+/// Whether who has shown a session or key with this digest may see the same robots now as when their live stream began.
 #[must_use]
-pub fn hears(app: &App, session: &[u8; 32], within: &Within) -> bool {
-    let session = app.store.session(session, clock::now_ms());
-    let asker = session.and_then(|session| welcome(app, session));
-    asker.is_some_and(|asker| asker.seen().as_ref() == within.as_deref())
+pub fn hears(app: &App, shown: &[u8; 32], within: &Within) -> bool {
+    let now_ms = clock::now_ms();
+    let session = app.store.session(shown, now_ms).map(Shown::Session);
+    let key = || Some(Shown::Key(app.store.key(shown, now_ms)?, *shown));
+    let asker = session.or_else(key).and_then(|shown| welcome(app, shown));
+    asker
+        .is_some_and(|asker| !asker.lacks_factor(app) && asker.seen().as_ref() == within.as_deref())
 }
 
-/// Who a session is of, where they are let in.
-fn welcome(app: &App, session: Session) -> Option<Asker> {
+/// Whose a session or key is, where they are let in.
+fn welcome(app: &App, shown: Shown) -> Option<Asker> {
     let people = app.store.people();
-    let account = people.accounts.get(session.user.as_str())?;
+    let account = people.accounts.get(match &shown {
+        Shown::Session(session) => session.user.as_str(),
+        Shown::Key(key, _) => key.owner.as_str(),
+    })?;
     let is_welcome = account.disabled_ms.is_none();
     is_welcome.then(|| Asker {
-        session,
+        shown,
         account: Arc::clone(account),
         people: Arc::clone(&people),
     })
@@ -186,18 +254,21 @@ fn decide(
     let now = Timestamp::from_ms(clock::now_ms());
     match policy::allow(who, action, what, Circumstances { now, groups }) {
         Ok(_) => Ok(()),
-        Err(denial) => {
-            let kind = match &denial {
-                Denial::Login => Kind::LoginRequired,
-                Denial::Unseen(..) => Kind::RobotUnknown,
-                Denial::Permission { .. } => Kind::PermissionMissing,
-                Denial::Certificate(_) | Denial::OtherRobot { .. } | Denial::Topic(_) => {
-                    Kind::CertificateRefused
-                }
-            };
-            Err(Failure::new(kind, denial.to_string()))
-        }
+        Err(denial) => Err(refused(&denial)),
     }
+}
+
+fn refused(denial: &Denial) -> Failure {
+    let kind = match denial {
+        Denial::Login => Kind::LoginRequired,
+        Denial::Person(_) => Kind::SessionRequired,
+        Denial::Unseen(..) => Kind::RobotUnknown,
+        Denial::Permission { .. } => Kind::PermissionMissing,
+        Denial::Certificate(_) | Denial::OtherRobot { .. } | Denial::Topic(_) => {
+            Kind::CertificateRefused
+        }
+    };
+    Failure::new(kind, denial.to_string())
 }
 
 /// Whose certificate the connection has shown.
@@ -209,10 +280,19 @@ fn certified(app: &App, parts: &Parts) -> Result<Principal, Failure> {
             "expected a robot's certificate in the TLS handshake, got none",
         )
     })?;
-    let authority = StoreAuthority::new(app.store.clone(), app.root.org().clone());
-    authority
+    let authority = StoreAuthority::new(
+        app.store.clone(),
+        app.root.org().clone(),
+        app.source.clone(),
+    );
+    let principal = authority
         .admit(shown)
-        .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))
+        .map_err(|denied| Failure::new(Kind::CertificateRefused, denied.to_string()))?;
+    // Whom robots connect to is seen only where that is in this process.
+    if app.broker.elsewhere().is_some() {
+        authority.entered(shown);
+    }
+    Ok(principal)
 }
 
 /// The robot that [`guard`] let through by its certificate.
@@ -230,16 +310,24 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Caller {
     }
 }
 
+/// What proves who asks.
+#[derive(Debug, Clone)]
+enum Shown {
+    Session(Session),
+    /// With the digest of the secret, of which a key can have two.
+    Key(Arc<Key>, [u8; 32]),
+}
+
 /// Who asks, and what they may: whom [`guard`] let through.
 #[derive(Debug, Clone)]
 pub struct Asker {
-    session: Session,
+    shown: Shown,
     account: Arc<Account>,
     people: Arc<People>,
 }
 
 impl Asker {
-    /// As whom they logged in.
+    /// As whom they logged in; of a program, who answers for it.
     #[must_use]
     pub fn name(&self) -> &UserName {
         &self.account.name
@@ -251,16 +339,59 @@ impl Asker {
         &self.account
     }
 
-    /// The session that was shown.
+    /// Who asks, as it is kept with what came of it.
     #[must_use]
-    pub fn session(&self) -> &Session {
-        &self.session
+    pub fn by(&self) -> String {
+        match &self.shown {
+            Shown::Session(_) => self.account.name.to_string(),
+            Shown::Key(key, _) => format!("{} by key {}", self.account.name, key.id),
+        }
+    }
+
+    /// The session that was shown.
+    ///
+    /// # Errors
+    /// When a program asks, which has none.
+    pub fn session(&self) -> Result<&Session, Failure> {
+        match &self.shown {
+            Shown::Session(session) => Ok(session),
+            Shown::Key(..) => Err(refused(&Denial::Person(self.who().to_string()))),
+        }
+    }
+
+    /// The key that was shown, and the digest of the secret, where a program asks.
+    #[must_use]
+    pub fn key(&self) -> Option<(&Key, [u8; 32])> {
+        match &self.shown {
+            Shown::Session(_) => None,
+            Shown::Key(key, hash) => Some((key, *hash)),
+        }
+    }
+
+    /// The digest of what was shown: with it their live streams end.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        match &self.shown {
+            Shown::Session(session) => session.hash,
+            Shown::Key(_, hash) => *hash,
+        }
+    }
+
+    /// Whether they may do nothing but set up the second factor that they should have.
+    fn lacks_factor(&self, app: &App) -> bool {
+        app.sessions.lacks_factor(&self.account)
     }
 
     fn who(&self) -> Who<'_> {
-        Who::Person {
-            name: &self.account.name,
-            rights: &self.account.rights,
+        let (name, rights) = (&self.account.name, &self.account.rights[..]);
+        match &self.shown {
+            Shown::Session(_) => Who::Person { name, rights },
+            Shown::Key(key, _) => Who::Program {
+                key: &key.name,
+                right: &key.right,
+                owner: name,
+                rights,
+            },
         }
     }
 
@@ -277,6 +408,8 @@ impl Asker {
     /// # Errors
     /// When they may not, with what is missing.
     pub fn may_by_role(&self, action: Action<'_>, what: What<'_>) -> Result<(), Failure> {
+        // Who has it by a role is a person.
+        self.may(Action::LogIn, What::Fleet)?;
         let roles = self.account.rights.iter();
         let roles = roles.filter(|right| matches!(right.source, Source::Role(_)));
         let rights: Vec<Right> = roles.cloned().collect();
@@ -317,17 +450,23 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asker {
 }
 
 fn login_required(headers: &HeaderMap) -> Failure {
-    let detail = if credential(headers).is_some() {
-        "expected a session that lasts, got one that ended or never was"
-    } else {
-        "expected a session cookie or `Authorization: Bearer …`"
+    let key = credential(headers).and_then(|credential| credential.key());
+    let detail = match (key, credential(headers)) {
+        (Some(key), _) if keys::is_whole(key) => {
+            "expected an API key that works, got one that ended, was revoked, or never was"
+        }
+        (Some(_), _) => "expected an API key as it was told, got one that is cut or mistyped",
+        (None, Some(_)) => "expected a session that lasts, got one that ended or never was",
+        (None, None) => "expected a session cookie, `Authorization: Bearer …` or an `X-API-Key`",
     };
-    Failure::new(Kind::LoginRequired, detail)
-        .hint("POST user and password to /api/v1/session, or run `lekiwi login`")
-        .header(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"lekiwi\""),
-        )
+    let hint = match key {
+        Some(_) => "`lekiwi keys` lists yours, and makes others",
+        None => "POST user and password to /api/v1/session, or run `lekiwi login`",
+    };
+    Failure::new(Kind::LoginRequired, detail).hint(hint).header(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"lekiwi\""),
+    )
 }
 
 /// What the program that asks calls itself.
@@ -342,8 +481,10 @@ pub fn agent(headers: &HeaderMap) -> &str {
 /// What a request shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
-    /// `Authorization: Bearer …`.
+    /// `Authorization: Bearer …`: a session, or a key.
     Bearer(&'a str),
+    /// `X-API-Key: …`.
+    Key(&'a str),
     /// The cookie.
     Cookie(&'a str),
 }
@@ -353,12 +494,22 @@ impl<'a> Credential<'a> {
     #[must_use]
     pub fn token(&self) -> &'a str {
         match self {
-            Self::Bearer(token) | Self::Cookie(token) => token,
+            Self::Bearer(token) | Self::Key(token) | Self::Cookie(token) => token,
+        }
+    }
+
+    /// The API key in it, good or not. A cookie has none: those are sent by browsers, whoever asks them to.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a str> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Bearer(token) if keys::is_one(token) => Some(token),
+            Self::Bearer(_) | Self::Cookie(_) => None,
         }
     }
 }
 
-/// What a request shows, if anything; a bearer token counts before a cookie.
+/// What a request shows, if anything; a bearer token counts before a key of its own, and that before a cookie.
 #[must_use]
 pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
     let bearer = headers
@@ -367,16 +518,25 @@ pub fn credential(headers: &HeaderMap) -> Option<Credential<'_>> {
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| Credential::Bearer(token.trim()));
-    bearer.or_else(|| {
-        headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, _)| *name == COOKIE)
-            .map(|(_, token)| Credential::Cookie(token))
-    })
+    let key = || {
+        let value = headers.get(API_KEY)?;
+        Some(Credential::Key(value.to_str().ok()?.trim()))
+    };
+    let cookie = || cookie_of(headers, COOKIE).map(Credential::Cookie);
+    bearer.or_else(key).or_else(cookie)
+}
+
+/// The cookie of this name.
+#[must_use]
+pub fn cookie_of<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == wanted)
+        .map(|(_, value)| value)
 }
 
 /// Refuses what another site's page made a browser send. Requests that change something must prove

@@ -174,7 +174,7 @@ fn new(op: Op, arguments: Arguments, lifetime: Duration, asker: &Asker) -> Comma
         arguments,
         issued_at,
         expires_at: issued_at.plus(lifetime),
-        by: asker.name().to_string(),
+        by: asker.by(),
     }
 }
 

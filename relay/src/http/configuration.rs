@@ -88,7 +88,7 @@ pub(super) async fn replace(
         confirm_within_s,
         proof,
     };
-    let answer = want(&app, &robot, asker.name().to_string(), wanted, base_version).await;
+    let answer = want(&app, &robot, asker.by(), wanted, base_version).await;
     told(&note, answer)
 }
 
@@ -147,14 +147,7 @@ pub(super) async fn rollback(
             proof: None,
         },
     };
-    let answer = want(
-        &app,
-        &robot,
-        asker.name().to_string(),
-        wanted,
-        Some(present),
-    )
-    .await;
+    let answer = want(&app, &robot, asker.by(), wanted, Some(present)).await;
     told(&note, answer)
 }
 

@@ -13,7 +13,7 @@ use super::problem::Failure;
 use crate::clock;
 use crate::identity::consumers;
 
-/// Issues a read-only broker certificate. The key stays with who asks.
+/// Issues a read-only broker certificate, for everything that robots say or a part of it. The key stays with who asks.
 #[utoipa::path(
     post, path = "/api/v1/consumers", tag = "enrolment", request_body = api::ConsumerRequest,
     responses(
@@ -30,6 +30,7 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Answer<api::ConsumerCreated>), Failure> {
     note.says("consumer", &request.name);
     let now = Timestamp::from_ms(clock::now_ms());
+    let before = app.store.reads(&request.name);
     let created = consumers::create(
         &app.store,
         &app.authority,
@@ -39,5 +40,9 @@ pub(super) async fn create(
         now,
     )
     .await?;
+    // What is connected has subscriptions of before.
+    if before != app.store.reads(&request.name) {
+        app.broker.disconnect(&request.name.common_name()).await;
+    }
     Ok((StatusCode::CREATED, Answer(created)))
 }

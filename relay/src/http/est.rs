@@ -1,19 +1,26 @@
-//! Enrolment over Secure Transport (RFC 7030): the authority's certificate, and a first one for a robot.
+//! Enrolment over Secure Transport (RFC 7030): the authority's certificate, a first one for a robot, and those after it.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lekiwi_protocol::Timestamp;
+use lekiwi_protocol::message::RegistrationStatus;
 
 use super::App;
 use super::audited::Note;
+use super::auth::Caller;
 use super::extract::{Body, expect_type};
 use super::problem::{Failure, Kind, basic_challenge};
+use crate::broker::ClientCert;
 use crate::clock;
 use crate::identity::enrolment::{self, Registry};
 use crate::identity::pkcs7;
+use crate::identity::renewal;
 use crate::identity::tokens::Secret;
 
 /// The authority's certificate.
@@ -23,6 +30,20 @@ use crate::identity::tokens::Secret;
 )]
 pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure> {
     certificates(app.authority.certificate(), "application/pkcs7-mime")
+}
+
+/// The certificates that count no more (RFC 5280): DER, signed by the authority, as of now.
+#[utoipa::path(
+    get, path = "/crl", tag = "enrolment",
+    responses(
+        (status = 200, description = "The list, DER", content_type = "application/pkix-crl", body = String),
+        (status = 503, description = "store-unavailable", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn crl(State(app): State<App>) -> Result<Response, Failure> {
+    let der = app.revocations.current().await?;
+    let kind = HeaderValue::from_static("application/pkix-crl");
+    Ok(([(header::CONTENT_TYPE, kind)], der.to_vec()).into_response())
 }
 
 /// A robot's certificate. HTTP Basic: user is the robot's id, password an enrolment token. The same key
@@ -65,6 +86,7 @@ pub(super) async fn simpleenroll(
         authority: &app.authority,
         org: app.root.org(),
         source: &app.source,
+        lifetime: app.robot_lifetime,
     };
     match enrolment::enrol(registry, &user, &secret, &body, now).await {
         Ok(enrolled) => {
@@ -84,6 +106,63 @@ pub(super) async fn simpleenroll(
                 reason = failure.kind().slug(),
                 detail = failure.detail(),
                 "enrolment refused"
+            );
+            Err(failure)
+        }
+    }
+}
+
+/// A robot's next certificate, by the one that it shows in the TLS handshake. The one shown goes on counting until the
+/// robot connects with the new one. The same key may ask again, and gets the same certificate.
+#[utoipa::path(
+    post, path = "/.well-known/est/simplereenroll", tag = "enrolment",
+    request_body(content = String, content_type = "application/pkcs10", description = "Base64 PKCS#10: P-256, the subject of the certificate"),
+    responses(
+        (status = 200, description = "Base64 PKCS#7, certificates only (RFC 7030)", content_type = "application/pkcs7-mime", body = String),
+        (status = 400, description = "csr-invalid", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "certificate-required", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "certificate-refused, csr-wrong-subject", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "robot-not-registered", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "too-many-renewals", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "store-unavailable", body = lekiwi_protocol::api::Problem, content_type = "application/problem+json"),
+    ),
+    security(("robot" = []))
+)]
+pub(super) async fn simplereenroll(
+    State(app): State<App>,
+    Caller(robot): Caller,
+    Extension(shown): Extension<Arc<ClientCert>>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Failure> {
+    expect_type(&headers, "application/pkcs10")?;
+    let registry = Registry {
+        store: &app.store,
+        authority: &app.authority,
+        org: app.root.org(),
+        source: &app.source,
+        lifetime: app.robot_lifetime,
+    };
+    // Its enrolment may not have come into the picture yet: then it is as good as in quarantine.
+    let status = app
+        .fleet
+        .robot(&robot)
+        .map_or(RegistrationStatus::Quarantined, |view| {
+            view.registration.status
+        });
+    let now = Timestamp::from_ms(clock::now_ms());
+    match renewal::renew(registry, &robot, status, &shown, &body, now).await {
+        Ok(certificate) => certificates(
+            &certificate,
+            "application/pkcs7-mime; smime-type=certs-only",
+        ),
+        Err(error) => {
+            let failure = Failure::from(error);
+            tracing::warn!(
+                %robot,
+                reason = failure.kind().slug(),
+                detail = failure.detail(),
+                "renewal refused"
             );
             Err(failure)
         }

@@ -4,10 +4,13 @@
 //! No `Strict-Transport-Security`: the certificate is the fleet's own, and a browser that does not know
 //! the authority yet would be locked out for good.
 
+use std::time::Duration;
+
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use tower_http::cors::CorsLayer;
 
 use super::App;
 
@@ -50,6 +53,31 @@ pub(super) async fn stale(State(app): State<App>, request: Request, next: Next) 
         }
     }
     response
+}
+
+/// The layer around all routes: pages of these origins may ask with a session or key that they were given. Cookies are
+/// never for them.
+pub(super) fn elsewhere(origins: &[HeaderValue]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    CorsLayer::new()
+        .allow_origin(origins.to_vec())
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-api-key"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER, STALE])
+        .max_age(Duration::from_secs(600))
 }
 
 /// The layer around all routes: adds what a handler did not set itself.

@@ -151,8 +151,8 @@ impl Listener {
         })?;
         Ok(Self {
             watcher: app.fleet.live().watch(
-                asker.name().as_str(),
-                asker.session().hash,
+                &asker.by(),
+                asker.digest(),
                 asker.seen().map(Arc::new),
             ),
             app,

@@ -132,6 +132,8 @@ pub(super) async fn end(
     Person(person): Person,
     asker: Asker,
 ) -> Result<StatusCode, Failure> {
+    // Whose robots are lent to whom is the business of people.
+    asker.may(Action::LogIn, What::Fleet)?;
     let manages = asker
         .may(Action::Do(Permission::Manage), What::Fleet)
         .is_ok();

@@ -86,15 +86,8 @@ pub(super) async fn one(
             "GET /api/v1/robots/{robot}/logs lists them; older ones make room"
         )));
     };
-    let data = json!({ "id": id, "by": asker.name() });
-    note(
-        &app,
-        &robot,
-        asker.name().as_str(),
-        kind::LOGS_DOWNLOADED,
-        data,
-    )
-    .await?;
+    let data = json!({ "id": id, "by": asker.by() });
+    note(&app, &robot, &asker.by(), kind::LOGS_DOWNLOADED, data).await?;
     let digest = STANDARD.encode(hex::decode(&view.sha256).unwrap_or_default());
     let text = |text: String| HeaderValue::from_str(&text).ok();
     let headers = [

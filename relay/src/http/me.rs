@@ -4,13 +4,15 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lekiwi_protocol::api::{self, Me, PasswordChange, RightView, SessionList, SessionView};
-use lekiwi_protocol::{Timestamp, UserName};
+use lekiwi_protocol::{Permission, Timestamp, UserName};
+use lekiwi_relay_core::policy::{Action, What};
 
 use super::App;
 use super::auth::Asker;
 use super::extract::{Id, Json, Peer, Query};
 use super::problem::{Failure, Kind};
 use crate::clock;
+use crate::people::keys;
 use crate::store::records::{Credential, Session};
 
 /// Bytes of a session's digest that name it.
@@ -27,20 +29,26 @@ fn id(session: &Session) -> String {
 )]
 pub(super) async fn one(asker: Asker, query: Query) -> Result<Answer<Me>, Failure> {
     query.finish()?;
-    let now = clock::now_ms();
-    let holds = |until: Option<Timestamp>| until.is_none_or(|until| until.as_ms() > now);
-    let rights = asker.account().rights.iter();
-    let rights = rights
-        .filter(|right| holds(right.until))
-        .map(|right| RightView {
-            permissions: right.permissions,
-            on: right.on.clone(),
-            until: right.until,
-            by: right.source.to_string(),
-        });
+    let now = Timestamp::from_ms(clock::now_ms());
+    let rights = match asker.key() {
+        Some((key, _)) => std::slice::from_ref(&key.right),
+        None => &asker.account().rights[..],
+    };
+    // Of what a key was given, its owner may have lost some.
+    let may = |permission: &Permission| asker.may(Action::Do(*permission), What::Some).is_ok();
+    let rights = rights.iter().filter(|right| right.holds(now));
+    let rights = rights.map(|right| RightView {
+        permissions: right.permissions.iter().filter(may).collect(),
+        on: right.on.clone(),
+        until: right.until,
+        by: right.source.to_string(),
+    });
     Ok(Answer(Me {
         name: asker.name().clone(),
         rights: rights.collect(),
+        key: asker.key().map(|(key, _)| keys::info(key, now)),
+        has_second_factor: asker.account().has_factor,
+        recovery_codes: asker.account().recovery_codes,
     }))
 }
 
@@ -62,15 +70,11 @@ pub(super) async fn password(
     Json(change): Json<PasswordChange>,
 ) -> Result<StatusCode, Failure> {
     let name = asker.name();
-    let login = api::Login {
-        user: name.to_string(),
-        password: change.current,
-    };
-    app.sessions.check(&login, address).await?;
+    app.sessions.check(name, change.current, address).await?;
     let hash = hashed(&app, name, change.new).await?;
     let user = name.to_string();
     app.store.set_credential(Credential { user, hash }).await?;
-    let own = Some(asker.session().hash);
+    let own = Some(asker.session()?.hash);
     app.store.end_sessions_of(name.as_str(), own).await?;
     tracing::info!(person = %name, "password changed");
     Ok(StatusCode::NO_CONTENT)
@@ -93,7 +97,7 @@ pub(super) fn sessions_of(app: &App, name: &UserName, asker: &Asker) -> SessionL
         id: id(&session),
         created_at: Timestamp::from_ms(session.created_ms),
         expires_at: Timestamp::from_ms(session.expires_ms),
-        is_this: session.hash == asker.session().hash,
+        is_this: session.hash == asker.digest(),
         address: session.address,
         agent: session.agent,
     };

@@ -20,17 +20,24 @@ mod discovered;
 pub mod est;
 mod events;
 pub mod extract;
+mod factor;
 mod groups;
 mod headers;
 mod health;
+mod identities;
+mod invitations;
+mod join;
+mod keys;
 pub mod live;
 mod loans;
 mod login;
 pub mod logs;
 mod me;
 mod measured;
+mod oidc;
 pub mod openapi;
 mod packages;
+mod page;
 mod passage;
 mod people;
 pub mod problem;
@@ -39,16 +46,17 @@ mod robots;
 pub mod routes;
 pub mod server;
 mod session;
+mod setup;
 pub mod starting;
 mod telemetry;
 mod tokens;
 pub mod websocket;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use lekiwi_protocol::topic::Root;
 use lekiwi_relay_core::history::Retention;
 use tokio::sync::Semaphore;
@@ -58,9 +66,11 @@ use crate::audit::Notary;
 use crate::broker::Broker;
 use crate::discovery::Discovery;
 use crate::identity::authority::Authority;
+use crate::identity::crl::Revocations;
 use crate::ingest::Handle;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::people::oidc::Providers;
 use crate::people::sessions::Sessions;
 use crate::protect::Protect;
 use crate::store::Store;
@@ -91,12 +101,16 @@ pub struct Parts {
     pub retention: Retention,
     /// Logins.
     pub sessions: Sessions,
+    /// Who else may say who somebody is.
+    pub oidc: Providers,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What is told of requests whose trace is kept.
     pub traces: Traces,
     /// Who is let in.
     pub protect: Arc<Protect>,
+    /// Origins of pages elsewhere that may ask.
+    pub cors: Vec<HeaderValue>,
     /// Signs how far the audit goes.
     pub notary: Notary,
     /// How often whom was refused what.
@@ -109,6 +123,10 @@ pub struct Parts {
     pub mqtt: String,
     /// End of the server certificate, milliseconds since the epoch.
     pub certificate_ends_ms: u64,
+    /// Which certificates count no more.
+    pub revocations: Arc<Revocations>,
+    /// How long robots' certificates are good for.
+    pub robot_lifetime: Duration,
     /// When the relay started.
     pub started: Instant,
     /// Places for live streams; [`MAX_STREAMS`] at first.
@@ -153,6 +171,7 @@ pub fn router(app: App) -> Router {
             app.clone(),
             auth::guard,
         ))
+        .layer(headers::elsewhere(&app.cors))
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),
             audited::record,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, Method, header};
 use axum::response::IntoResponse;
-use lekiwi_protocol::api;
+use lekiwi_protocol::{Permission, api};
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
@@ -31,6 +31,8 @@ use super::routes::{self, Needs};
         super::connections::list,
         super::est::cacerts,
         super::est::simpleenroll,
+        super::est::simplereenroll,
+        super::est::crl,
         super::session::create,
         super::session::end,
         super::robots::list,
@@ -68,10 +70,21 @@ use super::routes::{self, Needs};
         super::tokens::create,
         super::tokens::remove,
         super::consumers::create,
+        super::identities::list,
+        super::identities::revoke,
+        super::identities::own,
         super::me::one,
         super::me::password,
+        super::factor::begin,
+        super::factor::confirm,
+        super::factor::end,
         super::me::sessions,
         super::me::end_session,
+        super::keys::list,
+        super::keys::create,
+        super::keys::rotate,
+        super::keys::revoke,
+        super::keys::of_person,
         super::people::list,
         super::people::create,
         super::people::one,
@@ -80,6 +93,11 @@ use super::routes::{self, Needs};
         super::people::password,
         super::people::sessions,
         super::people::end_sessions,
+        super::factor::reset,
+        super::invitations::list,
+        super::invitations::create,
+        super::invitations::revoke,
+        super::invitations::join,
         super::groups::list,
         super::groups::replace,
         super::groups::remove,
@@ -118,6 +136,13 @@ impl Modify for Security {
         components.add_security_scheme(
             "cookie",
             SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(super::auth::COOKIE))),
+        );
+        components.add_security_scheme(
+            "key",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                api::API_KEY,
+                "An API key; `Authorization: Bearer …` takes it too",
+            ))),
         );
         components.add_security_scheme(
             "robot",
@@ -172,6 +197,24 @@ impl Modify for Common {
                     operation.extensions = Some(needs.build());
                     if matches!(route.needs, Needs::May(..)) {
                         refuses(operation, &[Kind::PermissionMissing]);
+                    }
+                    if matches!(
+                        route.needs,
+                        Needs::Session
+                            | Needs::Setup
+                            | Needs::SetupPage
+                            | Needs::May(Permission::Manage, _)
+                    ) {
+                        refuses(operation, &[Kind::SessionRequired]);
+                    } else if is_for_people(operation)
+                        && let Some(security) = &mut operation.security
+                    {
+                        security.push(SecurityRequirement::new("key", [""; 0]));
+                    }
+                    let is_setup =
+                        matches!(route.needs, Needs::Whoami | Needs::Setup | Needs::SetupPage);
+                    if is_for_people(operation) && !is_setup {
+                        refuses(operation, &[Kind::SecondFactorMissing]);
                     }
                 }
                 if is_for_people(operation) {

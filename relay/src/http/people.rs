@@ -50,11 +50,13 @@ fn view(app: &App, account: &Account) -> Person {
         created_at: Timestamp::from_ms(account.created_ms),
         disabled_at: account.disabled_ms.map(Timestamp::from_ms),
         has_password: account.has_password,
+        has_second_factor: account.has_factor,
+        issuer: account.issuer.clone(),
         sessions: app.store.sessions_of(account.name.as_str(), now).len() as u64,
     }
 }
 
-fn unknown(name: &str) -> Failure {
+pub(super) fn unknown(name: &str) -> Failure {
     let shown: String = name.chars().take(80).collect();
     Failure::new(
         Kind::PersonUnknown,
@@ -64,12 +66,26 @@ fn unknown(name: &str) -> Failure {
 }
 
 /// The name in the path, where there is somebody of this name.
-fn named(app: &App, text: &str) -> Result<UserName, Failure> {
+pub(super) fn named(app: &App, text: &str) -> Result<UserName, Failure> {
     let people = app.store.people();
     let known = people.accounts.get_key_value(text);
     known
         .map(|(name, _)| name.clone())
         .ok_or_else(|| unknown(text))
+}
+
+/// Roles and passwords are for those whom no provider vouches for: it would undo the one, and the other would go round it.
+fn refuse_provided(app: &App, name: &UserName) -> Result<(), Failure> {
+    let people = app.store.people();
+    let account = people.accounts.get(name);
+    match account.and_then(|account| account.issuer.as_ref()) {
+        None => Ok(()),
+        Some(issuer) => Err(Failure::new(
+            Kind::PersonProvided,
+            format!("expected somebody with a password, {name} logs in by {issuer}"),
+        )
+        .hint("their roles follow from what the provider says at each login")),
+    }
 }
 
 fn shown(app: &App, name: &UserName) -> Result<Answer<Person>, Failure> {
@@ -80,7 +96,7 @@ fn shown(app: &App, name: &UserName) -> Result<Answer<Person>, Failure> {
         .ok_or_else(|| unknown(name.as_str()))
 }
 
-fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
+pub(super) fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
     if roles.len() > MAX_ROLES {
         return Err(Failure::new(
             Kind::InvalidBody,
@@ -91,7 +107,7 @@ fn check_roles(roles: &[api::Grant]) -> Result<(), Failure> {
 }
 
 /// Roles as the audit has them, such as `operator on group:warehouse`.
-fn in_words(roles: &[api::Grant]) -> String {
+pub(super) fn in_words(roles: &[api::Grant]) -> String {
     let role = |grant: &api::Grant| match grant.until {
         Some(until) => format!("{} on {} until {until}", grant.role, grant.on),
         None => format!("{} on {}", grant.role, grant.on),
@@ -189,7 +205,7 @@ pub(super) async fn create(
     responses(
         (status = 200, body = Person),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "last-admin", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "last-admin, person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -205,7 +221,13 @@ pub(super) async fn change(
     if let Some(roles) = change.roles {
         check_roles(&roles)?;
         note.says("roles", in_words(&roles));
-        made(&name, app.store.set_roles(name.clone(), roles).await?)?;
+        refuse_provided(&app, &name)?;
+        made(
+            &name,
+            app.store
+                .set_roles(name.clone(), roles, clock::now_ms())
+                .await?,
+        )?;
         tracing::info!(person = %name, by = %asker.name(), "roles changed");
     }
     if let Some(is_disabled) = change.disabled {
@@ -233,7 +255,8 @@ pub(super) async fn remove(
     asker: Asker,
 ) -> Result<StatusCode, Failure> {
     let name = named(&app, &id)?;
-    made(&name, app.store.remove_person(name.clone()).await?)?;
+    let removed = app.store.remove_person(name.clone(), clock::now_ms());
+    made(&name, removed.await?)?;
     tracing::info!(person = %name, by = %asker.name(), "person removed");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -245,6 +268,7 @@ pub(super) async fn remove(
     responses(
         (status = 204, description = "From now on it is taken"),
         (status = 404, description = "person-unknown", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "person-provided", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "invalid-body, password-refused", body = api::Problem, content_type = "application/problem+json"),
     ),
     security(("session" = []), ("cookie" = []))
@@ -256,6 +280,7 @@ pub(super) async fn password(
     Json(NewPassword { password }): Json<NewPassword>,
 ) -> Result<StatusCode, Failure> {
     let name = named(&app, &id)?;
+    refuse_provided(&app, &name)?;
     let hash = me::hashed(&app, &name, password).await?;
     let user = name.to_string();
     if !app.store.set_credential(Credential { user, hash }).await? {

@@ -8,10 +8,14 @@ use lekiwi_protocol::api::Problem;
 use crate::audit::NotaryError;
 use crate::identity::authority::AuthorityError;
 use crate::identity::consumers::ConsumerError;
+use crate::identity::crl::CrlError;
 use crate::identity::csr::CsrError;
 use crate::identity::enrolment::EnrolError;
+use crate::identity::renewal::RenewError;
 use crate::identity::tokens::TokenError;
 use crate::ingest::DecideError;
+use crate::people::invitations::InviteError;
+use crate::people::keys::KeyError;
 use crate::people::sessions::LoginError;
 use crate::store::StoreError;
 
@@ -49,10 +53,22 @@ macro_rules! kinds {
 kinds! {
     /// No or a dead session.
     LoginRequired = "login-required", UNAUTHORIZED, "Log in first";
+    /// A program asks for what only a person may.
+    SessionRequired = "session-required", FORBIDDEN, "Log in as a person";
     /// User or password are wrong.
     LoginFailed = "login-failed", UNAUTHORIZED, "Login failed";
+    /// The password is right, and a second factor is missing or wrong.
+    SecondFactorRequired = "second-factor-required", UNAUTHORIZED, "Second factor required";
+    /// They may do nothing before they have a second factor.
+    SecondFactorMissing = "second-factor-missing", FORBIDDEN, "Set up a second factor first";
+    /// There is a second factor already.
+    SecondFactorExists = "second-factor-exists", CONFLICT, "Second factor exists";
+    /// There is no second factor.
+    SecondFactorUnknown = "second-factor-unknown", NOT_FOUND, "No second factor";
     /// Too many failed logins.
     LoginThrottled = "login-throttled", TOO_MANY_REQUESTS, "Too many failed logins";
+    /// Too many requests a second.
+    TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests";
     /// Too many logins at once.
     LoginBusy = "login-busy", SERVICE_UNAVAILABLE, "Too many logins at once";
     /// A cookie came with a request of another site.
@@ -119,18 +135,28 @@ kinds! {
     PersonUnknown = "person-unknown", NOT_FOUND, "Unknown person";
     /// Somebody is called so.
     PersonExists = "person-exists", CONFLICT, "Person exists";
+    /// What they are is said by their provider.
+    PersonProvided = "person-provided", CONFLICT, "Person of a provider";
     /// Nobody would be left who may give rights.
     LastAdmin = "last-admin", CONFLICT, "Last administrator";
     /// The password is too easy to guess, or too long.
     PasswordRefused = "password-refused", UNPROCESSABLE_ENTITY, "Password refused";
     /// No such session of the person.
     SessionUnknown = "session-unknown", NOT_FOUND, "Unknown session";
+    /// No such invitation, or it is not open.
+    InvitationUnknown = "invitation-unknown", NOT_FOUND, "Unknown invitation";
+    /// The invitation was used, taken back, or its time is over.
+    InvitationOver = "invitation-over", GONE, "Invitation is over";
     /// No such group.
     GroupUnknown = "group-unknown", NOT_FOUND, "Unknown group";
     /// There are too many groups.
     TooManyGroups = "too-many-groups", CONFLICT, "Too many groups";
     /// The robot is not lent to them.
     LoanUnknown = "loan-unknown", NOT_FOUND, "Unknown loan";
+    /// No such key, or another's.
+    KeyUnknown = "key-unknown", NOT_FOUND, "Unknown API key";
+    /// They have too many keys.
+    TooManyKeys = "too-many-keys", CONFLICT, "Too many API keys";
     /// No such token.
     TokenNotFound = "token-not-found", NOT_FOUND, "Unknown token";
     /// No such ban.
@@ -175,6 +201,10 @@ kinds! {
     CsrInvalid = "csr-invalid", BAD_REQUEST, "Invalid certificate request";
     /// The certificate request is for somebody else.
     CsrWrongSubject = "csr-wrong-subject", FORBIDDEN, "Certificate request for another robot";
+    /// No certificate has this serial.
+    IdentityUnknown = "identity-unknown", NOT_FOUND, "Unknown certificate";
+    /// The robot's certificate was renewed too often.
+    TooManyRenewals = "too-many-renewals", TOO_MANY_REQUESTS, "Too many renewals";
     /// The audit does not go on from what was signed of it.
     AuditBroken = "audit-broken", INTERNAL_SERVER_ERROR, "Audit broken";
     /// The store cannot write at the moment.
@@ -232,6 +262,12 @@ impl Failure {
     #[must_use]
     pub fn detail(&self) -> &str {
         self.detail.as_deref().unwrap_or(self.kind.title())
+    }
+
+    /// What to do about it, for pages that show it themselves.
+    #[must_use]
+    pub fn hinted(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// A fault of the relay: the cause goes into the log, not to the client.
@@ -322,6 +358,23 @@ impl From<DecideError> for Failure {
     }
 }
 
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeyError::Unknown(_) => {
+                Self::new(Kind::KeyUnknown, detail).hint("GET /api/v1/keys lists yours")
+            }
+            KeyError::TooMany(_) => {
+                Self::new(Kind::TooManyKeys, detail).hint("revoke some that nobody uses")
+            }
+            KeyError::Store(error) => error.into(),
+            KeyError::Random(_) => Self::internal(&error),
+            _ => Self::new(Kind::InvalidBody, detail),
+        }
+    }
+}
+
 impl From<AuthorityError> for Failure {
     fn from(error: AuthorityError) -> Self {
         Self::internal(&error)
@@ -374,12 +427,41 @@ impl From<EnrolError> for Failure {
     }
 }
 
+impl From<CrlError> for Failure {
+    fn from(error: CrlError) -> Self {
+        match error {
+            CrlError::Store(error) => error.into(),
+            CrlError::Authority(error) => error.into(),
+        }
+    }
+}
+
+impl From<RenewError> for Failure {
+    fn from(error: RenewError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RenewError::Csr(error) => error.into(),
+            RenewError::WrongSubject { .. } => Self::new(Kind::CsrWrongSubject, detail)
+                .hint("the request's subject is the certificate's, or its CN alone"),
+            RenewError::NotRegistered { robot, .. } => Self::new(Kind::RobotNotRegistered, detail)
+                .hint(format!("let it in with `lekiwi approve {robot}`")),
+            RenewError::Ended(_) => Self::new(Kind::CertificateRefused, detail),
+            RenewError::TooMany => Self::new(Kind::TooManyRenewals, detail)
+                .header(header::RETRY_AFTER, HeaderValue::from_static("600")),
+            RenewError::Store(error) => error.into(),
+            RenewError::Authority(error) => error.into(),
+        }
+    }
+}
+
 impl From<ConsumerError> for Failure {
     fn from(error: ConsumerError) -> Self {
         let detail = error.to_string();
         match error {
             ConsumerError::Csr(error) => error.into(),
-            ConsumerError::Lifetime(_) => Self::new(Kind::InvalidBody, detail),
+            ConsumerError::Lifetime(_) | ConsumerError::Reads(_) => {
+                Self::new(Kind::InvalidBody, detail)
+            }
             ConsumerError::Store(error) => error.into(),
             ConsumerError::Authority(error) => error.into(),
         }
@@ -399,11 +481,34 @@ impl From<TokenError> for Failure {
     }
 }
 
+impl From<InviteError> for Failure {
+    fn from(error: InviteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            InviteError::Lifetime { .. } => Self::new(Kind::InvalidBody, detail),
+            InviteError::Taken(_) => Self::new(Kind::PersonExists, detail),
+            InviteError::Store(error) => error.into(),
+            InviteError::Random(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<LoginError> for Failure {
     fn from(error: LoginError) -> Self {
         let detail = error.to_string();
         match error {
             LoginError::Wrong => Self::new(Kind::LoginFailed, detail),
+            LoginError::FactorRequired | LoginError::FactorWrong | LoginError::FactorLocked => {
+                Self::new(Kind::SecondFactorRequired, detail).hint(
+                    "say it as `totp`; an administrator can reset a second factor that is lost",
+                )
+            }
+            LoginError::FactorExists => {
+                Self::new(Kind::SecondFactorExists, detail).hint("DELETE /api/v1/me/totp ends it")
+            }
+            LoginError::FactorUnknown => {
+                Self::new(Kind::SecondFactorUnknown, detail).hint("POST /api/v1/me/totp begins one")
+            }
             LoginError::Throttled { wait } => Self::new(Kind::LoginThrottled, detail)
                 .header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
             LoginError::Busy => Self::new(Kind::LoginBusy, detail)

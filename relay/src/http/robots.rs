@@ -192,10 +192,7 @@ pub(super) async fn approve(
     }
     tracing::info!(%robot, user = %asker.name(), "robot approved");
     let decision = Decision::Approve { profile };
-    let decided = app
-        .fleet
-        .decide(&robot, asker.name().as_str(), decision)
-        .await?;
+    let decided = app.fleet.decide(&robot, &asker.by(), decision).await?;
     Ok(Answer(decided.unwrap_or(view)))
 }
 
@@ -224,7 +221,7 @@ pub(super) async fn reject(
         RegistrationStatus::Rejected => Ok(None),
         _ => {
             app.fleet
-                .decide(&robot, asker.name().as_str(), Decision::Reject)
+                .decide(&robot, &asker.by(), Decision::Reject)
                 .await
         }
     };

@@ -11,8 +11,8 @@ use lekiwi_protocol::Permission;
 use super::App;
 use super::{
     alerts, audit, bans, commands, configuration, connections, consumers, dashboard, discovered,
-    est, events, groups, health, live, loans, login, logs, me, openapi, packages, people, refused,
-    robots, session, telemetry, tokens,
+    est, events, factor, groups, health, identities, invitations, join, keys, live, loans, login,
+    logs, me, oidc, openapi, packages, people, refused, robots, session, setup, telemetry, tokens,
 };
 
 /// What it takes to use a route.
@@ -24,6 +24,14 @@ pub enum Needs {
     Page,
     /// A login: it concerns nobody but who asks.
     Own,
+    /// A person's session: it concerns nobody but who asks, and keys must not.
+    Session,
+    /// A login or a key, also of somebody who is to set up their second factor first: who they are.
+    Whoami,
+    /// A person's session, also of somebody who is to set up their second factor first.
+    Setup,
+    /// The same; a browser is sent to the login page without one.
+    SetupPage,
     /// A permission.
     May(Permission, On),
     /// The certificate of the robot that the path names.
@@ -48,6 +56,13 @@ impl fmt::Display for Needs {
         match self {
             Self::Open => f.write_str("nothing"),
             Self::Page | Self::Own => f.write_str("a login"),
+            Self::Session => f.write_str("a session"),
+            Self::Whoami => {
+                f.write_str("a login, be it without the second factor that it should have")
+            }
+            Self::Setup | Self::SetupPage => {
+                f.write_str("a session, be it without the second factor that it should have")
+            }
             Self::May(permission, On::Fleet) => write!(f, "{permission} on the fleet"),
             Self::May(permission, On::Some) => write!(f, "{permission} on any robot"),
             Self::May(permission, On::Robot) => write!(f, "{permission} on the robot"),
@@ -88,7 +103,7 @@ const fn may(permission: Permission, on: On) -> Needs {
     Needs::May(permission, on)
 }
 
-use Needs::{Open, Own, Page, Scrape};
+use Needs::{Open, Own, Page, Scrape, Session, Setup, SetupPage, Whoami};
 use On::{Fleet, Robot, Some};
 use Permission::{Acknowledge, Audit, Configure, Diagnose, Enrol, Manage, Read, Stop, Teleoperate};
 
@@ -102,12 +117,22 @@ pub const ROUTES: &[Route] = &[
 
     route(Method::GET,     "/.well-known/est/cacerts",                        Open,                      || get(est::cacerts)),
     route(Method::POST,    "/.well-known/est/simpleenroll",                   Open,                      || post(est::simpleenroll)),
+    route(Method::POST,    "/.well-known/est/simplereenroll",                 Needs::Robot,              || post(est::simplereenroll)),
+
+    route(Method::GET,     "/crl",                                            Open,                      || get(est::crl)),
 
     route(Method::GET,     "/login",                                          Open,                      || get(login::page)),
     route(Method::POST,    "/login",                                          Open,                      || post(login::submit)),
-    route(Method::POST,    "/logout",                                         Page,                      || post(login::logout)),
+    route(Method::GET,     "/login/oidc/{id}",                                Open,                      || get(oidc::begin)),
+    route(Method::GET,     "/login/oidc/{id}/callback",                       Open,                      || get(oidc::callback)),
+    route(Method::GET,     "/join",                                           Open,                      || get(join::page)),
+    route(Method::POST,    "/join",                                           Open,                      || post(join::submit)),
+    route(Method::POST,    "/api/v1/join",                                    Open,                      || post(invitations::join)),
+    route(Method::GET,     "/second-factor",                                  SetupPage,                 || get(setup::page)),
+    route(Method::POST,    "/second-factor",                                  SetupPage,                 || post(setup::submit)),
+    route(Method::POST,    "/logout",                                         SetupPage,                 || post(login::logout)),
     route(Method::POST,    "/api/v1/session",                                 Open,                      || post(session::create)),
-    route(Method::DELETE,  "/api/v1/session",                                 Own,                       || delete(session::end)),
+    route(Method::DELETE,  "/api/v1/session",                                 Setup,                     || delete(session::end)),
 
     route(Method::GET,     "/api/v1/robots",                                  may(Read, Some),           || get(robots::list)),
     route(Method::GET,     "/api/v1/robots/{id}",                             may(Read, Robot),          || get(robots::one)),
@@ -146,6 +171,9 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST,    "/api/v1/tokens",                                  may(Enrol, Fleet),         || post(tokens::create)),
     route(Method::DELETE,  "/api/v1/tokens/{id}",                             may(Enrol, Fleet),         || delete(tokens::remove)),
     route(Method::POST,    "/api/v1/consumers",                               may(Manage, Fleet),        || post(consumers::create)),
+    route(Method::GET,     "/api/v1/identities",                              may(Enrol, Fleet),         || get(identities::list)),
+    route(Method::POST,    "/api/v1/identities/{id}/revoke",                  may(Enrol, Fleet),         || post(identities::revoke)),
+    route(Method::GET,     "/api/v1/robots/{id}/identity",                    Needs::Robot,              || get(identities::own)),
     route(Method::GET,     "/api/v1/refused",                                 may(Diagnose, Fleet),      || get(refused::list)),
     route(Method::GET,     "/api/v1/bans",                                    may(Diagnose, Fleet),      || get(bans::list)),
     route(Method::DELETE,  "/api/v1/bans/{id}",                               may(Manage, Fleet),        || delete(bans::lift)),
@@ -154,10 +182,17 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET,     "/api/v1/discovered",                              may(Enrol, Fleet),         || get(discovered::list)),
     route(Method::GET,     "/api/v1/openapi.json",                            Own,                       || get(openapi::document)),
 
-    route(Method::GET,     "/api/v1/me",                                      Own,                       || get(me::one)),
-    route(Method::PUT,     "/api/v1/me/password",                             Own,                       || put(me::password)),
-    route(Method::GET,     "/api/v1/me/sessions",                             Own,                       || get(me::sessions)),
-    route(Method::DELETE,  "/api/v1/me/sessions/{id}",                        Own,                       || delete(me::end_session)),
+    route(Method::GET,     "/api/v1/me",                                      Whoami,                    || get(me::one)),
+    route(Method::PUT,     "/api/v1/me/password",                             Session,                   || put(me::password)),
+    route(Method::POST,    "/api/v1/me/totp",                                 Setup,                     || post(factor::begin)),
+    route(Method::POST,    "/api/v1/me/totp/confirm",                         Setup,                     || post(factor::confirm)),
+    route(Method::DELETE,  "/api/v1/me/totp",                                 Session,                   || delete(factor::end)),
+    route(Method::GET,     "/api/v1/me/sessions",                             Session,                   || get(me::sessions)),
+    route(Method::DELETE,  "/api/v1/me/sessions/{id}",                        Session,                   || delete(me::end_session)),
+    route(Method::GET,     "/api/v1/keys",                                    Session,                   || get(keys::list)),
+    route(Method::POST,    "/api/v1/keys",                                    Session,                   || post(keys::create)),
+    route(Method::POST,    "/api/v1/keys/{id}/rotate",                        Own,                       || post(keys::rotate)),
+    route(Method::DELETE,  "/api/v1/keys/{id}",                               Own,                       || delete(keys::revoke)),
     route(Method::GET,     "/api/v1/people",                                  may(Manage, Fleet),        || get(people::list)),
     route(Method::POST,    "/api/v1/people",                                  may(Manage, Fleet),        || post(people::create)),
     route(Method::GET,     "/api/v1/people/{id}",                             may(Manage, Fleet),        || get(people::one)),
@@ -166,6 +201,11 @@ pub const ROUTES: &[Route] = &[
     route(Method::PUT,     "/api/v1/people/{id}/password",                    may(Manage, Fleet),        || put(people::password)),
     route(Method::GET,     "/api/v1/people/{id}/sessions",                    may(Manage, Fleet),        || get(people::sessions)),
     route(Method::DELETE,  "/api/v1/people/{id}/sessions",                    may(Manage, Fleet),        || delete(people::end_sessions)),
+    route(Method::GET,     "/api/v1/people/{id}/keys",                        may(Manage, Fleet),        || get(keys::of_person)),
+    route(Method::DELETE,  "/api/v1/people/{id}/totp",                        may(Manage, Fleet),        || delete(factor::reset)),
+    route(Method::GET,     "/api/v1/invitations",                             may(Manage, Fleet),        || get(invitations::list)),
+    route(Method::POST,    "/api/v1/invitations",                             may(Manage, Fleet),        || post(invitations::create)),
+    route(Method::DELETE,  "/api/v1/invitations/{id}",                        may(Manage, Fleet),        || delete(invitations::revoke)),
     route(Method::GET,     "/api/v1/groups",                                  may(Manage, Fleet),        || get(groups::list)),
     route(Method::PUT,     "/api/v1/groups/{id}",                             may(Manage, Fleet),        || put(groups::replace)),
     route(Method::DELETE,  "/api/v1/groups/{id}",                             may(Manage, Fleet),        || delete(groups::remove)),

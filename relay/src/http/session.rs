@@ -17,7 +17,7 @@ use crate::people::sessions::LIFETIME;
     post, path = "/api/v1/session", tag = "session", request_body = api::Login,
     responses(
         (status = 200, body = api::Session),
-        (status = 401, description = "login-failed", body = api::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "login-failed, second-factor-required", body = api::Problem, content_type = "application/problem+json"),
         (status = 429, description = "login-throttled", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
@@ -55,7 +55,7 @@ pub(super) async fn create(
     responses((status = 204, description = "Ended")), security(("session" = []), ("cookie" = []))
 )]
 pub(super) async fn end(State(app): State<App>, asker: Asker) -> Result<Response, Failure> {
-    app.sessions.end(asker.session()).await?;
+    app.sessions.end(asker.session()?).await?;
     Ok((
         StatusCode::NO_CONTENT,
         AppendHeaders([(header::SET_COOKIE, auth::cookie("", 0))]),

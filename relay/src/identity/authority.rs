@@ -13,8 +13,9 @@ use std::time::Duration;
 use lekiwi_protocol::access::Principal;
 use lekiwi_protocol::{ConsumerName, Org, RelayId, RobotId};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -30,7 +31,8 @@ const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// How far back the root and the server certificate begin: a Pi has no clock at boot and judges them by
 /// the time its agent was built.
 pub(super) const BACKDATED: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How far back a client's certificate begins, for relays whose clocks differ.
+/// How far back a client's certificate begins at most, for relays whose clocks differ; and never more than a tenth of
+/// its lifetime, so that clients can tell when a third of that is left.
 const SKEW: Duration = Duration::from_secs(3600);
 
 /// Why the authority cannot be used.
@@ -83,7 +85,7 @@ impl AuthorityError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Incomplete { .. } | Self::Damaged { .. } | Self::Mismatch(_) => Some(
-                "restore the folder from a backup; or move it away to begin with a new authority, and enrol every robot again",
+                "restore the folder from a backup; or move it away, begin anew with `lekiwi-relay ca new`, and enrol every robot again",
             ),
             Self::Missing(_) => Some("start the relay once with `lekiwi-relay run`; it makes one"),
             _ => None,
@@ -140,6 +142,8 @@ pub struct Authority {
     folder: PathBuf,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// End of its validity, milliseconds since the epoch.
+    not_after_ms: u64,
 }
 
 impl std::fmt::Debug for Authority {
@@ -209,11 +213,14 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(AuthorityError::Mismatch(folder.join(CA_KEY)));
         }
+        let not_after = parsed.validity().not_after.timestamp();
+        let not_after_ms = u64::try_from(not_after).unwrap_or(0) * 1000;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self {
             folder: folder.to_owned(),
             certificate,
             issuer,
+            not_after_ms,
         })
     }
 
@@ -268,7 +275,16 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, &key, now_ms, SKEW, lifetime)
+        self.sign(params, &key, now_ms, SKEW.min(lifetime / 10), lifetime)
+    }
+
+    /// Signs a list of revoked certificates; DER.
+    pub(super) fn sign_list(
+        &self,
+        list: &CertificateRevocationListParams,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let signed = list.signed_by(&self.issuer)?;
+        Ok(signed.der().to_vec())
     }
 
     pub(super) fn sign(
@@ -280,6 +296,9 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
         let serial = random_serial()?;
+        // What outlives its authority is good for nobody.
+        let left = Duration::from_millis(self.not_after_ms.saturating_sub(now_ms));
+        let lifetime = lifetime.min(left);
         let (not_before_ms, not_after_ms) = validity(&mut params, now_ms, backdated, lifetime);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.use_authority_key_identifier_extension = true;

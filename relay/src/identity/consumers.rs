@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lekiwi_protocol::access::{Reads, ReadsError};
 use lekiwi_protocol::api::{ConsumerCreated, ConsumerRequest};
 use lekiwi_protocol::topic::Root;
 use lekiwi_protocol::{Timestamp, limits};
@@ -21,6 +22,9 @@ pub enum ConsumerError {
     /// The request is none.
     #[error(transparent)]
     Csr(#[from] CsrError),
+    /// What it may read is no such thing.
+    #[error(transparent)]
+    Reads(#[from] ReadsError),
     /// The lifetime is out of bounds.
     #[error("expected a lifetime of 1 to {MAX_LIFETIME_DAYS} days, got {0}")]
     Lifetime(u16),
@@ -32,7 +36,8 @@ pub enum ConsumerError {
     Authority(#[from] AuthorityError),
 }
 
-/// Issues a certificate for the key in the request; its subject is `request.name`, whatever the CSR says.
+/// Issues a certificate for the key in the request; its subject is `request.name`, whatever the CSR says. What it may read is
+/// said of the name: earlier certificates of it may read the same from then on.
 /// `mqtt` is the broker's `host:port` for the answer.
 ///
 /// # Errors
@@ -51,6 +56,7 @@ pub async fn create(
         Some(days) => return Err(ConsumerError::Lifetime(days)),
     };
     let csr = Csr::from_pem(&request.csr_pem)?;
+    let reads = Reads::parse(&request.reads)?;
     let subject = Subject::Consumer(request.name.clone());
     let issued = authority.issue(&subject, root.org(), &csr.spki, now.as_ms(), lifetime)?;
     let answer = ConsumerCreated {
@@ -59,8 +65,13 @@ pub async fn create(
         serial: issued.serial.clone(),
         expires_at: Timestamp::from_ms(issued.not_after_ms),
         mqtt,
-        filter: root.all_robots(),
+        filter: match reads.filters().first() {
+            Some(filter) => format!("{root}/{filter}"),
+            None => root.all_robots(),
+        },
     };
+    // Before there is a certificate that would read more.
+    store.set_reads(request.name.clone(), reads).await?;
     store
         .insert_certificate(Certificate {
             serial: issued.serial,

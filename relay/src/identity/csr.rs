@@ -1,6 +1,6 @@
 //! Reads certificate requests (PKCS#10). Pure.
 //!
-//! Invariant: only the public key and the three subject fields below ever leave a request; whatever
+//! Invariant: only the public key and the subject fields below ever leave a request; whatever
 //! else it asks for is ignored. A [`Csr`] was signed by the key that it carries.
 
 use base64::Engine as _;
@@ -11,8 +11,8 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_X509_COMMON_NAME, OID_X509_ORGANIZATIONAL_UNIT,
-    OID_X509_SERIALNUMBER, Oid,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME,
+    OID_X509_ORGANIZATIONAL_UNIT, OID_X509_SERIALNUMBER, Oid,
 };
 use x509_parser::prelude::FromDer;
 
@@ -29,8 +29,10 @@ pub struct Csr {
     pub common_name: String,
     /// Subject serialNumber: the machine's serial.
     pub hardware_serial: Option<String>,
-    /// Subject OU: the hardware profile.
+    /// Subject OU: the hardware profile where a robot enrols, the certificate's OU where it renews.
     pub profile: Option<String>,
+    /// Subject O.
+    pub organization: Option<String>,
     /// The public key (SubjectPublicKeyInfo, DER): P-256.
     pub spki: Vec<u8>,
 }
@@ -158,6 +160,7 @@ impl Csr {
             })?,
             hardware_serial: field("serialNumber", &OID_X509_SERIALNUMBER)?,
             profile: field("OU", &OID_X509_ORGANIZATIONAL_UNIT)?,
+            organization: field("O", &OID_X509_ORGANIZATION_NAME)?,
             spki: info.subject_pki.raw.to_vec(),
         })
     }

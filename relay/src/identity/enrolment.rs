@@ -7,10 +7,11 @@
 //! reason to refuse: the robot is enrolled, and the fleet quarantines it where a person sees it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lekiwi_protocol::id::NameError;
 use lekiwi_protocol::message::kind;
-use lekiwi_protocol::{Org, RobotId, Timestamp, limits};
+use lekiwi_protocol::{Org, RobotId, Timestamp};
 use uuid::Uuid;
 
 use super::authority::{Authority, AuthorityError, Subject};
@@ -120,6 +121,8 @@ pub struct Registry<'a> {
     pub org: &'a Org,
     /// The relay's own name in the log.
     pub source: &'a Arc<str>,
+    /// How long robots' certificates are good for.
+    pub lifetime: Duration,
 }
 
 /// A certificate that was given.
@@ -149,6 +152,7 @@ pub async fn enrol(
         authority,
         org,
         source,
+        lifetime,
     } = registry;
     // The token first: strangers get no opinion on anything else.
     let token = store
@@ -173,7 +177,7 @@ pub async fn enrol(
         org,
         &csr.spki,
         now.as_ms(),
-        limits::ROBOT_CERTIFICATE_LIFETIME,
+        lifetime,
     )?;
     let fresh = Certificate {
         serial: issued.serial,
@@ -275,11 +279,19 @@ fn check_time(token: &Token, now: Timestamp) -> Result<(), EnrolError> {
     if expires > now {
         return Ok(());
     }
-    let ago = std::time::Duration::from_secs(now.since(expires).as_secs());
+    let ago = Duration::from_secs(now.since(expires).as_secs());
     Err(EnrolError::Expired {
         at: expires,
         ago: humantime::format_duration(ago),
     })
+}
+
+/// The stream of what the log says about a certificate: its serial.
+pub(super) fn stream_of(serial: &str) -> Uuid {
+    let mut bytes = [0; 16];
+    // Serials are made by the authority, of 16 bytes.
+    let _ = hex::decode_to_slice(serial, &mut bytes);
+    Uuid::from_bytes(bytes)
 }
 
 /// The registration as the log keeps it. Its stream is the certificate's serial, which makes the event
@@ -292,9 +304,6 @@ fn registered(
     csr: &Csr,
     now: Timestamp,
 ) -> NewEvent {
-    let mut serial = [0; 16];
-    // Serials are made by the authority, of 16 bytes.
-    let _ = hex::decode_to_slice(&certificate.serial, &mut serial);
     let data = serde_json::json!({
         "certificate_serial": certificate.serial,
         "not_after": Timestamp::from_ms(certificate.not_after_ms),
@@ -307,7 +316,7 @@ fn registered(
         aggregate_type: "robot",
         aggregate_id: robot.as_str().into(),
         source: source.clone(),
-        stream: Uuid::from_bytes(serial),
+        stream: stream_of(&certificate.serial),
         seq: 1,
         kind: kind::REGISTERED.into(),
         ts_ms: now.as_ms(),

@@ -3,13 +3,16 @@
 //!
 //! * [`authority`] holds the root and signs; [`server`] is the relay's own certificate.
 //! * [`csr`] reads what robots and consumers send; [`pkcs7`] writes what they get.
-//! * [`tokens`] are the one-time secrets; [`enrolment`] spends them.
+//! * [`crl`] says which of them count no more, to those who cannot ask.
+//! * [`tokens`] are the one-time secrets; [`enrolment`] spends them. [`renewal`] is by the certificate before.
 
 pub mod authority;
 pub mod consumers;
+pub mod crl;
 pub mod csr;
 pub mod enrolment;
 pub mod pkcs7;
+pub mod renewal;
 pub mod server;
 pub mod tokens;
 

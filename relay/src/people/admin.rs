@@ -1,4 +1,5 @@
-//! The administrator's credential, made at the first start and shown once. Called by `driver`.
+//! The administrator's credential, made at the first start and shown once; and again for who lost it. Called by `driver` and
+//! `maintenance`.
 
 use lekiwi_protocol::api::Grant;
 use lekiwi_protocol::id::NameError;
@@ -53,6 +54,18 @@ impl NewCredential {
         let added = store.add_person(self.name, Some(self.hash), vec![all], now_ms);
         Ok(added.await?)
     }
+}
+
+/// Makes `name` an administrator of the fleet with a new password and nothing else that they had to show, whatever they were;
+/// the password.
+///
+/// # Errors
+/// When the system has no random numbers, or the store cannot write.
+pub async fn reset(store: &Store, name: UserName, now_ms: u64) -> Result<String, AdminError> {
+    let password = password::random()?;
+    let hash = password::hash(&password)?;
+    store.reset_admin(name, hash, now_ms).await?;
+    Ok(password)
 }
 
 /// A new credential if there is nobody yet.

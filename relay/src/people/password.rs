@@ -13,6 +13,8 @@ const LENGTH: usize = 24;
 const LEAST: usize = 15;
 /// Words that nobody has to know to guess them.
 const CONTEXT: [&str; 5] = ["lekiwi", "kiwi", "heartbeat", "relay", "robot"];
+/// Shortest part of a name that counts as one: shorter ones are in many words.
+const SHORTEST_NAME: usize = 3;
 
 /// Why a hash could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,20 +41,31 @@ pub enum Weak {
     Guessable(String),
 }
 
-/// Checks a new password of `user`.
+/// Checks a new password of `user` of `org`. Names that whoever guesses knows add nothing to it: it is judged by what is left
+/// without them.
 ///
 /// # Errors
-/// When it is too short, or would be guessed: because many people have it, or by the user's or the system's name in it.
-pub fn check(password: &str, user: &str) -> Result<(), Weak> {
+/// When it is too short, or would be guessed: because many people have it, or because it is made of names.
+pub fn check(password: &str, user: &str, org: &str) -> Result<(), Weak> {
     let length = password.chars().count();
     if length < LEAST {
         return Err(Weak::Short(length));
     }
-    let names: Vec<&str> = CONTEXT
-        .into_iter()
-        .chain(user.split(['.', '@', '_', '-']))
-        .collect();
-    let estimate = zxcvbn::zxcvbn(password, &names);
+    let parts = |name: &'_ str| -> Vec<String> {
+        let parts = name.split(|letter: char| !letter.is_alphanumeric());
+        parts.map(str::to_lowercase).collect()
+    };
+    let mut names: Vec<String> = CONTEXT.map(str::to_owned).into();
+    names.extend(parts(user).into_iter().chain(parts(org)));
+    names.retain(|name| name.chars().count() >= SHORTEST_NAME);
+    // The longest first, so that nothing is left of one that has another in it.
+    names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+    let mut rest = password.to_lowercase();
+    for name in &names {
+        rest = rest.replace(name.as_str(), "");
+    }
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let estimate = zxcvbn::zxcvbn(&rest, &known);
     if estimate.score() >= Score::Three {
         return Ok(());
     }
@@ -114,7 +127,11 @@ mod tests {
 
     #[test]
     fn what_is_easy_to_guess_is_refused() {
-        let refusal = |password: &str| check(password, "ada.lovelace").unwrap_err().to_string();
+        let refusal = |password: &str| {
+            check(password, "ada.lovelace", "default")
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(
             refusal("correct horse"),
             "expected at least 15 characters, got 13"
@@ -124,6 +141,19 @@ mod tests {
             "aaaaaaaaaaaaaaaa",
             "lovelacelovelace",
             "qwertyqwertyqwerty",
+            // Many people have these, however long they are.
+            "123456789012345",
+            "qwertyuiopasdfghjkl",
+            "1q2w3e4r5t6y7u8i9o0p",
+            "iloveyouiloveyou",
+            "Password123Password123",
+            "abcdefghijklmnopqrstuvwxyz",
+            "zaq12wsxzaq12wsx",
+            // Nothing but names, in any number, order and spelling.
+            "lovelace-ada-lovelace-ada",
+            "Ada Lovelace & LeKiwi robots",
+            "LovelaceLekiwiHeartbeatRelayRobot",
+            "adaLovelaceKiwiAdaLovelaceDefault1",
         ] {
             let error = refusal(weak);
             assert!(
@@ -135,8 +165,9 @@ mod tests {
             "correct horse battery staple",
             &random().unwrap(),
             "größer als äpfel im märz",
+            "my robot waltzes past nine green bottles",
         ] {
-            assert_eq!(check(good, "ada.lovelace"), Ok(()), "{good}");
+            assert_eq!(check(good, "ada.lovelace", "default"), Ok(()), "{good}");
         }
     }
 

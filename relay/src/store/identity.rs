@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use super::database::{Database, Result, Row, values};
 use super::records::{
     Certificate, CertificateKind, CertificateStatus, Credential, People, Session,
@@ -15,6 +17,10 @@ use super::{Store, StoreError, people};
 pub(super) const CERTIFICATE: &str =
     "c.serial, c.common_name, c.kind, c.key, c.not_before, c.not_after, c.revoked, c.der";
 
+/// Whether that one renews another that goes on counting until it is used: 1, else 0.
+const UNUSED: &str =
+    "(SELECT count(*) FROM renewals r WHERE r.certificate = c.serial AND r.used IS NULL)";
+
 /// The part of the store that is in memory.
 #[derive(Default)]
 pub(super) struct Index {
@@ -24,6 +30,8 @@ pub(super) struct Index {
     /// Held while one of them changes, and from before a reading of the database until what was read has taken its
     /// place: so that no reading undoes a change that it does not know. Those who ask do not wait for it.
     change: Mutex<()>,
+    /// Counts what changes among certificates.
+    changes: watch::Sender<u64>,
 }
 
 impl Index {
@@ -37,10 +45,12 @@ impl Index {
     pub(super) fn reload(&self, database: &mut dyn Database) -> Result<()> {
         let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let mut certificates = HashMap::new();
-        let sql = format!("SELECT {CERTIFICATE} FROM certificates c");
+        let sql = format!("SELECT {CERTIFICATE}, {UNUSED} FROM certificates c");
         database.query(&sql, &[], &mut |row| {
             let certificate = certificate(row)?;
-            certificates.insert(certificate.serial.as_str().into(), status(&certificate));
+            let unused: u64 = row.get(8)?;
+            let status = status(&certificate, unused > 0);
+            certificates.insert(certificate.serial.as_str().into(), status);
             Ok(())
         })?;
         let mut sessions = HashMap::new();
@@ -59,6 +69,7 @@ impl Index {
             .certificates
             .write()
             .unwrap_or_else(PoisonError::into_inner) = certificates;
+        self.changes.send_modify(|changes| *changes += 1);
         *self
             .sessions
             .write()
@@ -81,9 +92,8 @@ impl Index {
     }
 
     fn put(&self, certificate: &Certificate) {
-        self.certificates_mut(|c| {
-            c.insert(certificate.serial.as_str().into(), status(certificate))
-        });
+        let status = status(certificate, false);
+        self.certificates_mut(|c| c.insert(certificate.serial.as_str().into(), status));
     }
 
     /// A robot's new certificate; its others for other keys are over.
@@ -103,17 +113,29 @@ impl Index {
         self.put(certificate);
     }
 
-    fn certificates_mut<T>(
+    pub(super) fn revoke(&self, serials: &[String]) {
+        self.certificates_mut(|certificates| {
+            for serial in serials {
+                if let Some(status) = certificates.get_mut(serial.as_str()) {
+                    status.revoked = true;
+                }
+            }
+        });
+    }
+
+    pub(super) fn certificates_mut<T>(
         &self,
         change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
     ) -> T {
         let _changing = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        change(
+        let outcome = change(
             &mut self
                 .certificates
                 .write()
                 .unwrap_or_else(PoisonError::into_inner),
-        )
+        );
+        self.changes.send_modify(|changes| *changes += 1);
+        outcome
     }
 
     fn sessions_mut<T>(&self, change: impl FnOnce(&mut HashMap<[u8; 32], Session>) -> T) -> T {
@@ -127,13 +149,14 @@ impl Index {
     }
 }
 
-fn status(certificate: &Certificate) -> CertificateStatus {
+pub(super) fn status(certificate: &Certificate, is_unused: bool) -> CertificateStatus {
     CertificateStatus {
         common_name: certificate.common_name.as_str().into(),
         kind: certificate.kind,
         key: certificate.key,
         not_after_ms: certificate.not_after_ms,
         revoked: certificate.revoked_ms.is_some(),
+        is_unused,
     }
 }
 
@@ -206,6 +229,20 @@ impl Store {
         .await
     }
 
+    /// Whether any was ever given. From memory, never waits.
+    #[must_use]
+    pub fn knows_certificates(&self) -> bool {
+        let certificates = self.inner.index.certificates.read();
+        let certificates = certificates.unwrap_or_else(PoisonError::into_inner);
+        !certificates.is_empty()
+    }
+
+    /// Told whenever something changed among certificates, here or at another relay on the database.
+    #[must_use]
+    pub fn identity_changes(&self) -> watch::Receiver<u64> {
+        self.inner.index.changes.subscribe()
+    }
+
     /// What is known about a serial (lower-case hex, no leading zeros). From memory, never waits.
     #[must_use]
     pub fn certificate_status(&self, serial: &str) -> Option<CertificateStatus> {
@@ -262,8 +299,9 @@ impl Store {
             .await
     }
 
-    /// Revokes a serial; false when it is unknown or was revoked already. The broker refuses it from
-    /// then on; a client that is connected must be disconnected by the caller.
+    /// Revokes a serial, and what was asked for with it and not used yet: whoever has copied its key may have been who
+    /// asked. What was revoked by this. The broker refuses it from then on; a client that is connected must be
+    /// disconnected by the caller.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -271,24 +309,19 @@ impl Store {
         &self,
         serial: &str,
         now_ms: u64,
-    ) -> std::result::Result<bool, StoreError> {
+    ) -> std::result::Result<Vec<String>, StoreError> {
         let (serial, index) = (serial.to_owned(), self.inner.index.clone());
-        let key: Box<str> = serial.as_str().into();
         self.write(
             move |database| {
-                let changed = database.execute(
-                    "UPDATE certificates SET revoked = ?2 WHERE serial = ?1 AND revoked IS NULL",
+                database.rows(
+                    "UPDATE certificates SET revoked = ?2 WHERE revoked IS NULL AND (serial = ?1 OR serial IN
+                         (SELECT certificate FROM renewals WHERE renews = ?1 AND used IS NULL))
+                     RETURNING serial",
                     values![serial, now_ms],
-                )?;
-                Ok(changed == 1)
+                    |row| row.get(0),
+                )
             },
-            move |_| {
-                index.certificates_mut(|c| {
-                    if let Some(status) = c.get_mut(&key) {
-                        status.revoked = true;
-                    }
-                });
-            },
+            move |serials: &Vec<String>| index.revoke(serials),
         )
         .await
     }
@@ -315,15 +348,7 @@ impl Store {
                     |row| row.get(0),
                 )
             },
-            move |serials: &Vec<String>| {
-                index.certificates_mut(|certificates| {
-                    for serial in serials {
-                        if let Some(status) = certificates.get_mut(serial.as_str()) {
-                            status.revoked = true;
-                        }
-                    }
-                });
-            },
+            move |serials: &Vec<String>| index.revoke(serials),
         )
         .await
     }

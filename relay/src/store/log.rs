@@ -18,7 +18,7 @@ pub const MAX_KINDS: usize = 32;
 
 /// What never is forgotten, whatever the policy says: who takes part, what was ordered and what became of it, and
 /// where the log itself has holes; and what fires, by which rules, and who was told.
-pub const NEVER_FORGOTTEN: [&str; 11] = [
+pub const NEVER_FORGOTTEN: [&str; 13] = [
     "alert.*",
     "alert_rule.*",
     "command.*",
@@ -30,6 +30,8 @@ pub const NEVER_FORGOTTEN: [&str; 11] = [
     kind::APPROVED,
     kind::REJECTED,
     kind::REFLASHED,
+    kind::RENEWED,
+    kind::REVOKED,
 ];
 
 /// Which events of the log. Without conditions: all of them, oldest first.

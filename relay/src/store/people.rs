@@ -1,4 +1,4 @@
-//! People with what they may, their sessions, and groups of robots. Asked for at every request, so answered from memory;
+//! People with what they may, and groups of robots. Asked for at every request, so answered from memory;
 //! the writing thread reads all of it again after each change, which is seldom.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +10,16 @@ use lekiwi_relay_core::policy::{Groups, Right, Source, What};
 
 use super::database::{Database, DatabaseError, Result, Row, values};
 use super::records::{Account, Credential, People};
-use super::{Store, StoreError};
+use super::{Store, StoreError, keys, reads};
 
 /// Reads all of it.
 pub(super) fn load(database: &mut dyn Database) -> Result<People> {
     let mut accounts: BTreeMap<UserName, Account> = BTreeMap::new();
     database.query(
-        "SELECT name, created, disabled, name IN (SELECT \"user\" FROM credentials) FROM people",
+        "SELECT name, created, disabled, name IN (SELECT \"user\" FROM credentials),
+            name IN (SELECT person FROM second_factors WHERE confirmed IS NOT NULL),
+            (SELECT count(*) FROM recovery_codes r WHERE r.person = name), issuer
+         FROM people",
         &[],
         &mut |row| {
             let name = parsed::<UserName>(row, 0, "a user name")?;
@@ -25,6 +28,9 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
                 created_ms: row.get(1)?,
                 disabled_ms: row.get(2)?,
                 has_password: row.get(3)?,
+                has_factor: row.get(4)?,
+                recovery_codes: row.get(5)?,
+                issuer: row.get(6)?,
                 rights: Vec::new(),
             };
             accounts.insert(name, account);
@@ -67,6 +73,8 @@ pub(super) fn load(database: &mut dyn Database) -> Result<People> {
     Ok(People {
         accounts: accounts.collect(),
         groups,
+        keys: keys::load(database)?,
+        reads: reads::load(database)?,
     })
 }
 
@@ -123,7 +131,11 @@ fn right(row: &Row<'_>) -> Result<Right> {
     })
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize, expected: &'static str) -> Result<T> {
+pub(super) fn parsed<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: usize,
+    expected: &'static str,
+) -> Result<T> {
     let text: String = row.get(column)?;
     text.parse().map_err(|_| DatabaseError::Column {
         column,
@@ -144,7 +156,7 @@ pub enum Change {
 }
 
 /// The same, or why the store could not tell.
-type Outcome<T> = std::result::Result<T, StoreError>;
+pub(super) type Outcome<T> = std::result::Result<T, StoreError>;
 
 impl Store {
     /// All people and groups as they are. From memory, never waits.
@@ -180,28 +192,47 @@ impl Store {
         now_ms: u64,
     ) -> Outcome<bool> {
         self.change_people(move |database| {
-            let added = database.execute(
-                "INSERT INTO people (name, created) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
-                values![name.as_str(), now_ms],
-            )?;
-            if added == 0 {
-                return Ok(false);
-            }
-            if let Some(hash) = &hash {
-                let (user, hash) = (name.to_string(), hash.clone());
-                set_hash(database, &Credential { user, hash })?;
-            }
-            set_roles(database, &name, &roles)?;
-            Ok(true)
+            insert_person(database, &name, hash.as_deref(), &roles, now_ms)
         })
         .await
+    }
+
+    /// Makes a person, known or not, an administrator of the fleet for good who logs in by this password alone. Their sessions
+    /// end.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn reset_admin(&self, name: UserName, hash: String, now_ms: u64) -> Outcome<()> {
+        let (index, user) = (self.inner.index.clone(), name.clone());
+        self.change_people(move |database| {
+            let admin = Grant {
+                role: Role::Admin,
+                on: Scope::Fleet,
+                until: None,
+            };
+            insert_person(database, &name, None, &[], now_ms)?;
+            let (user, hash) = (name.to_string(), hash.clone());
+            set_hash(database, &Credential { user, hash })?;
+            add_role(database, &name, &admin)?;
+            let name = name.as_str();
+            end_factor(database, name)?;
+            database.execute(
+                "UPDATE people SET disabled = NULL WHERE name = ?1",
+                values![name],
+            )?;
+            database.execute("DELETE FROM sessions WHERE \"user\" = ?1", values![name])?;
+            Ok(())
+        })
+        .await?;
+        index.forget_sessions(|session| session.user == user.as_str());
+        Ok(())
     }
 
     /// Removes a person with all that is theirs, and what they lent. Their sessions end.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn remove_person(&self, name: UserName) -> Outcome<Change> {
+    pub async fn remove_person(&self, name: UserName, now_ms: u64) -> Outcome<Change> {
         let (index, user) = (self.inner.index.clone(), name.clone());
         let removed = self
             .change_people(move |database| {
@@ -209,11 +240,11 @@ impl Store {
                 if is_last_admin(database, name)? {
                     return Ok(Change::LastAdmin);
                 }
-                database.execute(
-                    "DELETE FROM rights WHERE person = ?1 OR lender = ?1",
-                    values![name],
-                )?;
+                end_what_they_gave(database, name, now_ms)?;
+                database.execute("DELETE FROM rights WHERE person = ?1", values![name])?;
+                end_factor(database, name)?;
                 database.execute("DELETE FROM credentials WHERE \"user\" = ?1", values![name])?;
+                database.execute("DELETE FROM keys WHERE owner = ?1", values![name])?;
                 database.execute("DELETE FROM sessions WHERE \"user\" = ?1", values![name])?;
                 let removed =
                     database.execute("DELETE FROM people WHERE name = ?1", values![name])?;
@@ -235,12 +266,12 @@ impl Store {
         let changed = self
             .change_people(move |database| {
                 let name = name.as_str();
-                if since_ms.is_some() {
+                if let Some(now_ms) = since_ms {
                     if is_last_admin(database, name)? {
                         return Ok(Change::LastAdmin);
                     }
                     database.execute("DELETE FROM sessions WHERE \"user\" = ?1", values![name])?;
-                    database.execute("DELETE FROM rights WHERE lender = ?1", values![name])?;
+                    end_what_they_gave(database, name, now_ms)?;
                 }
                 let changed = database.execute(
                     "UPDATE people SET disabled = ?2 WHERE name = ?1",
@@ -255,11 +286,17 @@ impl Store {
         Ok(changed)
     }
 
-    /// Gives a person these roles in place of those they had; what they lent ends, since they may not have it any more.
+    /// Gives a person these roles in place of those they had; what they lent ends, and whom they invited is not let in, since
+    /// they may not have it any more.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn set_roles(&self, name: UserName, roles: Vec<Grant>) -> Outcome<Change> {
+    pub async fn set_roles(
+        &self,
+        name: UserName,
+        roles: Vec<Grant>,
+        now_ms: u64,
+    ) -> Outcome<Change> {
         self.change_people(move |database| {
             let known: Option<i64> = database.value(
                 "SELECT 1 FROM people WHERE name = ?1",
@@ -271,10 +308,7 @@ impl Store {
             if !roles.iter().any(Grant::is_admin) && is_last_admin(database, name.as_str())? {
                 return Ok(Change::LastAdmin);
             }
-            database.execute(
-                "DELETE FROM rights WHERE lender = ?1",
-                values![name.as_str()],
-            )?;
+            end_what_they_gave(database, name.as_str(), now_ms)?;
             set_roles(database, &name, &roles)?;
             Ok(Change::Made)
         })
@@ -355,7 +389,7 @@ impl Store {
         .await
     }
 
-    /// Removes a group with the rights on it; false when there is none.
+    /// Removes a group with the rights and keys on it; false when there is none.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -363,6 +397,7 @@ impl Store {
         self.change_people(move |database| {
             let scope = Scope::Group(name.clone()).to_string();
             database.execute("DELETE FROM rights WHERE scope = ?1", values![scope])?;
+            database.execute("DELETE FROM keys WHERE scope = ?1", values![scope])?;
             database.execute(
                 "DELETE FROM group_robots WHERE name = ?1",
                 values![name.as_str()],
@@ -400,6 +435,52 @@ fn is_last_admin(database: &mut dyn Database, name: &str) -> Result<bool> {
     Ok(admins(database, "=")?.is_some() && admins(database, "<>")?.is_none())
 }
 
+/// Adds a person; false when there is one of this name.
+pub(super) fn insert_person(
+    database: &mut dyn Database,
+    name: &UserName,
+    hash: Option<&str>,
+    roles: &[Grant],
+    now_ms: u64,
+) -> Result<bool> {
+    let added = database.execute(
+        "INSERT INTO people (name, created) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+        values![name.as_str(), now_ms],
+    )?;
+    if added == 0 {
+        return Ok(false);
+    }
+    if let Some(hash) = hash {
+        let (user, hash) = (name.to_string(), hash.to_owned());
+        set_hash(database, &Credential { user, hash })?;
+    }
+    set_roles(database, name, roles)?;
+    Ok(true)
+}
+
+/// Ends loans and open invitations of a person.
+fn end_what_they_gave(database: &mut dyn Database, name: &str, now_ms: u64) -> Result<()> {
+    database.execute("DELETE FROM rights WHERE lender = ?1", values![name])?;
+    database.execute(
+        "UPDATE invitations SET revoked = ?2 WHERE inviter = ?1 AND used IS NULL AND revoked IS NULL",
+        values![name, now_ms],
+    )?;
+    Ok(())
+}
+
+/// Forgets a person's authenticator and recovery codes; false when there was none.
+pub(super) fn end_factor(database: &mut dyn Database, name: &str) -> Result<bool> {
+    database.execute(
+        "DELETE FROM recovery_codes WHERE person = ?1",
+        values![name],
+    )?;
+    let ended = database.execute(
+        "DELETE FROM second_factors WHERE person = ?1",
+        values![name],
+    )?;
+    Ok(ended == 1)
+}
+
 /// Sets the hash of somebody who is known; false for others.
 pub(super) fn set_hash(database: &mut dyn Database, credential: &Credential) -> Result<bool> {
     let set = database.execute(
@@ -410,22 +491,32 @@ pub(super) fn set_hash(database: &mut dyn Database, credential: &Credential) -> 
     Ok(set == 1)
 }
 
-fn set_roles(database: &mut dyn Database, name: &UserName, roles: &[Grant]) -> Result<()> {
+pub(super) fn set_roles(
+    database: &mut dyn Database,
+    name: &UserName,
+    roles: &[Grant],
+) -> Result<()> {
     database.execute(
         "DELETE FROM rights WHERE person = ?1 AND lender = ''",
         values![name.as_str()],
     )?;
-    for Grant { role, on, until } in roles {
-        database.execute(
-            "INSERT INTO rights (person, role, scope, lender, until) VALUES (?1, ?2, ?3, '', ?4)
-             ON CONFLICT (person, scope, role, lender) DO UPDATE SET until = excluded.until",
-            values![
-                name.as_str(),
-                role.as_str(),
-                on.to_string(),
-                until.map(Timestamp::as_ms)
-            ],
-        )?;
+    for role in roles {
+        add_role(database, name, role)?;
     }
+    Ok(())
+}
+
+fn add_role(database: &mut dyn Database, name: &UserName, grant: &Grant) -> Result<()> {
+    let Grant { role, on, until } = grant;
+    database.execute(
+        "INSERT INTO rights (person, role, scope, lender, until) VALUES (?1, ?2, ?3, '', ?4)
+         ON CONFLICT (person, scope, role, lender) DO UPDATE SET until = excluded.until",
+        values![
+            name.as_str(),
+            role.as_str(),
+            on.to_string(),
+            until.map(Timestamp::as_ms)
+        ],
+    )?;
     Ok(())
 }

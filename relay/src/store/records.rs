@@ -1,13 +1,15 @@
 //! What the store keeps and hands out: plain rows, no behaviour. Times are milliseconds since the
 //! epoch (`_ms`), ids are texts that were checked where they entered the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use lekiwi_protocol::api::EventRecord;
+use lekiwi_protocol::access::Reads;
+use lekiwi_protocol::api::{EventRecord, Grant};
 use lekiwi_protocol::message::SeqRange;
-use lekiwi_protocol::{Timestamp, UserName};
-use lekiwi_relay_core::policy::{Groups, Right};
+use lekiwi_protocol::{ConsumerName, Role, Timestamp, UserName};
+use lekiwi_relay_core::policy::{Groups, Right, Source};
 use uuid::Uuid;
 
 /// What events of a relay about itself are about.
@@ -277,6 +279,34 @@ pub struct CertificateStatus {
     pub not_after_ms: u64,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether it renews one that goes on counting until this one is used.
+    pub is_unused: bool,
+}
+
+/// A certificate and its place among those of its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The serial of the one that it renews.
+    pub renews: Option<String>,
+    /// Whether it renews one and was not used yet.
+    pub is_unused: bool,
+    /// Whether it was revoked because another took its place.
+    pub is_replaced: bool,
+}
+
+/// What came of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// The certificate is stored.
+    Issued,
+    /// The same key asked before: this is the certificate it got then.
+    Again(Certificate),
+    /// What it was asked with counts no more.
+    Ended,
+    /// Too many were asked for.
+    TooMany,
 }
 
 /// A person's session. The secret itself is never stored.
@@ -307,8 +337,51 @@ pub struct Account {
     pub disabled_ms: Option<u64>,
     /// Whether they can log in by a password.
     pub has_password: bool,
+    /// Whether that takes a code of their authenticator.
+    pub has_factor: bool,
+    /// How many of their recovery codes are left.
+    pub recovery_codes: u64,
+    /// Who vouches for them, when it is not this relay.
+    pub issuer: Option<String>,
     /// What they may: roles, and what was lent to them, be it over or not.
     pub rights: Vec<Right>,
+}
+
+impl Account {
+    /// Whether they are an administrator of anything.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        let mut sources = self.rights.iter().map(|right| &right.source);
+        sources.any(|source| matches!(source, Source::Role(Role::Admin)))
+    }
+}
+
+/// Somebody for whom a provider of OpenID Connect vouches, as they log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outsider {
+    /// Who vouches.
+    pub issuer: String,
+    /// Who it is there, for good.
+    pub subject: String,
+    /// As whom they log in here for the first time, when the provider calls them something that can be a name.
+    pub name: Option<UserName>,
+    /// What they are.
+    pub roles: Vec<Grant>,
+}
+
+/// What became of an [`Outsider`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Welcome {
+    /// They are let in, as whom.
+    In(UserName),
+    /// They are nothing here.
+    NoRole,
+    /// They are not let in any more.
+    Disabled(UserName),
+    /// They are new, and have no name that can be one.
+    Nameless,
+    /// They are new, and somebody else has their name.
+    Taken(UserName),
 }
 
 /// All people, and groups of robots.
@@ -318,6 +391,71 @@ pub struct People {
     pub accounts: BTreeMap<UserName, Arc<Account>>,
     /// Groups.
     pub groups: Groups,
+    /// API keys, by the SHA-256 of each secret that works.
+    pub keys: HashMap<[u8; 32], Arc<Key>>,
+    /// What consumers may read, where it is not everything.
+    pub reads: BTreeMap<ConsumerName, Reads>,
+}
+
+/// An API key. The secret itself is never stored.
+#[derive(Debug)]
+pub struct Key {
+    /// Public name of the key.
+    pub id: Uuid,
+    /// Who made it.
+    pub owner: UserName,
+    /// What its program is called.
+    pub name: String,
+    /// What else its owner said of it.
+    pub note: String,
+    /// What it may where, and until when.
+    pub right: Right,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// SHA-256 of the secret before, and until when that works.
+    pub old: Option<([u8; 32], u64)>,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When it ends.
+    pub expires_ms: u64,
+    /// When it was shown last, give or take a minute; 0 for never.
+    pub used_ms: AtomicU64,
+}
+
+/// A person's authenticator.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Factor {
+    /// The secret that it has in common with the relay.
+    pub secret: Vec<u8>,
+    /// Since when logins take it: when a code of it was shown.
+    pub confirmed_ms: Option<u64>,
+    /// The last step whose code was taken: none up to it is taken again.
+    pub last_step: u64,
+    /// Wrong codes since then.
+    pub misses: u64,
+}
+
+/// An invitation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// Which one.
+    pub id: String,
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// As whom they will log in.
+    pub person: UserName,
+    /// What they will be.
+    pub roles: Vec<Grant>,
+    /// Who invited them.
+    pub inviter: UserName,
+    /// Since when, milliseconds since the epoch.
+    pub created_ms: u64,
+    /// Until when.
+    pub expires_ms: u64,
+    /// When it was used.
+    pub used_ms: Option<u64>,
+    /// When it was taken back.
+    pub revoked_ms: Option<u64>,
 }
 
 /// A person's password, as a salted slow hash in text form.

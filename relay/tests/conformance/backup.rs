@@ -10,7 +10,7 @@ use lekiwi_relay::store::records::{NewSample, Refused, Session, Snapshot};
 use lekiwi_relay::store::{Batch, Location, Store, backup};
 
 use super::rows::{DAY, JANUARY, certificate, sample, token};
-use super::{Place, Server, at, batch, committed, event, exists, open, until};
+use super::{Place, Server, at, batch, committed, event, exists, factors, open, until};
 
 fn relay(arguments: &[&str], data: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lekiwi-relay"))
@@ -234,6 +234,7 @@ async fn filled(store: &Store) {
     let robots = ["kiwi-01".parse().unwrap()].into();
     store.set_group(warehouse, robots).await.unwrap();
     store.record(super::audit::entry(1)).await.unwrap();
+    factors::filled(store).await;
     store.submit(Batch {
         events: (1..=3_000).map(|seq| event("kiwi-01", seq)).collect(),
         samples: (0..3_000)

@@ -5,7 +5,9 @@
 mod alerts;
 mod audit;
 mod backup;
+mod factors;
 mod log;
+mod outsiders;
 mod past;
 #[path = "../support/port.rs"]
 mod port;

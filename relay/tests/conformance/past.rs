@@ -311,7 +311,8 @@ async fn what_was_forgotten_before_there_were_pictures_is_not_looked_back_at() {
         place.batch(&format!(
             "DELETE FROM pictures; DELETE FROM events WHERE type = 'robot.disconnected';
              DROP TABLE people; DROP TABLE rights; DROP TABLE robot_groups; DROP TABLE group_robots;
-             DROP TABLE audit;
+             DROP TABLE audit; DROP TABLE keys; DROP TABLE renewals; DROP TABLE consumer_reads;
+             DROP TABLE second_factors; DROP TABLE recovery_codes; DROP TABLE invitations;
              ALTER TABLE sessions DROP COLUMN address; ALTER TABLE sessions DROP COLUMN agent; {version}"
         ));
         let (store, mut commits) = place.open().await;

@@ -1,13 +1,17 @@
 //! What every store promises of everything but the log: identity, history, refused messages, pictures.
 
-use lekiwi_protocol::UserName;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lekiwi_protocol::access::Reads;
+use lekiwi_protocol::{ConsumerName, Role, Timestamp, UserName};
 use lekiwi_relay::store::records::{
-    Certificate, CertificateKind, Credential, NewBacklog, NewSample, Redemption, Refused, Session,
-    Snapshot, Token,
+    Certificate, CertificateKind, Credential, Key, NewBacklog, NewEvent, NewSample, Redemption,
+    Refused, Renewal, Session, Snapshot, Token,
 };
 use lekiwi_relay::store::{Batch, backup};
 use lekiwi_relay_core::history::Retention;
 use lekiwi_relay_core::history::query::{Plan, Range};
+use lekiwi_relay_core::policy::{Right, Source};
 use uuid::Uuid;
 
 use super::log::seqs;
@@ -59,8 +63,8 @@ async fn identity_outlives_the_process() {
                 .await
                 .unwrap();
         }
-        assert!(store.revoke_certificate("cc", 7).await.unwrap());
-        assert!(!store.revoke_certificate("cc", 8).await.unwrap());
+        assert_eq!(store.revoke_certificate("cc", 7).await.unwrap(), ["cc"]);
+        assert!(store.revoke_certificate("cc", 8).await.unwrap().is_empty());
         let mut revoked = store.revoke_all("kiwi-01", 9).await.unwrap();
         revoked.sort();
         assert_eq!(revoked, ["aa", "bb"]);
@@ -85,6 +89,63 @@ async fn identity_outlives_the_process() {
         assert_eq!(store.expire_sessions(100).await.unwrap(), 1);
         assert_eq!(store.session(&[1; 32], 0), None);
         assert!(!store.delete_session([1; 32]).await.unwrap());
+        store.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_outlive_the_process_and_end_with_their_group() {
+    for place in Place::of_each_kind() {
+        let (store, _commits) = place.open().await;
+        let ada = || UserName::new("ada").unwrap();
+        let key = |hash: u8, on: &str| Key {
+            id: Uuid::from_u128(hash.into()),
+            owner: ada(),
+            name: "ci".into(),
+            note: "nightly".into(),
+            right: Right {
+                permissions: Role::Operator.permissions(),
+                on: on.parse().unwrap(),
+                until: Some(Timestamp::from_ms(100)),
+                source: Source::Key,
+            },
+            hash: [hash; 32],
+            old: None,
+            created_ms: 1,
+            expires_ms: 100,
+            used_ms: AtomicU64::default(),
+        };
+        // Of nobody, there is none.
+        assert!(!store.insert_key(key(1, "fleet"), 2).await.unwrap());
+        assert!(store.add_person(ada(), None, vec![], 1).await.unwrap());
+        assert!(store.insert_key(key(1, "fleet"), 2).await.unwrap());
+        let on = "group:warehouse";
+        assert!(store.insert_key(key(2, on), 2).await.unwrap());
+        assert!(!store.insert_key(key(3, "fleet"), 2).await.unwrap());
+        let rotate = |shown, hash, until| store.rotate_key(Uuid::from_u128(1), shown, hash, until);
+        assert!(!rotate([9; 32], [4; 32], 50).await.unwrap());
+        assert!(rotate([1; 32], [4; 32], 50).await.unwrap());
+        let alerts = Reads::parse(&["alerts/+".to_owned()]).unwrap();
+        let wall = || ConsumerName::new("wall").unwrap();
+        store.set_reads(wall(), alerts.clone()).await.unwrap();
+        let used = store.key(&[4; 32], 7).unwrap();
+        store.note_use(&used, 60_000);
+        store.close();
+        let (store, _commits) = place.open().await;
+        let old = store.key(&[1; 32], 49).unwrap();
+        assert_eq!(old.right, key(1, "fleet").right);
+        assert_eq!((old.name.as_str(), old.note.as_str()), ("ci", "nightly"));
+        assert_eq!(old.used_ms.load(Ordering::Relaxed), 60_000);
+        assert!(store.key(&[1; 32], 50).is_none());
+        assert!(store.key(&[4; 32], 99).is_some() && store.key(&[4; 32], 100).is_none());
+        assert_eq!(store.reads(&wall()), alerts);
+        store.set_reads(wall(), Reads::default()).await.unwrap();
+        assert_eq!(store.reads(&wall()), Reads::default());
+        let warehouse = "warehouse".parse().unwrap();
+        store.remove_group(warehouse).await.unwrap();
+        assert!(store.key(&[2; 32], 7).is_none() && store.key(&[4; 32], 7).is_some());
+        assert_eq!(store.expire_keys(100).await.unwrap(), 1);
+        assert!(store.key(&[4; 32], 7).is_none());
         store.close();
     }
 }
@@ -401,6 +462,98 @@ async fn a_job_that_fails_undoes_itself_alone() {
             &*store.certificate_status("aa").unwrap().common_name,
             "kiwi-01"
         );
+        store.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_ends_what_it_renews_when_it_is_used() {
+    for place in Place::of_each_kind() {
+        let (store, mut commits) = place.open().await;
+        let changes = *store.identity_changes().borrow();
+        for (serial, name, key) in [("aa", "kiwi-01", 1), ("dd", "kiwi-02", 9)] {
+            let first = certificate(serial, name, key);
+            store.insert_certificate(first).await.unwrap();
+        }
+        assert!(*store.identity_changes().borrow() > changes);
+        let fresh = |serial, key| certificate(serial, "kiwi-01", key);
+        let is_unused = |serial| store.certificate_status(serial).unwrap().is_unused;
+        let is_revoked = |serial| store.certificate_status(serial).unwrap().revoked;
+        let first = store.renew("aa", fresh("b1", 2), 10).await.unwrap();
+        assert_eq!(first, Renewal::Issued);
+        // The answer was lost.
+        let again = store.renew("aa", fresh("b2", 2), 11).await.unwrap();
+        assert_eq!(again, Renewal::Again(fresh("b1", 2)));
+        // So was the key.
+        let other = store.renew("aa", fresh("b3", 3), 12).await.unwrap();
+        assert_eq!(other, Renewal::Issued);
+        assert!(is_revoked("b1") && !is_revoked("b3") && is_unused("b3") && !is_revoked("aa"));
+
+        let event = |certificate: &Certificate, renews: &str| NewEvent {
+            aggregate_id: certificate.common_name.as_str().into(),
+            ..event(renews, 1)
+        };
+        assert!(!store.promote("b1", event, 20).await.unwrap(), "revoked");
+        assert!(
+            !store.promote("aa", event, 20).await.unwrap(),
+            "renews none"
+        );
+        assert!(store.promote("b3", event, 21).await.unwrap());
+        assert!(!store.promote("b3", event, 22).await.unwrap(), "once");
+        assert!(is_revoked("aa") && !is_unused("b3") && !is_revoked("dd"));
+        let logged = commits.recv().await.unwrap().events;
+        assert_eq!(logged.len(), 1);
+        assert_eq!(&*logged[0].event.aggregate_id, "kiwi-01");
+        let late = store.renew("aa", fresh("b4", 4), 23).await.unwrap();
+        assert_eq!(late, Renewal::Ended);
+        assert_eq!(
+            store.revoked(0).await.unwrap(),
+            [("aa".to_owned(), 21), ("b1".to_owned(), 12)]
+        );
+
+        // The same after a restart, of which the index is made from the tables.
+        let next = store.renew("b3", fresh("c1", 5), 30).await.unwrap();
+        assert_eq!(next, Renewal::Issued);
+        store.close();
+        let (store, _commits) = place.open().await;
+        let status = |serial| store.certificate_status(serial).unwrap();
+        assert!(status("c1").is_unused && !status("b3").is_unused && status("aa").revoked);
+        let standing = store.identities(Some("kiwi-01".to_owned())).await.unwrap();
+        let told: Vec<_> = standing
+            .iter()
+            .map(|it| {
+                (
+                    &*it.certificate.serial,
+                    it.renews.as_deref(),
+                    it.is_unused,
+                    it.is_replaced,
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("aa", None, false, true),
+                ("b1", Some("aa"), true, false),
+                ("b3", Some("aa"), false, false),
+                ("c1", Some("b3"), true, false),
+            ]
+        );
+        let mut revoked = store.revoke_certificate("b3", 40).await.unwrap();
+        revoked.sort_unstable();
+        assert_eq!(revoked, ["b3", "c1"]);
+
+        // Nobody fills the disk by asking.
+        for n in 0..100_u8 {
+            let fresh = certificate(&format!("e{n}"), "kiwi-02", n.wrapping_add(100));
+            let renewal = store.renew("dd", fresh, 50).await.unwrap();
+            let expected = if n < 60 {
+                Renewal::Issued
+            } else {
+                Renewal::TooMany
+            };
+            assert_eq!(renewal, expected, "{n}");
+        }
         store.close();
     }
 }

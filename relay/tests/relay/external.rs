@@ -19,6 +19,11 @@ pub(crate) fn broker(port: u16) -> String {
 
 /// Mosquitto with a certificate that the relay's authority makes for it.
 pub(crate) fn mosquitto(relay: &Relay, port: u16) -> Mosquitto {
+    mosquitto_with(relay, port, "")
+}
+
+/// The same with one more line in its configuration.
+pub(crate) fn mosquitto_with(relay: &Relay, port: u16, line: &str) -> Mosquitto {
     let folder = tempfile::tempdir().unwrap();
     let made = command()
         .args(["ca", "broker", "--name", "localhost", "--data"])
@@ -29,7 +34,7 @@ pub(crate) fn mosquitto(relay: &Relay, port: u16) -> Mosquitto {
         .unwrap();
     assert!(made.status.success(), "{made:?}");
     // The relay of the tests has another name.
-    Mosquitto::start(folder, port, |rules| rules.replace("relay-1", "r1"))
+    Mosquitto::start_with(folder, port, line, |rules| rules.replace("relay-1", "r1"))
 }
 
 fn robot(relay: &Relay) -> Identity {

@@ -56,6 +56,10 @@ impl Running {
         self.printed.lock().expect("no panic").clone()
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Waits until it has printed `line`.
     fn prints(&self, line: &str) {
         for _ in 0..1_000 {
@@ -171,9 +175,9 @@ fn a_stream_goes_on_where_it_was_cut_off() {
     }
 }
 
-type Socket = WebSocket<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>;
+pub(crate) type Socket = WebSocket<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>;
 
-fn connect(relay: &Relay, session: &str, protocol: &str, query: &str) -> Socket {
+pub(crate) fn connect(relay: &Relay, session: &str, protocol: &str, query: &str) -> Socket {
     let tcp = TcpStream::connect(&relay.https).expect("a connection");
     connect_over(tcp, relay, session, protocol, query)
 }

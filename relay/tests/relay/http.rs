@@ -17,11 +17,17 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
         open.into_iter().collect::<Vec<_>>(),
         [
             ("GET", "/.well-known/est/cacerts"),
+            ("GET", "/crl"),
             ("GET", "/health"),
+            ("GET", "/join"),
             ("GET", "/login"),
+            ("GET", "/login/oidc/{id}"),
+            ("GET", "/login/oidc/{id}/callback"),
             ("GET", "/ready"),
             ("POST", "/.well-known/est/simpleenroll"),
+            ("POST", "/api/v1/join"),
             ("POST", "/api/v1/session"),
+            ("POST", "/join"),
             ("POST", "/login"),
         ]
     );
@@ -38,7 +44,7 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
             let mut options = vec!["-X", route.method.as_str()];
             options.extend(credential.iter().flat_map(|c| ["-H", c]));
             let answer = relay.curl(&path, &options);
-            if route.needs == Needs::Page {
+            if matches!(route.needs, Needs::Page | Needs::SetupPage) {
                 assert_eq!(
                     (answer.status, answer.header("location")),
                     (303, Some("/login")),
@@ -56,7 +62,9 @@ fn nothing_answers_without_a_credential_but_health_est_and_login() {
                     route.method
                 );
                 let expected = match credential {
-                    None => "expected a session cookie or `Authorization: Bearer …`",
+                    None => {
+                        "expected a session cookie, `Authorization: Bearer …` or an `X-API-Key`"
+                    }
                     Some(_) => "expected a session that lasts, got one that ended or never was",
                 };
                 assert_eq!(detail, expected);

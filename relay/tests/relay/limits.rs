@@ -88,6 +88,57 @@ fn a_storm_from_one_address_is_cut_off_and_others_get_in() {
     }
 }
 
+/// How forty requests of one connection are answered.
+fn forty(relay: &Relay, session: &str, from: &str) -> Vec<u16> {
+    let credential = format!("authorization: Bearer {session}");
+    let output = crate::common::curl_command(
+        &relay.ca(),
+        &format!("https://{}/api/v1/me#[1-40]", relay.https),
+        &[
+            "--interface",
+            from,
+            "-H",
+            &credential,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}\n",
+        ],
+    )
+    .output()
+    .expect("curl is installed (apt-get install curl)");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let statuses = said.lines().filter_map(|line| line.parse().ok());
+    statuses.collect()
+}
+
+#[test]
+fn who_asks_too_often_is_told_to_wait_and_others_are_answered() {
+    let relay =
+        start("{ requests_per_s: 1, requests_per_s_per_address: 1000, trusted: [127.0.0.1] }");
+    let session = relay.log_in();
+    let first = forty(&relay, &session, "127.0.0.2");
+    assert_eq!(first.len(), 40);
+    assert_eq!(first[..10], [200; 10], "ten seconds' worth at once");
+    assert!(first.contains(&429), "{first:?}");
+    let elsewhere = forty(&relay, &session, "127.0.0.3");
+    assert!(elsewhere.contains(&429), "the same person: {elsewhere:?}");
+    assert_eq!(health(&relay, "127.0.0.2"), 200);
+    assert_eq!(forty(&relay, &session, "127.0.0.1"), [200; 40]);
+
+    let refused = wait_for("one request too many", || {
+        forty(&relay, &session, "127.0.0.2");
+        let answer = relay.curl_as(&session, "/api/v1/me", &["--interface", "127.0.0.2"]);
+        (answer.status == 429).then_some(answer)
+    });
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let metrics = relay.curl_as(&session, "/metrics", &[]).body;
+    assert!(
+        metrics.contains("lekiwi_refused_total{reason=\"requests\"}"),
+        "{metrics}"
+    );
+}
+
 #[test]
 fn a_stranger_that_speaks_no_tls_is_banned_until_it_is_forgiven() {
     let relay = start("{ trusted: [127.0.0.1] }");
@@ -153,4 +204,60 @@ fn who_comes_to_the_broker_by_the_port_of_https_has_its_own_places_and_no_more()
     wait_for("its places to be free", || {
         (health(&relay, "127.0.0.2") == 200).then_some(())
     });
+}
+
+#[test]
+fn only_pages_of_named_origins_may_ask_from_elsewhere_and_cookies_are_never_theirs() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let folder = data.path().join("data");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(
+        folder.join("relay.yml"),
+        "cors: [\"https://ops.example.org\"]\n",
+    )
+    .expect("a file");
+    let relay = Relay::start_in(data);
+    let session = relay.log_in();
+    let preflight = |origin: &str| {
+        let origin = format!("origin: {origin}");
+        relay.curl(
+            "/api/v1/robots",
+            &[
+                "-X",
+                "OPTIONS",
+                "-H",
+                &origin,
+                "-H",
+                "access-control-request-method: GET",
+                "-H",
+                "access-control-request-headers: authorization",
+            ],
+        )
+    };
+    let allowed = preflight("https://ops.example.org");
+    assert_eq!(allowed.status, 200);
+    assert_eq!(
+        allowed.header("access-control-allow-origin"),
+        Some("https://ops.example.org")
+    );
+    assert_eq!(allowed.header("access-control-allow-credentials"), None);
+    let refused = preflight("https://evil.example");
+    assert_eq!(refused.header("access-control-allow-origin"), None);
+
+    let ask = |credential: &str| {
+        let options = ["-H", "origin: https://ops.example.org", "-H", credential];
+        relay.curl("/api/v1/robots", &options)
+    };
+    let answer = ask(&format!("authorization: Bearer {session}"));
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://ops.example.org")
+    );
+    let (status, slug, _) = ask(&format!("cookie: __Host-lekiwi={session}")).problem();
+    assert_eq!((status, slug.as_str()), (403, "cross-origin"));
+    // Without the key nothing is allowed from elsewhere.
+    let closed = Relay::start();
+    let answer = closed.curl("/health", &["-H", "origin: https://ops.example.org"]);
+    assert_eq!(answer.header("access-control-allow-origin"), None);
 }

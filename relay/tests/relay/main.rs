@@ -10,13 +10,18 @@ mod deploy;
 mod enrolment;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod external;
+mod factor;
 mod gateway;
 mod http;
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod identity;
+mod keys;
 mod limits;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mosquitto.rs"]
 mod mosquitto;
 mod observability;
+mod oidc;
 mod openapi;
 mod past;
 mod people;

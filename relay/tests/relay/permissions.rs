@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
+use lekiwi_protocol::Permission;
 use lekiwi_relay::http::routes::ROUTES;
 use reqwest::{Certificate, Client, Identity, Method};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ async fn ask(relay: &Relay, caller: &Caller, method: &Method, path: &str) -> &'s
     let detail = problem["detail"].as_str().unwrap_or_default();
     match slug.trim_start_matches("urn:lekiwi:problem:") {
         "login-required" | "certificate-required" => "401",
-        "permission-missing" | "certificate-refused" => "403",
+        "permission-missing" | "certificate-refused" | "session-required" => "403",
         // Not told apart from a robot that is not there.
         "robot-unknown" if detail.ends_with("may see") => "404",
         // The handler has something to say against an empty body, or an id that it does not know.
@@ -170,6 +171,26 @@ async fn every_route_as_everybody() {
     let loan = json!({ "to": "guest", "lifetime_s": 3_600 });
     let path = format!("/api/v1/robots/{OWN}/loans");
     post(&relay, &admin, Method::POST, &path, loan).await;
+    // Programs: of who may everything, and of who may some of it on one robot only.
+    let all = Permission::ALL.into_iter();
+    let all: Vec<_> = all.filter(|it| *it != Permission::Manage).collect();
+    let engineer = callers.iter().position(|it| it.name == "engineer of robot");
+    for (name, owner, permissions) in [
+        ("key of admin", &admin, json!(all)),
+        (
+            "key of engineer of robot",
+            &callers[engineer.expect("one")],
+            json!(["read", "stop"]),
+        ),
+    ]
+    .map(|(name, owner, permissions)| (name, owner.token.clone(), permissions))
+    {
+        let owner = by_session("owner", owner.expect("a session"));
+        let key = json!({ "name": name, "permissions": permissions, "on": "fleet" });
+        let made = post(&relay, &owner, Method::POST, "/api/v1/keys", key).await;
+        let key = made["key"].as_str().expect("a key").to_owned();
+        callers.push(by_session(name, key));
+    }
     callers.push(admin);
     for (name, identity) in ["robot itself", "another robot"]
         .into_iter()

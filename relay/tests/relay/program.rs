@@ -257,7 +257,7 @@ fn a_damaged_authority_is_reported_and_kept() {
     assert_eq!(
         error(&stderr),
         format!(
-            "error: expected both ca.key and ca.pem in {}, found no ca.pem\n  (hint: restore the folder from a backup; or move it away to begin with a new authority, and enrol every robot again)\n",
+            "error: expected both ca.key and ca.pem in {}, found no ca.pem\n  (hint: restore the folder from a backup; or move it away, begin anew with `lekiwi-relay ca new`, and enrol every robot again)\n",
             ca.display()
         )
     );

@@ -187,7 +187,11 @@ pub(crate) async fn start_broker(
         client_ca: dir.join("ca.pem"),
         root: Root::default(),
     };
-    let authority = Arc::new(StoreAuthority::new(store.clone(), Org::default()));
+    let authority = Arc::new(StoreAuthority::new(
+        store.clone(),
+        Org::default(),
+        "relay:r1".into(),
+    ));
     Broker::start(config, authority, metrics.clone(), protect).await
 }
 
@@ -447,6 +451,14 @@ impl Client {
             events: tokio::spawn(run(events, sender, deaf.clone())),
             deaf,
         })
+    }
+
+    /// Waits until the broker has ended the connection.
+    pub(crate) async fn ended(mut self) {
+        let ended = async { while self.packets.recv().await.is_some() {} };
+        tokio::time::timeout(PATIENCE, ended)
+            .await
+            .expect("the connection's end");
     }
 
     /// Reads at most one more packet, and keeps the connection open.

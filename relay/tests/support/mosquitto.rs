@@ -24,6 +24,16 @@ impl Mosquitto {
         port: u16,
         rules: impl FnOnce(String) -> String,
     ) -> Self {
+        Self::start_with(folder, port, "", rules)
+    }
+
+    /// The same with one more line in its configuration.
+    pub(crate) fn start_with(
+        folder: tempfile::TempDir,
+        port: u16,
+        line: &str,
+        rules: impl FnOnce(String) -> String,
+    ) -> Self {
         let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/mosquitto/");
         let deployed = |name| std::fs::read_to_string(format!("{deploy}{name}")).unwrap();
         let config = deployed("mosquitto.conf")
@@ -31,7 +41,7 @@ impl Mosquitto {
             .replace("listener 8883", &format!("listener {port} 127.0.0.1"));
         for (name, text) in [
             ("acl", rules(deployed("acl"))),
-            ("mosquitto.conf", format!("user root\n{config}")),
+            ("mosquitto.conf", format!("user root\n{config}{line}\n")),
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }

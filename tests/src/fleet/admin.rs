@@ -37,6 +37,7 @@ impl Admin {
         let login = Login {
             user: "admin".to_owned(),
             password: password.trim().to_owned(),
+            totp: None,
         };
         let path = "/api/v1/session";
         let request = http.post(format!("{base}{path}")).json(&login);

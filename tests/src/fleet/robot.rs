@@ -51,6 +51,8 @@ pub struct Counters {
     pub emitted: AtomicU64,
     /// Robots that have nothing to do any more, are online, and have everything acknowledged.
     pub settled: AtomicU64,
+    /// Certificates renewed.
+    pub renewals: AtomicU64,
     /// When the last connection was made, ms after the start.
     pub last_up_ms: AtomicU64,
 }
@@ -134,6 +136,7 @@ pub async fn run(
 ) -> Result<Told> {
     let mut robot = Robot {
         tls: Arc::new(identity.client_config()?),
+        identity: Arc::clone(&identity),
         root: Root::default(),
         picture: Picture::new(identity.id.clone()),
         id: identity.id.clone(),
@@ -147,9 +150,9 @@ pub async fn run(
         is_pinged: false,
         resend_at: site.start,
         is_settled: false,
+        renewing: None,
         site: site.clone(),
     };
-    drop(identity);
     let mut schedule = schedule.peekable();
     while !*site.stop.borrow() {
         let step_at = schedule.peek().map(|(at, _)| site.start + *at);
@@ -162,6 +165,7 @@ pub async fn run(
         };
         tokio::select! {
             heard = robot.link.next() => robot.heard(heard).await,
+            identity = renewed(&mut robot.renewing) => robot.renewed(identity).await?,
             () = wait => {
                 let now = Instant::now();
                 while let Some((_, step)) = schedule.next_if(|(at, _)| site.start + *at <= now) {
@@ -185,8 +189,19 @@ pub async fn run(
     })
 }
 
+/// A renewal that is under way.
+type Renewing = Pin<Box<dyn Future<Output = Result<Identity>> + Send>>;
+
+async fn renewed(renewing: &mut Option<Renewing>) -> Result<Identity> {
+    match renewing {
+        Some(renewing) => renewing.await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Robot {
     tls: Arc<rustls::ClientConfig>,
+    identity: Arc<Identity>,
     root: Root,
     id: RobotId,
     picture: Picture,
@@ -201,6 +216,7 @@ struct Robot {
     is_pinged: bool,
     resend_at: Instant,
     is_settled: bool,
+    renewing: Option<Renewing>,
     site: Site,
 }
 
@@ -236,6 +252,11 @@ impl Robot {
                 let data = serde_json::json!({ "n": self.kept.last().1 + 1 });
                 self.emit("soak.tick", data).await;
             }
+            Step::Renew => {
+                let identity = Arc::clone(&self.identity);
+                self.renewing
+                    .get_or_insert_with(|| Box::pin(async move { identity.renew().await }));
+            }
             Step::Drive => {
                 let data = self.picture.drive(now());
                 self.drive(kind::TELEOPERATION_STARTED, data).await;
@@ -245,6 +266,19 @@ impl Robot {
                 self.drive(kind::TELEOPERATION_STOPPED, data).await;
             }
         }
+    }
+
+    /// Moves to the new certificate as the agent does: with a goodbye.
+    async fn renewed(&mut self, identity: Result<Identity>) -> Result<()> {
+        self.renewing = None;
+        self.identity = Arc::new(identity?);
+        self.tls = Arc::new(self.identity.client_config()?);
+        self.site.counters.renewals.fetch_add(1, Ordering::Relaxed);
+        if matches!(self.link, Link::Up(_)) {
+            self.goodbye().await;
+            self.dial();
+        }
+        Ok(())
     }
 
     async fn heard(&mut self, heard: Heard) {
@@ -510,7 +544,8 @@ impl Robot {
 
     fn settle(&mut self) {
         let is_online = matches!(self.link, Link::Up(_));
-        let is_settled = is_online && self.kept.is_empty() && self.late.is_empty();
+        let is_told = self.kept.is_empty() && self.late.is_empty();
+        let is_settled = is_online && is_told && self.renewing.is_none();
         let settled = &self.site.counters.settled;
         match (self.is_settled, is_settled) {
             (false, true) => settled.fetch_add(1, Ordering::Relaxed),

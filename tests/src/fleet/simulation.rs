@@ -182,6 +182,7 @@ impl Simulation {
             connections: read(&counters.connections),
             failures: read(&counters.failures),
             messages: read(&counters.messages),
+            renewals: read(&counters.renewals),
             all_back_s: is_settled.then(|| last_up.saturating_sub(calm).as_secs_f64()),
             settled_s: is_settled.then(|| {
                 let since = self.start.elapsed().saturating_sub(self.plan.length);
@@ -279,6 +280,8 @@ pub struct Report {
     pub failures: u64,
     /// Messages sent.
     pub messages: u64,
+    /// Certificates renewed.
+    pub renewals: u64,
     /// From the moment when nothing holds a robot off any more until the last is back, s; absent when some were not.
     pub all_back_s: Option<f64>,
     /// From the schedules' end until all that was kept was acknowledged, s; absent when it was not.
@@ -317,8 +320,8 @@ impl std::fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  connections: {} made, {} failed or lost unasked; {} messages",
-            self.connections, self.failures, self.messages
+            "  connections: {} made, {} failed or lost unasked; {} messages; {} certificates renewed",
+            self.connections, self.failures, self.messages, self.renewals
         )?;
         match (self.all_back_s, self.settled_s) {
             (Some(back), Some(settled)) => write!(

@@ -73,14 +73,14 @@ impl Browser {
         Ok(self.client.goto(url).await?)
     }
 
-    /// Logs in as the administrator on the page that asks for it.
+    /// Logs in on the page that asks for it.
     ///
     /// # Errors
     /// When there is no such page.
-    pub async fn log_in(&self, base: &str, password: &str) -> Result<()> {
+    pub async fn log_in(&self, base: &str, user: &str, password: &str) -> Result<()> {
         self.open(&format!("{base}/login")).await?;
         let form = self.client.form(Locator::Css("form")).await?;
-        form.set_by_name("user", "admin")
+        form.set_by_name("user", user)
             .await?
             .set_by_name("password", password)
             .await?;
@@ -114,6 +114,14 @@ impl Browser {
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// What a script of the page's own answers: the body of a function.
+    ///
+    /// # Errors
+    /// When it throws.
+    pub async fn script(&self, body: &str) -> Result<serde_json::Value> {
+        Ok(self.client.execute(body, Vec::new()).await?)
     }
 
     /// A PNG of the window.

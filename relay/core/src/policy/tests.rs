@@ -2,6 +2,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
+use lekiwi_protocol::access::Reads;
 
 const NOW: Timestamp = Timestamp::from_ms(1_800_000_000_000);
 const LATER: Timestamp = Timestamp::from_ms(1_800_000_060_000);
@@ -100,10 +101,6 @@ fn what_each_may() {
                 right(Role::Operator, "group:yard"),
             ]),
         ),
-        (
-            "key that reads",
-            Some(vec![key(&[Permission::Read], "fleet")]),
-        ),
     ];
     let robots = [robot("kiwi-01"), robot("kiwi-02")];
     let mut table = String::new();
@@ -130,7 +127,7 @@ fn what_each_may() {
             )
             .into_iter()
             .collect();
-            table.push_str(&format!(" {permission:.4} {marks}"));
+            table.push_str(&format!(" {permission} {marks}"));
         }
         table.push('\n');
     }
@@ -148,7 +145,6 @@ fn what_each_may() {
         lent until later               read -xx? stop -xx? teleoperate -xx? acknowledge -xx? diagnose ---? command ---? configure ---? deploy ---? enrol ---? manage ---? audit ---?
         lent until now                 read --?? stop --?? teleoperate --?? acknowledge --?? diagnose --?? command --?? configure --?? deploy --?? enrol --?? manage --?? audit --??
         engineer here, operator there  read -xxx stop -xxx teleoperate -x-x acknowledge -xxx diagnose -xx- command -xx- configure -xx- deploy -xx- enrol ---- manage ---- audit ----
-        key that reads                 read xxxx stop ---- teleoperate ---- acknowledge ---- diagnose ---- command ---- configure ---- deploy ---- enrol ---- manage ---- audit ----
     "#]].assert_eq(&table);
 }
 
@@ -207,10 +203,64 @@ fn a_refusal_says_what_is_missing_and_hides_what_is_not_seen() {
 }
 
 #[test]
+fn a_key_may_what_both_it_and_its_owner_may() {
+    let (world, ada) = (World::new(), user("ada"));
+    let (one, two) = (robot("kiwi-01"), robot("kiwi-02"));
+    let ask = |right: &Right, rights: &[Right], action, what| {
+        let who = Who::Program {
+            key: "ci",
+            right,
+            owner: &ada,
+            rights,
+        };
+        allow(who, action, what, world.at(NOW))
+            .map(|_| ())
+            .map_err(|denial| denial.to_string())
+    };
+    let reads = key(&[Permission::Read, Permission::Command], "fleet");
+    let owner = [right(Role::Operator, "group:warehouse")];
+    let read = Action::Do(Permission::Read);
+    assert_eq!(ask(&reads, &owner, read, What::Robot(&one)), Ok(()));
+    assert_eq!(
+        ask(&reads, &owner, read, What::Robot(&two)),
+        Err("there is no robot kiwi-02 that API key \"ci\" of ada may see".into())
+    );
+    assert_eq!(
+        ask(&reads, &owner, Action::Do(Permission::Stop), What::Robot(&one)),
+        Err("expected the permission `stop` on robot kiwi-01, API key \"ci\" of ada has read, command on fleet".into())
+    );
+    assert_eq!(
+        ask(&reads, &owner, Action::Command(Op::Reboot), What::Robot(&one)),
+        Err("expected the permission `command` on robot kiwi-01, the owner of API key \"ci\" of ada has it not".into())
+    );
+    // What its owner lost it has lost, and what its owner has beyond it is not its own.
+    assert_eq!(
+        ask(&reads, &[], read, What::Robot(&one)),
+        Err("there is no robot kiwi-01 that API key \"ci\" of ada may see".into())
+    );
+    // Nor does it let anybody in, whatever it was given.
+    let all = key(&Permission::ALL, "fleet");
+    let admin = [right(Role::Admin, "fleet")];
+    for action in [Action::LogIn, Action::Do(Permission::Manage)] {
+        assert_eq!(
+            ask(&all, &admin, action, What::Fleet),
+            Err("expected the session of a person, got API key \"ci\" of ada".into())
+        );
+    }
+    assert_eq!(ask(&all, &admin, Action::Own, What::Fleet), Ok(()));
+    assert_eq!(ask(&all, &admin, Action::Scrape, What::Fleet), Ok(()));
+    let over = Right {
+        until: Some(NOW),
+        ..all
+    };
+    assert!(ask(&over, &admin, read, What::Robot(&one)).is_err());
+}
+
+#[test]
 fn a_certificate_speaks_for_its_owner_only() {
     let world = World::new();
     let own = Principal::Robot(robot("kiwi-01"));
-    let consumer = Principal::Consumer("analytics".parse().unwrap());
+    let consumer = Principal::Consumer("analytics".parse().unwrap(), Reads::default());
     let ask = |client, action, what| {
         allow(Who::Certified(client), action, what, world.at(NOW))
             .map(|_| ())
@@ -230,6 +280,30 @@ fn a_certificate_speaks_for_its_owner_only() {
         )
     );
     assert_eq!(ask(&consumer, Action::Scrape, What::Fleet), Ok(()));
+    let alerts = Reads::parse(&["alerts/+".to_owned()]).unwrap();
+    let narrow = Principal::Consumer("wall".parse().unwrap(), alerts);
+    let root = Root::default();
+    let subscribe = |client, filter| ask(client, Action::Subscribe(&root, filter), What::Fleet);
+    let (alerts, robots) = (
+        "fleet/v1/default/alerts/+",
+        "fleet/v1/default/robots/+/from/#",
+    );
+    for client in [&consumer, &narrow] {
+        assert_eq!(subscribe(client, alerts), Ok(()));
+        assert_eq!(
+            ask(
+                client,
+                Action::Publish(&root, "fleet/v1/default/alerts/a"),
+                What::Fleet
+            ),
+            Err(format!("{} may not publish", Who::Certified(client)))
+        );
+    }
+    assert_eq!(subscribe(&consumer, robots), Ok(()));
+    assert_eq!(
+        subscribe(&narrow, robots),
+        Err(format!("consumer:wall may not subscribe to {robots:?}"))
+    );
     let login = "expected a session, an API key or `Authorization: Bearer …`";
     assert_eq!(ask(&own, Action::Scrape, What::Fleet), Err(login.into()));
     for permission in Permission::ALL {
@@ -281,5 +355,27 @@ proptest! {
         prop_assert!(!may(&some, LATER) || may(&some, NOW));
         let each = both.iter().any(|right| may(std::slice::from_ref(right), NOW));
         prop_assert_eq!(may(&both, NOW), each);
+    }
+    /// A key may what it was given where its owner may, and nothing else; and sees what it may read.
+    #[test]
+    fn a_key_is_cut_to_its_owner(
+        given in any_right(),
+        owners in prop::collection::vec(any_right(), 0..4),
+        permission in prop::sample::select(Permission::ALL.to_vec()),
+        of in 0usize..4,
+    ) {
+        let (world, ada) = (World::new(), user("ada"));
+        let robots = [robot("kiwi-01"), robot("kiwi-02")];
+        let what = [What::Fleet, What::Some, What::Robot(&robots[0]), What::Robot(&robots[1])][of];
+        let program = Who::Program { key: "ci", right: &given, owner: &ada, rights: &owners };
+        let person = |rights| Who::Person { name: &ada, rights };
+        let may = |who| allow(who, Action::Do(permission), what, world.at(NOW)).is_ok();
+        let both = may(person(std::slice::from_ref(&given))) && may(person(&owners));
+        prop_assert_eq!(may(program), both && permission != Permission::Manage);
+        let seen = seen(program, world.at(NOW));
+        for robot in &robots {
+            let reads = allow(program, Action::Do(Permission::Read), What::Robot(robot), world.at(NOW)).is_ok();
+            prop_assert_eq!(seen.as_ref().is_none_or(|seen| seen.contains(robot)), reads);
+        }
     }
 }

@@ -71,6 +71,14 @@ pub enum Refusal {
     /// Too many messages.
     #[error("expected fewer messages a second")]
     Rate,
+    /// Too many requests.
+    #[error("expected at most {per_s} requests a second{}", if *of_address { " of this address" } else { "" })]
+    Requests {
+        /// So many may come.
+        per_s: u32,
+        /// Of all at the address, rather than of one.
+        of_address: bool,
+    },
 }
 
 impl Refusal {
@@ -82,6 +90,7 @@ impl Refusal {
             Self::AddressFull => "address-full",
             Self::Banned { .. } => "banned",
             Self::Rate => "rate",
+            Self::Requests { .. } => "requests",
         }
     }
 }
@@ -111,6 +120,7 @@ struct Sentence {
 struct Record {
     connections: usize,
     messages: Bucket,
+    requests: Bucket,
     offences: Bucket,
     sentence: Option<Sentence>,
 }
@@ -129,6 +139,7 @@ impl Record {
     fn is_spent(&self, now: Instant) -> bool {
         self.connections == 0
             && self.messages.is_full(now)
+            && self.requests.is_full(now)
             && self.offences.is_full(now)
             && self
                 .sentence
@@ -231,6 +242,8 @@ pub struct Guard {
     passage: usize,
     addresses: Records<IpAddr>,
     clients: Records<String>,
+    /// People, keys and robots that ask over HTTPS.
+    askers: Records<String>,
 }
 
 impl Guard {
@@ -351,6 +364,47 @@ impl Guard {
             // Which of its clients is to blame is not known: none of them is.
             Err(Refusal::Rate)
         }
+    }
+
+    /// A request over HTTPS from `address`, whoever it is of.
+    ///
+    /// # Errors
+    /// When it is one too many of the address.
+    pub fn request(&mut self, now: Instant, address: IpAddr) -> Result<(), Refusal> {
+        let rate = self.limits.requests_of_address();
+        let Some(address) = self.limited(Some(address)) else {
+            return Ok(());
+        };
+        let has = self.addresses.at(now, address).requests.take(now, rate);
+        has.then_some(()).ok_or(Refusal::Requests {
+            per_s: rate.per_s,
+            of_address: true,
+        })
+    }
+
+    /// The same request, once it is known who asks. They answer for all that they ask, wherever from.
+    ///
+    /// # Errors
+    /// When it is one too many of theirs.
+    pub fn request_of(
+        &mut self,
+        now: Instant,
+        asker: &str,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        let rate = self.limits.requests();
+        if self.limited(Some(address)).is_none() {
+            return Ok(());
+        }
+        if !self.askers.known.contains_key(asker) {
+            self.askers.at(now, asker.to_owned());
+        }
+        let record = self.askers.known.get_mut(asker);
+        let has = record.is_none_or(|record| record.requests.take(now, rate));
+        has.then_some(()).ok_or(Refusal::Requests {
+            per_s: rate.per_s,
+            of_address: false,
+        })
     }
 
     /// Somebody who has proved nothing did what only strangers do; the ban that it led to.

@@ -35,6 +35,10 @@ pub struct Limits {
     pub messages_per_s: u32,
     /// Messages a second of all clients of one address; ten seconds' worth at once.
     pub messages_per_s_per_address: u32,
+    /// Requests a second of one person, API key or robot over HTTPS; ten seconds' worth at once.
+    pub requests_per_s: u32,
+    /// Requests a second of all at one address; ten seconds' worth at once.
+    pub requests_per_s_per_address: u32,
     /// How long the first ban lasts, each further one being twice as long; zero for none.
     pub ban: Duration,
     /// Who is only counted, and never limited or banned for its address.
@@ -51,10 +55,10 @@ impl Limits {
     /// Those of a tier, with this machine trusted.
     #[must_use]
     pub fn of(tier: Tier) -> Self {
-        let (mqtt, https, per_address, messages_per_address) = match tier {
-            Tier::Development => (100, 100, 50, 1_000),
-            Tier::Production => (2_000, 2_000, 500, 10_000),
-            Tier::HighPerformance => (20_000, 16_384, 4_096, 100_000),
+        let (mqtt, https, per_address, messages_per_address, requests_per_address) = match tier {
+            Tier::Development => (100, 100, 50, 1_000, 100),
+            Tier::Production => (2_000, 2_000, 500, 10_000, 500),
+            Tier::HighPerformance => (20_000, 16_384, 4_096, 100_000, 2_000),
         };
         Self {
             mqtt_connections: mqtt,
@@ -62,6 +66,8 @@ impl Limits {
             connections_per_address: per_address,
             messages_per_s: 100,
             messages_per_s_per_address: messages_per_address,
+            requests_per_s: 50,
+            requests_per_s_per_address: requests_per_address,
             ban: Duration::from_secs(60),
             trusted: vec![
                 Network {
@@ -88,6 +94,14 @@ impl Limits {
 
     pub(super) fn messages_of_address(&self) -> Rate {
         rate(self.messages_per_s_per_address)
+    }
+
+    pub(super) fn requests(&self) -> Rate {
+        rate(self.requests_per_s)
+    }
+
+    pub(super) fn requests_of_address(&self) -> Rate {
+        rate(self.requests_per_s_per_address)
     }
 }
 

@@ -54,15 +54,6 @@ pub(super) struct Hooks {
     pub(super) protect: Arc<Protect>,
 }
 
-/// Who a session is. The client id was proved to be the certificate's before the session began.
-fn principal(client_id: &str) -> Option<Principal> {
-    if let Some(rest) = client_id.strip_prefix(CONSUMER) {
-        let name = rest.split_once(':').map_or(rest, |(name, _)| name);
-        return ConsumerName::new(name).ok().map(Principal::Consumer);
-    }
-    RobotId::new(client_id).ok().map(Principal::Robot)
-}
-
 fn certificate(info: &ConnectInfo) -> Option<ClientCert> {
     let cert = match info {
         ConnectInfo::V3(_, connect) => connect.cert.as_ref(),
@@ -94,6 +85,17 @@ pub(super) fn link(id: &Id) -> Link {
 }
 
 impl Hooks {
+    /// Who a session is. The client id was proved to be the certificate's before the session began.
+    fn principal(&self, client_id: &str) -> Option<Principal> {
+        if let Some(rest) = client_id.strip_prefix(CONSUMER) {
+            let name = rest.split_once(':').map_or(rest, |(name, _)| name);
+            let name = ConsumerName::new(name).ok()?;
+            let reads = self.authority.reads(&name);
+            return Some(Principal::Consumer(name, reads));
+        }
+        RobotId::new(client_id).ok().map(Principal::Robot)
+    }
+
     fn refuse(
         &self,
         client: &str,
@@ -153,6 +155,7 @@ impl Hooks {
                 return Err(("oversized", oversized(bytes)));
             }
         }
+        self.authority.entered(&cert);
         Ok(())
     }
 
@@ -166,7 +169,7 @@ impl Hooks {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(("oversized", oversized(payload.len())));
         }
-        let principal = principal(client_id).ok_or((
+        let principal = self.principal(client_id).ok_or((
             "client-id",
             "expected a robot's or consumer's client id".to_owned(),
         ))?;
@@ -265,7 +268,7 @@ impl Handler for Hooks {
             Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
                 let client = &*session.id.client_id;
                 let filter = &*subscribe.topic_filter;
-                let allowed = match principal(client) {
+                let allowed = match self.principal(client) {
                     Some(principal) => principal
                         .may_subscribe(&self.root, filter)
                         .map_err(|refusal| refusal.to_string()),
@@ -286,7 +289,7 @@ impl Handler for Hooks {
                     .joined(&session.id, Timestamp::from_ms(received_ms));
                 self.metrics.connected.inc();
                 self.metrics.connections.set(self.clients.len());
-                if let Some(Principal::Robot(robot)) = principal(&session.id.client_id) {
+                if let Some(Principal::Robot(robot)) = self.principal(&session.id.client_id) {
                     self.tap
                         .message(Input::Connected {
                             robot,
@@ -300,7 +303,7 @@ impl Handler for Hooks {
             Parameter::ClientDisconnected(session, _) => {
                 self.clients.left(&session.id);
                 self.metrics.connections.set(self.clients.len());
-                if let Some(Principal::Robot(robot)) = principal(&session.id.client_id) {
+                if let Some(Principal::Robot(robot)) = self.principal(&session.id.client_id) {
                     let received_ms = clock::now_ms();
                     self.tap
                         .message(Input::Disconnected {

@@ -78,6 +78,7 @@ impl Setup {
             authority: &self.authority,
             org: &Org::default(),
             source: &"relay:r1".into(),
+            lifetime: lekiwi_protocol::limits::ROBOT_CERTIFICATE_LIFETIME,
         };
         let outcome = enrol(registry, user, secret, body.as_bytes(), now).await;
         outcome

@@ -125,6 +125,12 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout(
+        "renewals",
+        &["certificate", "renews", "asked", "used"],
+        "certificate",
+        false,
+    ),
+    layout(
         "token_uses",
         &["token", "key", "used", "certificate"],
         "token, key",
@@ -137,7 +143,12 @@ pub(super) const TABLES: &[Layout] = &[
         false,
     ),
     layout("credentials", &["\"user\"", "hash"], "\"user\"", false),
-    layout("people", &["name", "created", "disabled"], "name", false),
+    layout(
+        "people",
+        &["name", "created", "disabled", "issuer", "subject"],
+        "name",
+        false,
+    ),
     layout(
         "rights",
         &["person", "role", "scope", "lender", "until"],
@@ -147,12 +158,52 @@ pub(super) const TABLES: &[Layout] = &[
     layout("robot_groups", &["name"], "name", false),
     layout("group_robots", &["name", "robot"], "name, robot", false),
     layout(
+        "keys",
+        &[
+            "id",
+            "owner",
+            "name",
+            "note",
+            "permissions",
+            "scope",
+            "hash",
+            "old_hash",
+            "old_until",
+            "created",
+            "expires",
+            "used",
+        ],
+        "id",
+        false,
+    ),
+    layout(
+        "second_factors",
+        &["person", "secret", "confirmed", "last_step", "misses"],
+        "person",
+        false,
+    ),
+    layout("recovery_codes", &["person", "hash"], "person, hash", false),
+    layout(
+        "invitations",
+        &[
+            "id", "hash", "person", "roles", "inviter", "created", "expires", "used", "revoked",
+        ],
+        "id",
+        false,
+    ),
+    layout(
         "audit",
         &[
             "number", "at", "who", "address", "action", "subject", "outcome", "trace", "detail",
             "hash",
         ],
         "number",
+        false,
+    ),
+    layout(
+        "consumer_reads",
+        &["consumer", "filter"],
+        "consumer, filter",
         false,
     ),
     layout(

@@ -25,7 +25,13 @@ const ROWS: &[&str] = &[
     "",
     "INSERT INTO robot_groups VALUES ('warehouse');
      INSERT INTO group_robots VALUES ('warehouse', 'kiwi-01');
-     INSERT INTO audit VALUES (1, 2, 'person:ada', '', 'login', '', 'done', '', '{}', x'00');",
+     INSERT INTO keys VALUES ('k1', 'admin', 'ci', '', '[\"read\"]', 'fleet', x'05', NULL, NULL, 1, 2, NULL);
+     INSERT INTO renewals VALUES ('c2', 'c1', 5, NULL);
+     INSERT INTO audit VALUES (1, 2, 'person:ada', '', 'login', '', 'done', '', '{}', x'00');
+     INSERT INTO second_factors VALUES ('admin', x'01', 1, 2, 0);
+     INSERT INTO recovery_codes VALUES ('admin', x'02');
+     INSERT INTO invitations VALUES ('i1', x'03', 'ada', '[]', 'admin', 1, 2, NULL, NULL);
+     INSERT INTO consumer_reads VALUES ('wall', 'alerts/+');",
 ];
 
 /// A file as the relay of `version` left it.
@@ -78,7 +84,13 @@ fn every_earlier_version_becomes_this_one_with_all_that_it_held() {
                 ("rights", 1),
                 ("robot_groups", 9),
                 ("group_robots", 9),
+                ("keys", 9),
+                ("renewals", 9),
                 ("audit", 9),
+                ("second_factors", 9),
+                ("recovery_codes", 9),
+                ("invitations", 9),
+                ("consumer_reads", 9),
                 ("commands", 3),
                 ("configurations", 4),
                 ("telemetry_blocks", 5),

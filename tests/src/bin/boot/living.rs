@@ -301,6 +301,7 @@ impl Living<'_> {
         let request = ConsumerRequest {
             name: "capture".parse()?,
             csr_pem: parameters.serialize_request(&key)?.pem()?,
+            reads: Vec::new(),
             lifetime_days: None,
         };
         let created: ConsumerCreated = self.admin.post("/api/v1/consumers", &request).await?;

@@ -58,6 +58,45 @@ fn a_storm_from_one_address_leaves_room_for_the_others() {
 }
 
 #[test]
+fn who_asks_too_much_waits_and_others_do_not() {
+    let mut guard = Guard::new(Limits {
+        requests_per_s: 2,
+        requests_per_s_per_address: 5,
+        ..Limits::of(Tier::Development)
+    });
+    let begin = Instant::now();
+    let of_one = Refusal::Requests {
+        per_s: 2,
+        of_address: false,
+    };
+    let ask = |guard: &mut Guard, now, asker: &str, address: &str| {
+        let asked = guard.request(now, ip(address));
+        asked.and_then(|()| guard.request_of(now, asker, ip(address)))
+    };
+    // Ten seconds' worth at once, wherever from.
+    for turn in 0..20 {
+        let address = ["192.0.2.1", "192.0.2.2"][turn % 2];
+        assert_eq!(ask(&mut guard, begin, "user ada", address), Ok(()));
+    }
+    assert_eq!(ask(&mut guard, begin, "user ada", "192.0.2.3"), Err(of_one));
+    assert_eq!(ask(&mut guard, begin, "user bob", "192.0.2.1"), Ok(()));
+    // Who waits as long as they are told is let in.
+    let later = begin + SECOND;
+    assert_eq!(ask(&mut guard, later, "user ada", "192.0.2.3"), Ok(()));
+    // An address answers for all who ask there; this machine for nobody.
+    let storm = (0..100).map(|n| ask(&mut guard, later, &format!("user {n}"), "192.0.2.9"));
+    let refused: Vec<_> = storm.filter_map(Result::err).collect();
+    let of_address = Refusal::Requests {
+        per_s: 5,
+        of_address: true,
+    };
+    assert_eq!(refused, [of_address; 50]);
+    for _ in 0..100 {
+        assert_eq!(ask(&mut guard, later, "user ada", "127.0.0.1"), Ok(()));
+    }
+}
+
+#[test]
 fn a_refusal_takes_no_place() {
     let mut guard = guard();
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What is done once an hour: what is old is forgotten, and how far the audit goes is signed.
+//! What goes on and on beside the rest.
 
 use std::time::Duration;
 
@@ -6,11 +6,25 @@ use lekiwi_protocol::Timestamp;
 use tokio::sync::watch;
 
 use crate::audit::NotaryError;
+use crate::people::keys;
 use crate::store::EventRetention;
 use crate::{clock, http};
 
 const DAY_MS: u64 = 86_400_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// How long a live stream may outlive its session.
+const SESSION_CHECK: Duration = Duration::from_secs(3);
+
+/// Ends the live streams of those who logged out, or may see other robots by now.
+pub(super) async fn end_streams(app: http::App) {
+    let mut ticks = tokio::time::interval(SESSION_CHECK);
+    loop {
+        ticks.tick().await;
+        let hears = |session: &_, within: &_| http::auth::hears(&app, session, within);
+        app.fleet.live().end_sessions(hears);
+    }
+}
 
 /// How long what is kept.
 pub(super) struct Kept {
@@ -20,7 +34,7 @@ pub(super) struct Kept {
     pub(super) audit_days: u32,
 }
 
-/// Runs until it is aborted.
+/// Once an hour: what is old is forgotten, and how far the audit goes is signed.
 pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kept: Kept) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut gait = clock::Gait::default();
@@ -36,8 +50,11 @@ pub(super) async fn keep_house(app: http::App, leads: watch::Receiver<bool>, kep
             continue;
         }
         // What cannot be done now is tried again in the next hour; old sessions count no more in any case.
-        if let Err(error) = app.store.expire_sessions(clock::now_ms()).await {
-            tracing::warn!(%error, "cannot forget old sessions");
+        if let Err(error) = app.sessions.forget_old(clock::now_ms()).await {
+            tracing::warn!(%error, "cannot forget old sessions and invitations");
+        }
+        if let Err(error) = keys::expire(&app.store).await {
+            tracing::warn!(%error, "cannot forget old API keys");
         }
         let now = Timestamp::from_ms(clock::now_ms());
         if gait.is_steady(clock::monotonic(), now.as_ms()) {

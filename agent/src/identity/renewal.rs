@@ -1,0 +1,219 @@
+//! The next certificate, got by the present one: asked for, kept beside it, promoted or dropped. Each step's result is on
+//! the disk before the next begins. See [`lekiwi_agent_core::renewal`] for when.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use lekiwi_protocol::Timestamp;
+use rcgen::KeyPair;
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::CertificateDer;
+
+use super::enrolment::{own_first, request};
+use super::est::{Client, EnrolError};
+use super::{
+    Enrolment, IdentityError, Store, certificate, certificates, https, malformed, provider,
+    read_key, write,
+};
+use crate::clock::unix_time;
+
+/// Most authorities that are kept beside the pinned one.
+const MAX_ANCHORS: usize = 8;
+
+/// Gets the next certificate, which [`Store::promote`] may let count. `now` judges the relay's.
+///
+/// # Errors
+/// See [`EnrolError`]; nothing is lost by asking again.
+pub async fn renew(enrolment: &Enrolment, now: Timestamp) -> Result<(), EnrolError> {
+    let Enrolment {
+        store, robot_id, ..
+    } = enrolment;
+    store.settle().map_err(EnrolError::Store)?;
+    // One that has ended asks as well: whose clock is wrong is not decided here.
+    let present = store.load(robot_id, enrolment.ca_fingerprint, Timestamp::from_ms(0));
+    let present = present.map_err(EnrolError::Store)?;
+    let subject = certificate::subject(&present.chain).map_err(EnrolError::BadCertificate)?;
+    let tls = https(&present, now).map_err(|error| EnrolError::Untrusted {
+        address: enrolment.relay.clone(),
+        source: io::Error::other(error),
+    })?;
+    let client = Client::known(
+        enrolment.relay.clone(),
+        enrolment.proxy.clone(),
+        enrolment.ca_fingerprint,
+        tls,
+    );
+    let (named, shown) = client.authorities().await?;
+    let anchors = anchors(&present.authorities, named, &shown, now);
+    store.keep_anchors(&anchors).map_err(EnrolError::Store)?;
+    let authorities = store
+        .authorities(enrolment.ca_fingerprint)
+        .map_err(EnrolError::Store)?;
+
+    let key = store.next_key().map_err(EnrolError::Store)?;
+    let issued = client.reenrol(&request(subject, &key)?).await;
+    // The same key may ask again; where it is not wanted, or gets something useless, another one does.
+    let checked = issued.and_then(|issued| {
+        let chain = own_first(issued, &authorities, |leaf| {
+            certificate::check(leaf, &authorities, robot_id, &key, now).is_ok()
+        });
+        certificate::check(&chain, &authorities, robot_id, &key, now)
+            .map(|_| chain)
+            .map_err(EnrolError::BadCertificate)
+    });
+    match checked {
+        Ok(chain) => store.keep_next(&chain).map_err(EnrolError::Store),
+        Err(error) => {
+            if !error.is_temporary()
+                && let Err(error) = store.drop_next()
+            {
+                log::warn!("{error}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The roots to trust beside the pinned one: those that the relay names, as long as they are enough to know the relay
+/// by, and those of before where they are not.
+fn anchors(
+    trusted: &[CertificateDer<'static>],
+    named: Vec<CertificateDer<'static>>,
+    shown: &[CertificateDer<'_>],
+    now: Timestamp,
+) -> Vec<CertificateDer<'static>> {
+    let (pinned, before) = trusted.split_at(trusted.len().min(1));
+    let mut anchors: Vec<_> = named
+        .into_iter()
+        .filter(|root| certificate::is_root(root) && !pinned.contains(root))
+        .take(MAX_ANCHORS)
+        .collect();
+    let enough = [pinned, &anchors].concat();
+    if !is_signed_by(shown, &enough, now) {
+        let missing = before.iter().filter(|root| !anchors.contains(root));
+        let missing: Vec<_> = missing.cloned().collect();
+        anchors.extend(missing);
+    }
+    anchors
+}
+
+/// Whether the relay that showed this is known by these roots.
+fn is_signed_by(
+    shown: &[CertificateDer<'_>],
+    trusted: &[CertificateDer<'static>],
+    now: Timestamp,
+) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(trusted.iter().cloned());
+    let Some((own, intermediates)) = shown.split_first() else {
+        return false;
+    };
+    let algorithms = provider().signature_verification_algorithms.all;
+    ParsedCertificate::try_from(own).is_ok_and(|own| {
+        let time = unix_time(now);
+        verify_server_cert_signed_by_trust_anchor(&own, &roots, intermediates, time, algorithms)
+            .is_ok()
+    })
+}
+
+impl Store {
+    /// Whether there is a next certificate that may be promoted.
+    pub(crate) fn has_next(&self) -> bool {
+        self.next_certificate.exists() && self.next_key.exists()
+    }
+
+    /// Whether the next key counts already, and its certificate has yet to take its place.
+    pub(super) fn is_promoting(&self) -> bool {
+        self.next_certificate.exists() && !self.next_key.exists()
+    }
+
+    /// Goes on with a promotion that was interrupted.
+    pub(crate) fn settle(&self) -> Result<(), IdentityError> {
+        match self.is_promoting() {
+            true => rename(&self.next_certificate, &self.certificate),
+            false => Ok(()),
+        }
+    }
+
+    /// The next key and certificate take the place of the present ones.
+    pub(crate) fn promote(&self) -> Result<(), IdentityError> {
+        if !self.is_promoting() {
+            self.places.pass();
+            rename(&self.next_key, &self.key)?;
+        }
+        self.places.pass();
+        rename(&self.next_certificate, &self.certificate)?;
+        self.places.pass();
+        Ok(())
+    }
+
+    /// Forgets the next key and its certificate; the certificate first, for alone it would count.
+    pub(crate) fn drop_next(&self) -> Result<(), IdentityError> {
+        for path in [&self.next_certificate, &self.next_key] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file(path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The one that is there, or a new one.
+    fn next_key(&self) -> Result<KeyPair, IdentityError> {
+        if let Ok(key) = read_key(&self.next_key) {
+            return Ok(key);
+        }
+        let key = KeyPair::generate().map_err(|_| malformed(&self.next_key, "room for a key"))?;
+        self.places.pass();
+        write(&self.next_key, key.serialize_pem().as_bytes(), 0o600)?;
+        self.places.pass();
+        Ok(key)
+    }
+
+    fn keep_next(&self, chain: &[CertificateDer<'_>]) -> Result<(), IdentityError> {
+        self.places.pass();
+        write(
+            &self.next_certificate,
+            certificate::pem(chain).as_bytes(),
+            0o644,
+        )?;
+        self.places.pass();
+        Ok(())
+    }
+
+    fn keep_anchors(&self, anchors: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
+        let kept = match certificates(&self.anchors) {
+            Ok(kept) => kept,
+            Err(_) => Vec::new(),
+        };
+        if kept == anchors {
+            return Ok(());
+        }
+        log::info!(
+            "{} authorities are trusted beside the pinned one",
+            anchors.len()
+        );
+        write(&self.anchors, certificate::pem(anchors).as_bytes(), 0o644)
+    }
+}
+
+/// On the disk when this returns: the other of the two renames must not be there before.
+fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    fs::rename(from, to).map_err(|error| file(from, error))?;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| file(folder, error))
+}
+
+fn file(path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
