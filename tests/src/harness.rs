@@ -15,8 +15,6 @@ mod namespace;
 mod postgres;
 mod process;
 mod relay;
-#[path = "../../relay/tests/support/secrets.rs"]
-pub(crate) mod secrets;
 mod servo_bus;
 mod shell;
 mod tree;

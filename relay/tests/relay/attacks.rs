@@ -163,7 +163,7 @@ fn too_much_is_refused_before_it_is_kept() {
     let relay = Relay::start();
     let admin = relay.log_in();
     let large = relay.data.path().join("large");
-    std::fs::write(&large, vec![b' '; 200_000]).expect("a file");
+    std::fs::write(&large, vec![b' '; 70_000]).expect("a file");
     let file = format!("@{}", large.display());
     // Announced, and in pieces of which nobody knows how many there are.
     for header in ["accept: */*", "transfer-encoding: chunked"] {

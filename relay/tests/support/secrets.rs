@@ -1,4 +1,4 @@
-//! No secret in any log: whoever starts a program of the suites has its log looked through when it ends, for what looks
+//! No secret in any log: whoever starts a relay in its suite has its log looked through when it ends, for what looks
 //! like a secret and for those that the test has made. A secret that is found is named by its kind, never shown.
 
 use std::path::Path;

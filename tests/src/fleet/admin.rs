@@ -11,8 +11,6 @@ use reqwest::{Certificate, Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::harness::secrets;
-
 /// A logged-in administrator.
 #[derive(Clone)]
 pub struct Admin {
@@ -34,7 +32,6 @@ impl Admin {
                 password_file.display()
             )
         })?;
-        secrets::keep("the administrator's password", password.trim());
         let http = client(ca_pem)?;
         let base = format!("https://{https}");
         let login = Login {

@@ -11,8 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::secrets;
-
 /// How long a child may take to stop by itself.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -190,8 +188,6 @@ impl Drop for Process {
         let _ = self.kill();
         if std::thread::panicking() {
             eprintln!("---- last lines of {}\n{}", self.name, self.last_lines());
-        } else {
-            secrets::check(&self.log);
         }
     }
 }
