@@ -228,7 +228,7 @@ async fn a_consumer_hears_what_it_was_made_for() {
         let mut second = broker.connect(&other, "kiwi-02").await;
         let mut wall = broker.consumer("wall").await;
         let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-        let denied = broker.either(SubscribeReasonCode::NotAuthorized, granted.clone());
+        let denied = broker.either(SubscribeReasonCode::NotAuthorized, granted);
         for filter in [EVERYTHING, "fleet/v1/default/tasks/+"] {
             assert_eq!(wall.subscribe(filter).await, denied, "{filter}");
         }

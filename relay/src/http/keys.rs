@@ -65,8 +65,8 @@ fn check_scope(
         Scope::Robot(robot) => may(What::Robot(robot)),
         Scope::Group(group) => {
             let people = app.store.people();
-            let robots = people.groups.get(group).into_iter().flatten();
-            robots.into_iter().any(|robot| may(What::Robot(robot)))
+            let mut robots = people.groups.get(group).into_iter().flatten();
+            robots.any(|robot| may(What::Robot(robot)))
         }
     };
     if has {

@@ -234,10 +234,11 @@ pub async fn rotate(
     if !rotated.await? {
         return Err(unknown());
     }
-    let rotated = store.people().keys.get(&digest).map(Arc::clone);
+    let rotated = store.people().keys.get(&digest).cloned();
+    let rotated = rotated.ok_or_else(unknown)?;
     Ok(KeyCreated {
         key: secret.expose().to_owned(),
-        info: info(&*rotated.ok_or_else(unknown)?, now),
+        info: info(&rotated, now),
     })
 }
 
