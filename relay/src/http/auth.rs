@@ -120,7 +120,7 @@ async fn admit(app: &App, needs: Option<Needs>, parts: &mut Parts) -> Result<(),
         match asker.key() {
             None => note.by("person", asker.name()),
             Some((key, _)) => {
-                note.by("key", &key.id);
+                note.by("key", key.id);
                 note.says("owner", asker.name());
             }
         }

@@ -133,7 +133,7 @@ pub(super) async fn create(
         check_scope(&app, &asker, permission, &request.on)?;
     }
     let created = keys::create(&app.store, request, asker.name(), now()).await?;
-    note.says("key", &created.info.id);
+    note.says("key", created.info.id);
     tracing::info!(key = %created.info.id, user = %asker.name(), "API key made");
     Ok((StatusCode::CREATED, Answer(created)))
 }

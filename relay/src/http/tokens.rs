@@ -44,7 +44,7 @@ pub(super) async fn create(
     Json(request): Json<api::TokenRequest>,
 ) -> Result<(StatusCode, Answer<api::TokenCreated>), Failure> {
     let created = tokens::create(&app.store, &request, Timestamp::from_ms(clock::now_ms())).await?;
-    note.says("token", &created.info.id);
+    note.says("token", created.info.id);
     tracing::info!(token = %created.info.id, user = %asker.name(), "enrolment token made");
     Ok((StatusCode::CREATED, Answer(created)))
 }
