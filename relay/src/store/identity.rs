@@ -11,6 +11,7 @@ use super::database::{Database, Result, Row, values};
 use super::records::{
     Certificate, CertificateKind, CertificateStatus, Credential, People, Session,
 };
+use super::renewals::LATER;
 use super::{Store, StoreError, people};
 
 /// What [`certificate`] reads, of the table `certificates c`.
@@ -314,9 +315,10 @@ impl Store {
         self.write(
             move |database| {
                 database.rows(
-                    "UPDATE certificates SET revoked = ?2 WHERE revoked IS NULL AND (serial = ?1 OR serial IN
-                         (SELECT certificate FROM renewals WHERE renews = ?1 AND used IS NULL))
-                     RETURNING serial",
+                    &format!(
+                        "UPDATE certificates SET revoked = ?2
+                         WHERE revoked IS NULL AND (serial = ?1 OR serial IN {LATER}) RETURNING serial"
+                    ),
                     values![serial, now_ms],
                     |row| row.get(0),
                 )

@@ -10,6 +10,13 @@ use super::{Store, StoreError, transaction};
 const MOST: u64 = 60;
 const SPAN_MS: u64 = 3_600_000;
 
+/// What was asked for with the certificate ?1, what was asked for with that, and so on, as far as nobody has connected
+/// with it yet.
+pub(super) const LATER: &str = "(WITH RECURSIVE later (serial) AS (
+    SELECT certificate FROM renewals WHERE renews = ?1 AND used IS NULL
+    UNION SELECT r.certificate FROM renewals r JOIN later l ON r.renews = l.serial WHERE r.used IS NULL
+    ) SELECT serial FROM later)";
+
 /// What became of a renewal in the database.
 struct Renewed {
     renewal: Renewal,
@@ -59,9 +66,9 @@ fn renew(
         return Ok(Renewal::TooMany.into());
     }
     let dropped = database.rows(
-        "UPDATE certificates SET revoked = ?2 WHERE revoked IS NULL
-         AND serial IN (SELECT certificate FROM renewals WHERE renews = ?1 AND used IS NULL)
-         RETURNING serial",
+        &format!(
+            "UPDATE certificates SET revoked = ?2 WHERE revoked IS NULL AND serial IN {LATER} RETURNING serial"
+        ),
         values![renews, now_ms],
         |row| row.get(0),
     )?;
@@ -220,12 +227,13 @@ impl Store {
                     values![serial, now_ms],
                 )?;
                 let ended: Vec<String> = database.rows(
-                    // What was asked for with it meanwhile is the next one.
-                    "UPDATE certificates SET revoked = ?3
-                     WHERE common_name = ?1 AND serial <> ?2 AND revoked IS NULL AND not_after > ?3
-                     AND serial NOT IN (SELECT certificate FROM renewals WHERE renews = ?2)
-                     RETURNING serial",
-                    values![certificate.common_name, serial, now_ms],
+                    // What was asked for with it before this was written is what the robot has next.
+                    &format!(
+                        "UPDATE certificates SET revoked = ?3
+                         WHERE common_name = ?2 AND serial <> ?1 AND revoked IS NULL AND not_after > ?3
+                         AND serial NOT IN {LATER} RETURNING serial"
+                    ),
+                    values![serial, certificate.common_name, now_ms],
                     |row| row.get(0),
                 )?;
                 transaction::insert_events(database, &[&event(&certificate, &renews)], commit)?;

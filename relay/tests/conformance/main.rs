@@ -12,6 +12,7 @@ mod past;
 #[path = "../support/port.rs"]
 mod port;
 mod postgres_only;
+mod renewals;
 mod rows;
 mod server;
 

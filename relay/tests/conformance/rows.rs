@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lekiwi_protocol::access::Reads;
 use lekiwi_protocol::{ConsumerName, Role, Timestamp, UserName};
 use lekiwi_relay::store::records::{
-    Certificate, CertificateKind, Credential, Key, NewBacklog, NewEvent, NewSample, Redemption,
-    Refused, Renewal, Session, Snapshot, Token,
+    Certificate, CertificateKind, Credential, Key, NewBacklog, NewSample, Redemption, Refused,
+    Session, Snapshot, Token,
 };
 use lekiwi_relay::store::{Batch, backup};
 use lekiwi_relay_core::history::Retention;
@@ -462,98 +462,6 @@ async fn a_job_that_fails_undoes_itself_alone() {
             &*store.certificate_status("aa").unwrap().common_name,
             "kiwi-01"
         );
-        store.close();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_ends_what_it_renews_when_it_is_used() {
-    for place in Place::of_each_kind() {
-        let (store, mut commits) = place.open().await;
-        let changes = *store.identity_changes().borrow();
-        for (serial, name, key) in [("aa", "kiwi-01", 1), ("dd", "kiwi-02", 9)] {
-            let first = certificate(serial, name, key);
-            store.insert_certificate(first).await.unwrap();
-        }
-        assert!(*store.identity_changes().borrow() > changes);
-        let fresh = |serial, key| certificate(serial, "kiwi-01", key);
-        let is_unused = |serial| store.certificate_status(serial).unwrap().is_unused;
-        let is_revoked = |serial| store.certificate_status(serial).unwrap().revoked;
-        let first = store.renew("aa", fresh("b1", 2), 10).await.unwrap();
-        assert_eq!(first, Renewal::Issued);
-        // The answer was lost.
-        let again = store.renew("aa", fresh("b2", 2), 11).await.unwrap();
-        assert_eq!(again, Renewal::Again(fresh("b1", 2)));
-        // So was the key.
-        let other = store.renew("aa", fresh("b3", 3), 12).await.unwrap();
-        assert_eq!(other, Renewal::Issued);
-        assert!(is_revoked("b1") && !is_revoked("b3") && is_unused("b3") && !is_revoked("aa"));
-
-        let event = |certificate: &Certificate, renews: &str| NewEvent {
-            aggregate_id: certificate.common_name.as_str().into(),
-            ..event(renews, 1)
-        };
-        assert!(!store.promote("b1", event, 20).await.unwrap(), "revoked");
-        assert!(
-            !store.promote("aa", event, 20).await.unwrap(),
-            "renews none"
-        );
-        assert!(store.promote("b3", event, 21).await.unwrap());
-        assert!(!store.promote("b3", event, 22).await.unwrap(), "once");
-        assert!(is_revoked("aa") && !is_unused("b3") && !is_revoked("dd"));
-        let logged = commits.recv().await.unwrap().events;
-        assert_eq!(logged.len(), 1);
-        assert_eq!(&*logged[0].event.aggregate_id, "kiwi-01");
-        let late = store.renew("aa", fresh("b4", 4), 23).await.unwrap();
-        assert_eq!(late, Renewal::Ended);
-        assert_eq!(
-            store.revoked(0).await.unwrap(),
-            [("aa".to_owned(), 21), ("b1".to_owned(), 12)]
-        );
-
-        // The same after a restart, of which the index is made from the tables.
-        let next = store.renew("b3", fresh("c1", 5), 30).await.unwrap();
-        assert_eq!(next, Renewal::Issued);
-        store.close();
-        let (store, _commits) = place.open().await;
-        let status = |serial| store.certificate_status(serial).unwrap();
-        assert!(status("c1").is_unused && !status("b3").is_unused && status("aa").revoked);
-        let standing = store.identities(Some("kiwi-01".to_owned())).await.unwrap();
-        let told: Vec<_> = standing
-            .iter()
-            .map(|it| {
-                (
-                    &*it.certificate.serial,
-                    it.renews.as_deref(),
-                    it.is_unused,
-                    it.is_replaced,
-                )
-            })
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("aa", None, false, true),
-                ("b1", Some("aa"), true, false),
-                ("b3", Some("aa"), false, false),
-                ("c1", Some("b3"), true, false),
-            ]
-        );
-        let mut revoked = store.revoke_certificate("b3", 40).await.unwrap();
-        revoked.sort_unstable();
-        assert_eq!(revoked, ["b3", "c1"]);
-
-        // Nobody fills the disk by asking.
-        for n in 0..100_u8 {
-            let fresh = certificate(&format!("e{n}"), "kiwi-02", n.wrapping_add(100));
-            let renewal = store.renew("dd", fresh, 50).await.unwrap();
-            let expected = if n < 60 {
-                Renewal::Issued
-            } else {
-                Renewal::TooMany
-            };
-            assert_eq!(renewal, expected, "{n}");
-        }
         store.close();
     }
 }
