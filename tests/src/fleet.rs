@@ -19,5 +19,5 @@ pub use identity::{Identity, enrol_all};
 pub use kept::Kept;
 pub use robot::{Counters, Pulse, Pulses, Site, Told, run};
 pub use scenario::{Pace, Scenario, Schedule, Step};
-pub use simulation::{Plan, Report, Simulation, Tally, compare};
+pub use simulation::{Moves, Plan, Report, Simulation, Tally, compare};
 pub use wire::{Endpoint, Wire};

@@ -40,6 +40,13 @@ async fn every_scenario_ends_with_all_robots_back_and_each_event_once() -> Resul
                 Scenario::Steady | Scenario::Chatter | Scenario::TeleopHeavy => ROBOTS,
                 Scenario::Storm | Scenario::Flapping => 2 * ROBOTS,
                 Scenario::Partition => ROBOTS + ROBOTS / 3,
+                Scenario::Renewal => {
+                    ensure!(
+                        report.renewals >= 2 * ROBOTS as u64,
+                        "expected two renewals of each robot, {report}"
+                    );
+                    3 * ROBOTS
+                }
             };
             ensure!(
                 report.connections >= least as u64,

@@ -456,7 +456,7 @@ async fn only_the_robot_itself_uploads_and_only_what_it_was_asked_for() -> Resul
     let mut site = Site::start().await?;
     let other = Identity::enrol(&site.admin, site.folder.path(), RobotId::new("kiwi-02")?).await?;
     std::os::unix::fs::symlink(site.agent.state_dir(), site.folder.path().join(ROBOT))?;
-    let own = Identity::load(site.folder.path(), RobotId::new(ROBOT)?)?;
+    let own = Identity::load(site.folder.path(), site.admin.base(), RobotId::new(ROBOT)?)?;
     let ping = site.send(Op::Ping, json!({})).await?;
     site.end(&ping).await?;
     site.agent.kill()?;

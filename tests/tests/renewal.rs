@@ -1,5 +1,5 @@
 //! Robots' certificates are renewed while robots live: nothing is lost, and whatever is interrupted, the robot connects.
-//! With `LEKIWI_SLOW=1` certificates of two minutes end again and again.
+//! With `LEKIWI_SLOW=1` certificates of two minutes end again and again, and the fleet is a large one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lekiwi_agent::ipc::{self, Renew, Report, Request, Status};
 use lekiwi_protocol::api::EventRecord;
 use lekiwi_protocol::message::kind;
-use lekiwi_tests::fleet::Admin;
+use lekiwi_tests::fleet::{self, Admin, Endpoint, Kept, Pace, Plan, Scenario, Simulation};
 use lekiwi_tests::harness::{Agent, Relay, RelayOptions};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -293,5 +293,48 @@ async fn a_next_certificate_that_no_broker_takes_is_dropped() -> Result<()> {
         site.renew().await?;
         serial = site.renewed(&serial, PATIENCE).await?;
     }
+    Ok(())
+}
+
+/// Ten thousand with `LEKIWI_SLOW=1`, of robots that stay and have something to say all the time.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the figures of the run")]
+async fn a_fleet_renews_and_no_event_is_lost() -> Result<()> {
+    // Twenty renewals of each; a few are asked for while one is under way, and count as that.
+    let (robots, length, least) = match is_slow() {
+        true => (520, Duration::from_secs(600), 10_000),
+        false => (20, Duration::from_secs(30), 300),
+    };
+    let relay = Relay::start()?;
+    let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
+    let folder = tempfile::tempdir()?;
+    let identities = fleet::enrol_all(&admin, folder.path(), "kiwi", robots).await?;
+    let plan = Plan {
+        scenario: Scenario::Renewal,
+        pace: Pace {
+            heartbeat: Duration::from_secs(10),
+            telemetry: Some(Duration::from_secs(10)),
+            events: Some(Duration::from_secs(5)),
+            ramp: Duration::from_secs(5),
+        },
+        length,
+        seed: 6,
+    };
+    let endpoint: Endpoint = relay.mqtt().parse()?;
+    let simulation =
+        Simulation::start(
+            plan,
+            &identities,
+            &endpoint,
+            None,
+            |_| Ok(Kept::in_memory()),
+        )?;
+    let report = simulation.report(&admin, Duration::from_secs(60)).await?;
+    println!("{report}");
+    ensure!(report.is_good(), "{report}");
+    ensure!(
+        report.renewals >= least,
+        "expected {least} renewals, {report}"
+    );
     Ok(())
 }

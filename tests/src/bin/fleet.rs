@@ -183,9 +183,10 @@ async fn identities(arguments: &Arguments, ready: &Ready) -> Result<Vec<Arc<Iden
     let ids: Vec<_> = (arguments.first..arguments.first + arguments.robots)
         .map(|number| format!("{}-{number:04}", arguments.prefix).parse())
         .collect::<Result<_, _>>()?;
+    let base = format!("https://{}", ready.https);
     let loaded: Result<Vec<_>> = ids
         .into_iter()
-        .map(|id| Identity::load(&arguments.folder, id).map(Arc::new))
+        .map(|id| Identity::load(&arguments.folder, &base, id).map(Arc::new))
         .collect();
     if let Ok(identities) = loaded {
         return Ok(identities);

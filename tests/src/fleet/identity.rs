@@ -26,14 +26,17 @@ pub struct Identity {
     key_pem: String,
     certificate_pem: String,
     ca_pem: String,
+    /// The relay, as `https://host:port`.
+    relay: String,
+    folder: PathBuf,
 }
 
 impl Identity {
-    /// Loads what [`Self::enrol`] stored.
+    /// Loads what [`Self::enrol`] stored of a robot of `relay`, which is `https://host:port`.
     ///
     /// # Errors
     /// When it is not there.
-    pub fn load(folder: &Path, id: RobotId) -> Result<Self> {
+    pub fn load(folder: &Path, relay: &str, id: RobotId) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(id.as_str()).join(name);
             std::fs::read_to_string(&path)
@@ -43,6 +46,8 @@ impl Identity {
             key_pem: read("key.pem")?,
             certificate_pem: read("cert.pem")?,
             ca_pem: read("ca.pem")?,
+            relay: relay.to_owned(),
+            folder: folder.to_owned(),
             id,
         })
     }
@@ -52,12 +57,7 @@ impl Identity {
     /// # Errors
     /// When the relay refuses.
     pub async fn enrol(admin: &Admin, folder: &Path, id: RobotId) -> Result<Self> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, id.as_str());
-        let request = params.serialize_request(&key)?;
+        let (key, request) = request(&id)?;
         let token = admin
             .token(&TokenRequest {
                 robot_id: Some(id.clone()),
@@ -65,34 +65,48 @@ impl Identity {
             })
             .await?
             .token;
-        let answer = admin
+        let asked = admin
             .http()
             .post(format!("{}/.well-known/est/simpleenroll", admin.base()))
-            .basic_auth(&id, Some(&token))
-            .header("content-type", "application/pkcs10")
-            .body(STANDARD.encode(request.der()))
-            .send()
-            .await?;
-        let status = answer.status();
-        let body = answer.text().await?;
-        ensure!(status.is_success(), "enrolment of {id}: {status}: {body}");
-        let certificates = lekiwi_agent::identity::certs_only(body.as_bytes())
-            .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))?;
-        let certificate = certificates
-            .first()
-            .context("expected a certificate in the answer to an enrolment")?;
+            .basic_auth(&id, Some(&token));
         let identity = Self {
+            certificate_pem: certificate(&id, asked, request).await?,
             id,
             key_pem: key.serialize_pem(),
-            certificate_pem: pem("CERTIFICATE", certificate),
             ca_pem: admin.ca_pem().to_owned(),
+            relay: admin.base().to_owned(),
+            folder: folder.to_owned(),
         };
-        identity.store(folder)?;
+        identity.store()?;
         Ok(identity)
     }
 
-    fn store(&self, folder: &Path) -> Result<()> {
-        let folder: PathBuf = folder.join(self.id.as_str());
+    /// Its successor, with a key of its own, by this certificate; stored in this one's place.
+    ///
+    /// # Errors
+    /// When the relay refuses.
+    pub async fn renew(&self) -> Result<Self> {
+        let (key, request) = request(&self.id)?;
+        let own = format!("{}{}", self.key_pem, self.certificate_pem);
+        let http = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(self.ca_pem.as_bytes())?])
+            .identity(reqwest::Identity::from_pem(own.as_bytes())?)
+            .build()?;
+        let asked = http.post(format!("{}/.well-known/est/simplereenroll", self.relay));
+        let identity = Self {
+            certificate_pem: certificate(&self.id, asked, request).await?,
+            id: self.id.clone(),
+            key_pem: key.serialize_pem(),
+            ca_pem: self.ca_pem.clone(),
+            relay: self.relay.clone(),
+            folder: self.folder.clone(),
+        };
+        identity.store()?;
+        Ok(identity)
+    }
+
+    fn store(&self) -> Result<()> {
+        let folder = self.folder.join(self.id.as_str());
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("key.pem"), &self.key_pem)?;
         std::fs::write(folder.join("ca.pem"), &self.ca_pem)?;
@@ -124,6 +138,42 @@ impl Identity {
     }
 }
 
+/// A new key, and a request for a certificate in DER.
+fn request(id: &RobotId) -> Result<(KeyPair, Vec<u8>)> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, id.as_str());
+    let request = params.serialize_request(&key)?.der().to_vec();
+    Ok((key, request))
+}
+
+/// What EST answers to `asked` with this `request`, as PEM.
+async fn certificate(
+    id: &RobotId,
+    asked: reqwest::RequestBuilder,
+    request: Vec<u8>,
+) -> Result<String> {
+    let answer = asked
+        .header("content-type", "application/pkcs10")
+        .body(STANDARD.encode(request))
+        .send()
+        .await?;
+    let status = answer.status();
+    let body = answer.text().await?;
+    ensure!(
+        status.is_success(),
+        "a certificate of {id}: {status}: {body}"
+    );
+    let certificates = lekiwi_agent::identity::certs_only(body.as_bytes())
+        .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))?;
+    let certificate = certificates
+        .first()
+        .context("expected a certificate in the answer of EST")?;
+    Ok(pem("CERTIFICATE", certificate))
+}
+
 fn pem(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let lines: Vec<&str> = body
@@ -150,7 +200,7 @@ pub async fn enrol_all(
     futures_util::stream::iter(0..robots)
         .map(|number| async move {
             let id: RobotId = format!("{prefix}-{number:04}").parse()?;
-            let identity = match Identity::load(folder, id.clone()) {
+            let identity = match Identity::load(folder, admin.base(), id.clone()) {
                 Ok(identity) => identity,
                 Err(_) => Identity::enrol(admin, folder, id).await?,
             };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -51,6 +51,10 @@ pub struct Counters {
     pub emitted: AtomicU64,
     /// Robots that have nothing to do any more, are online, and have everything acknowledged.
     pub settled: AtomicU64,
+    /// Certificates renewed.
+    pub renewals: AtomicU64,
+    /// How long each move to a new certificate was without a connection, from goodbye to welcome.
+    pub moves: Mutex<Vec<Duration>>,
     /// When the last connection was made, ms after the start.
     pub last_up_ms: AtomicU64,
 }
@@ -134,6 +138,7 @@ pub async fn run(
 ) -> Result<Told> {
     let mut robot = Robot {
         tls: Arc::new(identity.client_config()?),
+        identity: Arc::clone(&identity),
         root: Root::default(),
         picture: Picture::new(identity.id.clone()),
         id: identity.id.clone(),
@@ -147,9 +152,10 @@ pub async fn run(
         is_pinged: false,
         resend_at: site.start,
         is_settled: false,
+        renewing: None,
+        moved_at: None,
         site: site.clone(),
     };
-    drop(identity);
     let mut schedule = schedule.peekable();
     while !*site.stop.borrow() {
         let step_at = schedule.peek().map(|(at, _)| site.start + *at);
@@ -162,6 +168,7 @@ pub async fn run(
         };
         tokio::select! {
             heard = robot.link.next() => robot.heard(heard).await,
+            identity = renewed(&mut robot.renewing) => robot.renewed(identity).await?,
             () = wait => {
                 let now = Instant::now();
                 while let Some((_, step)) = schedule.next_if(|(at, _)| site.start + *at <= now) {
@@ -185,8 +192,19 @@ pub async fn run(
     })
 }
 
+/// A renewal that is under way.
+type Renewing = Pin<Box<dyn Future<Output = Result<Identity>> + Send>>;
+
+async fn renewed(renewing: &mut Option<Renewing>) -> Result<Identity> {
+    match renewing {
+        Some(renewing) => renewing.await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Robot {
     tls: Arc<rustls::ClientConfig>,
+    identity: Arc<Identity>,
     root: Root,
     id: RobotId,
     picture: Picture,
@@ -201,6 +219,9 @@ struct Robot {
     is_pinged: bool,
     resend_at: Instant,
     is_settled: bool,
+    renewing: Option<Renewing>,
+    /// When it said goodbye to come back with a new certificate, until it is back.
+    moved_at: Option<Instant>,
     site: Site,
 }
 
@@ -236,6 +257,11 @@ impl Robot {
                 let data = serde_json::json!({ "n": self.kept.last().1 + 1 });
                 self.emit("soak.tick", data).await;
             }
+            Step::Renew => {
+                let identity = Arc::clone(&self.identity);
+                self.renewing
+                    .get_or_insert_with(|| Box::pin(async move { identity.renew().await }));
+            }
             Step::Drive => {
                 let data = self.picture.drive(now());
                 self.drive(kind::TELEOPERATION_STARTED, data).await;
@@ -247,6 +273,20 @@ impl Robot {
         }
     }
 
+    /// Moves to the new certificate as the agent does: with a goodbye.
+    async fn renewed(&mut self, identity: Result<Identity>) -> Result<()> {
+        self.renewing = None;
+        self.identity = Arc::new(identity?);
+        self.tls = Arc::new(self.identity.client_config()?);
+        self.site.counters.renewals.fetch_add(1, Ordering::Relaxed);
+        if matches!(self.link, Link::Up(_)) {
+            self.moved_at = Some(Instant::now());
+            self.goodbye().await;
+            self.dial();
+        }
+        Ok(())
+    }
+
     async fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Up(wire) => {
@@ -255,6 +295,13 @@ impl Robot {
                 counters.connections.fetch_add(1, Ordering::Relaxed);
                 let up_ms = u64::try_from(self.site.start.elapsed().as_millis()).unwrap_or(0);
                 counters.last_up_ms.fetch_max(up_ms, Ordering::Relaxed);
+                if let Some(at) = self.moved_at.take() {
+                    let mut moves = counters
+                        .moves
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    moves.push(at.elapsed());
+                }
                 self.attempts = 0;
                 self.link = Link::Up(wire);
                 self.birth().await;
@@ -501,16 +548,15 @@ impl Robot {
         let leave = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
         self.put(|wire| wire.put(&Packet::Disconnect(leave))).await;
         if let Link::Up(wire) = &mut self.link {
-            // Until the broker closes: what was said last is through.
-            let ended = async { while wire.receive().await.is_ok() {} };
-            let _ = timeout(Duration::from_secs(2), ended).await;
+            let _ = timeout(Duration::from_secs(2), wire.close()).await;
         }
         self.set_link(Link::Down);
     }
 
     fn settle(&mut self) {
         let is_online = matches!(self.link, Link::Up(_));
-        let is_settled = is_online && self.kept.is_empty() && self.late.is_empty();
+        let is_told = self.kept.is_empty() && self.late.is_empty();
+        let is_settled = is_online && is_told && self.renewing.is_none();
         let settled = &self.site.counters.settled;
         match (self.is_settled, is_settled) {
             (false, true) => settled.fetch_add(1, Ordering::Relaxed),

@@ -19,7 +19,12 @@ pub enum Scenario {
     TeleopHeavy,
     /// A third of the robots falls silent without a word for the middle third, and returns with what it kept.
     Partition,
+    /// In the middle half, each robot renews its certificate twenty times, and connects anew with each.
+    Renewal,
 }
+
+/// Renewals of a robot in [`Scenario::Renewal`].
+const RENEWALS: u32 = 20;
 
 impl Scenario {
     /// When the last robot may be back, in a scenario of length `of`: from then on nothing holds one off.
@@ -28,7 +33,7 @@ impl Scenario {
         match self {
             Self::Steady | Self::Chatter | Self::TeleopHeavy => pace.ramp.min(of),
             Self::Storm => of / 2,
-            Self::Flapping => of * 3 / 4,
+            Self::Flapping | Self::Renewal => of * 3 / 4,
             Self::Partition => of * 2 / 3,
         }
     }
@@ -68,6 +73,8 @@ pub enum Step {
     Drive,
     /// Nobody does any more.
     Park,
+    /// Ask for another certificate, and connect with that.
+    Renew,
 }
 
 /// What one robot does, in order of time. Times count from the simulation's start.
@@ -99,7 +106,7 @@ impl Schedule {
         let first = random.within(pace.ramp.min(of));
         let mut turns = VecDeque::from([(first, Step::Connect)]);
         let (from, to) = match scenario {
-            Scenario::Flapping => (of / 4, of * 3 / 4),
+            Scenario::Flapping | Scenario::Renewal => (of / 4, of * 3 / 4),
             _ => (of / 3, of * 2 / 3),
         };
         match scenario {
@@ -107,6 +114,11 @@ impl Schedule {
             Scenario::Flapping => flap(&mut turns, from.max(first), to, &mut random),
             Scenario::TeleopHeavy if robot.is_multiple_of(2) => {
                 drive(&mut turns, first, of, &mut random);
+            }
+            Scenario::Renewal => {
+                let every = to.saturating_sub(from.max(first)) / RENEWALS;
+                let begin = from.max(first) + random.within(every);
+                turns.extend((0..RENEWALS).map(|number| (begin + every * number, Step::Renew)));
             }
             Scenario::Partition if robot.is_multiple_of(3) => {
                 turns.extend([(from.max(first), Step::Vanish), (to, Step::Connect)]);
@@ -301,5 +313,6 @@ mod tests {
         assert_eq!(away(Scenario::Partition, Step::Vanish), 10);
         assert_eq!(away(Scenario::TeleopHeavy, Step::Drive), 15);
         assert_eq!(away(Scenario::Steady, Step::Cut), 0);
+        assert_eq!(count(&steps(Scenario::Renewal, 1, 0), Step::Renew), 20);
     }
 }

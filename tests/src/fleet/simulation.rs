@@ -1,8 +1,8 @@
 //! A scenario from its start to its verdict: the robots run, settle, and what they numbered is compared with the
 //! relay's log.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -182,6 +182,13 @@ impl Simulation {
             connections: read(&counters.connections),
             failures: read(&counters.failures),
             messages: read(&counters.messages),
+            renewals: read(&counters.renewals),
+            moves: Moves::of(
+                &counters
+                    .moves
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            ),
             all_back_s: is_settled.then(|| last_up.saturating_sub(calm).as_secs_f64()),
             settled_s: is_settled.then(|| {
                 let since = self.start.elapsed().saturating_sub(self.plan.length);
@@ -266,6 +273,34 @@ impl Tally {
     }
 }
 
+/// How long robots were without a connection when they moved to a new certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Moves {
+    /// Of how many.
+    pub count: usize,
+    /// The median, s.
+    pub median_s: f64,
+    /// 99 of 100 were shorter than this, s.
+    pub p99_s: f64,
+    /// The longest, s.
+    pub longest_s: f64,
+}
+
+impl Moves {
+    fn of(moves: &[Duration]) -> Option<Self> {
+        let mut sorted = moves.to_vec();
+        sorted.sort_unstable();
+        let at = |index: usize| sorted.get(index).map(Duration::as_secs_f64);
+        let count = sorted.len();
+        Some(Self {
+            count,
+            median_s: at(count / 2)?,
+            p99_s: at(count * 99 / 100)?,
+            longest_s: at(count.checked_sub(1)?)?,
+        })
+    }
+}
+
 /// How a simulation ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -279,6 +314,10 @@ pub struct Report {
     pub failures: u64,
     /// Messages sent.
     pub messages: u64,
+    /// Certificates renewed.
+    pub renewals: u64,
+    /// Moves to those.
+    pub moves: Option<Moves>,
     /// From the moment when nothing holds a robot off any more until the last is back, s; absent when some were not.
     pub all_back_s: Option<f64>,
     /// From the schedules' end until all that was kept was acknowledged, s; absent when it was not.
@@ -317,9 +356,16 @@ impl std::fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  connections: {} made, {} failed or lost unasked; {} messages",
-            self.connections, self.failures, self.messages
+            "  connections: {} made, {} failed or lost unasked; {} messages; {} certificates renewed",
+            self.connections, self.failures, self.messages, self.renewals
         )?;
+        if let Some(moves) = &self.moves {
+            writeln!(
+                f,
+                "  {} moves to a new certificate, without a connection for {:.3} s (median), {:.3} s (99 %), {:.3} s (longest)",
+                moves.count, moves.median_s, moves.p99_s, moves.longest_s
+            )?;
+        }
         match (self.all_back_s, self.settled_s) {
             (Some(back), Some(settled)) => write!(
                 f,

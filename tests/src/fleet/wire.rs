@@ -146,6 +146,16 @@ impl Wire {
         Ok(self.stream.flush().await?)
     }
 
+    /// Ends this side, as who says DISCONNECT must, and waits for the broker's end: what was said last is through.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn close(&mut self) -> Result<()> {
+        self.stream.shutdown().await?;
+        while self.receive().await.is_ok() {}
+        Ok(())
+    }
+
     /// The stream itself, for who reads and writes bytes.
     #[must_use]
     pub fn into_stream(self) -> TlsStream<TcpStream> {
