@@ -36,7 +36,7 @@ fn relay(line: &str) -> Canned {
         "GET /api/v1/me" => (
             200,
             JSON,
-            r#"{"name":"ada","rights":[{"permissions":["read"],"on":"fleet","by":"a key"}],
+            r#"{"name":"ada","has_second_factor":false,"recovery_codes":0,"rights":[{"permissions":["read"],"on":"fleet","by":"a key"}],
                 "key":{"id":"5c0f1d9e-7d51-4a56-9e0b-3d1f6a2b8c47","name":"ci","owner":"ada","permissions":["read"],"on":"fleet",
                 "created_at":"2026-11-20T12:00:00.000Z","expires_at":"2126-11-21T12:00:00.000Z"}}"#,
         ),

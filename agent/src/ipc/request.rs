@@ -365,7 +365,7 @@ mod tests {
             (
                 r#"{"batery":{"percent":80}}"#,
                 format!(
-                    "{such_as}unknown variant `batery`, expected one of `query`, `subscribe`, `stopped`, `event`, `battery`, `mode`, `operator`, `metric`, `reload` at line 1 column 9"
+                    "{such_as}unknown variant `batery`, expected one of `query`, `subscribe`, `stopped`, `event`, `battery`, `mode`, `operator`, `metric`, `reload`, `renew` at line 1 column 9"
                 ),
             ),
             (

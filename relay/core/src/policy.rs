@@ -1,5 +1,5 @@
-//! Who may do what, as one pure function: [`allow`]. The HTTP interface and the gateway ask it of every request, the
-//! embedded broker of every message; what it answers is what the audit keeps.
+//! Who may do what, as one pure function: [`allow`]. The HTTP interface and the gateway ask it of every request. Of a
+//! topic it asks [`Principal`], as the embedded broker does itself for each message, whose topic it needs in its parts.
 //!
 //! A person or program has rights: permissions on the fleet, on a group of robots or on one robot, some of them for a
 //! while. Robots, consumers and relays have none: what they may follows from their certificate alone.

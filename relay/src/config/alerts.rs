@@ -421,7 +421,7 @@ mod tests {
         let config = parse(Path::new("relay.yml"), alerts)
             .and_then(Raw::check)
             .unwrap();
-        assert_eq!(config.alerts.receivers.len(), 3);
+        assert_eq!(config.alerts.receivers.len(), 2);
         let (ops, _) = &config.alerts.receivers[0];
         assert_eq!(
             (ops.group_wait.as_secs(), ops.repeat.as_secs()),

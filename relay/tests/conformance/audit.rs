@@ -13,7 +13,14 @@ use super::Place;
 pub(crate) fn entry(number: u64) -> NewEntry {
     NewEntry {
         at_ms: 1_000 + number,
-        who: format!("person:{}", if number % 2 == 0 { "ada" } else { "bob" }),
+        who: format!(
+            "person:{}",
+            if number.is_multiple_of(2) {
+                "ada"
+            } else {
+                "bob"
+            }
+        ),
         address: "192.0.2.7".into(),
         action: "robot-command",
         on: format!("robots/kiwi-0{}/commands", number % 3),

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use lekiwi_protocol::Timestamp;
 use serde_json::Value;
 
-use crate::common::{Answer, Relay, certificate, command, openssl, request, wait_for};
+use crate::common::{
+    Answer, Relay, certificate, command, curl_command, openssl, request, wait_for,
+};
 use crate::support::{self, Client, Identity, until};
 
 const REENROLL: &str = "/.well-known/est/simplereenroll";
@@ -409,4 +411,58 @@ fn an_authority_that_is_gone_is_not_replaced_unasked() {
     fs::remove_dir_all(&authority).unwrap();
     fs::rename(&away, &authority).unwrap();
     assert_eq!(Relay::start_in(data).fingerprint, fingerprint);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_whose_time_is_over_ends_in_the_handshake() {
+    let relay = relay();
+    let enrolled = Files::enrol(&relay, "enrolled");
+    let authority = relay.data.path().join("data/ca");
+    let read = |name: &str| fs::read_to_string(authority.join(name)).unwrap();
+    let issuer = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), issuer).unwrap();
+    // The authority's own signature, the robot's own key, the serial that is on record; only its time differs.
+    let key = rcgen::KeyPair::from_pem(&fs::read_to_string(&enrolled.key).unwrap()).unwrap();
+    let signed = |name: &str, year: i32| {
+        let mut params = rcgen::CertificateParams::default();
+        for (what, text) in [
+            (rcgen::DnType::CommonName, "kiwi-01"),
+            (rcgen::DnType::OrganizationName, "default"),
+            (rcgen::DnType::OrganizationalUnitName, "robot"),
+        ] {
+            params.distinguished_name.push(what, text);
+        }
+        let mut serial = enrolled.serial();
+        if serial.len() % 2 == 1 {
+            serial.insert(0, '0');
+        }
+        params.serial_number = Some(hex::decode(serial).unwrap().into());
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let pem = params.signed_by(&key, &issuer).unwrap().pem();
+        Files::keep(relay.data.path(), name, &pem, enrolled.key.clone())
+    };
+    let (valid, over) = (signed("valid", 2100), signed("over", 2021));
+    assert_eq!(valid.state(&relay), "active");
+    drop(valid.connect(&relay).await.unwrap());
+    let refused = over.connect(&relay).await.err().unwrap();
+    assert!(refused.contains("CertificateExpired"), "{refused}");
+    let output = curl_command(
+        &relay.ca(),
+        &format!("https://{}{OWN}", relay.https),
+        &[
+            "--cert",
+            over.certificate.to_str().unwrap(),
+            "--key",
+            over.key.to_str().unwrap(),
+        ],
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("certificate expired"),
+        "{said}"
+    );
 }
