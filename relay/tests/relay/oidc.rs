@@ -9,7 +9,7 @@ use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::{Certificate, Client, StatusCode, Url};
 use serde_json::{Value, json};
 
-use crate::common::Relay;
+use crate::common::{Relay, wait_for};
 use crate::port;
 
 const SECRET: &str = "a secret: with 100% & more";
@@ -483,6 +483,31 @@ async fn a_provider_may_have_other_keys_and_the_relay_no_secret() {
     assert_eq!((page.status.as_u16(), alert(&page)), (502, gone));
 }
 
+/// A browser with one page, gone when dropped.
+struct Chromium(Child);
+
+impl Chromium {
+    fn open(profile: &Path, page: &str) -> Self {
+        let browser = Command::new("chromium")
+            .args(["--headless", "--no-sandbox", "--disable-gpu"])
+            .args(["--ignore-certificate-errors", "--remote-debugging-port=0"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(page)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(browser.expect("chromium is installed (apt-get install chromium)"))
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// What curl takes, browsers may not: the session's cookie is strict, and the way here began elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_browser_ends_at_the_dashboard() {
@@ -490,16 +515,14 @@ async fn a_real_browser_ends_at_the_dashboard() {
     let relay = relay(port, WITH_SECRET);
     let _provider = provide(port, &relay, &json!({}));
     let profile = tempfile::tempdir().expect("a temporary folder");
-    let chromium = Command::new("chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu"])
-        .args(["--ignore-certificate-errors", "--virtual-time-budget=10000"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg("--dump-dom")
-        .arg(at(&relay, "/login/oidc/company").as_str())
-        .output()
-        .expect("chromium is installed");
-    let page = String::from_utf8_lossy(&chromium.stdout);
-    assert!(page.contains("<title>Lekiwi Heartbeat</title>"), "{page}");
+    let _browser = Chromium::open(profile.path(), at(&relay, "/login/oidc/company").as_str());
+    let session = relay.log_in();
+    // The dashboard asks it, with the session that the login began.
+    let asked = "route=\"/api/v1/me\",status=\"2xx\"";
+    wait_for("the dashboard", || {
+        let metrics = relay.curl_as(&session, "/metrics", &[]).body;
+        metrics.contains(asked).then_some(())
+    });
     assert!(
         relay.log().contains("logged in user=ada"),
         "{}",
