@@ -66,7 +66,7 @@ fn unknown(serial: &str) -> Failure {
     get, path = "/api/v1/identities", tag = "enrolment",
     params(
         ("name" = Option<String>, Query, description = "Of this common name only: a robot's id, or `consumer:` and a name"),
-        ("all" = Option<String>, Query, description = "`true`: also what was replaced, was revoked or has expired"),
+        ("all" = Option<bool>, Query, description = "`true`: also what was replaced, was revoked or has expired"),
     ),
     responses(
         (status = 200, body = IdentityList),

@@ -1,13 +1,14 @@
 //! The relay's HTTP interface as an administrator uses it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::{
     EventPage, EventRecord, Login, RobotList, Session, TokenCreated, TokenRequest,
 };
-use reqwest::{Certificate, Method, RequestBuilder};
+use reqwest::{Certificate, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -160,7 +161,15 @@ async fn answer<A: DeserializeOwned>(
     path: &str,
     request: RequestBuilder,
 ) -> Result<A> {
-    let answer = request.send().await?;
+    let again = request.try_clone();
+    let mut answer = request.send().await?;
+    // It reads more at once than a person does: it waits for as long as it is told to.
+    if answer.status() == StatusCode::TOO_MANY_REQUESTS
+        && let Some(again) = again
+    {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        answer = again.send().await?;
+    }
     ensure!(
         answer.status().is_success(),
         "{method} {path}: {}: {}",

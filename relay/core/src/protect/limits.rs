@@ -56,9 +56,9 @@ impl Limits {
     #[must_use]
     pub fn of(tier: Tier) -> Self {
         let (mqtt, https, per_address, messages_per_address, requests_per_address) = match tier {
-            Tier::Development => (100, 100, 50, 1_000, 100),
-            Tier::Production => (2_000, 2_000, 500, 10_000, 500),
-            Tier::HighPerformance => (20_000, 16_384, 4_096, 100_000, 2_000),
+            Tier::Development => (100, 100, 50, 1_000, 500),
+            Tier::Production => (2_000, 2_000, 500, 10_000, 1_000),
+            Tier::HighPerformance => (20_000, 16_384, 4_096, 100_000, 5_000),
         };
         Self {
             mqtt_connections: mqtt,
@@ -66,7 +66,7 @@ impl Limits {
             connections_per_address: per_address,
             messages_per_s: 100,
             messages_per_s_per_address: messages_per_address,
-            requests_per_s: 50,
+            requests_per_s: 200,
             requests_per_s_per_address: requests_per_address,
             ban: Duration::from_secs(60),
             trusted: vec![
