@@ -474,7 +474,7 @@ async fn only_the_robot_itself_uploads_and_only_what_it_was_asked_for() -> Resul
             Some(&other),
             &open,
             403,
-            "expected the certificate of kiwi-01, got that of kiwi-02".to_owned(),
+            "robot kiwi-02 may speak for itself, not for kiwi-01".to_owned(),
         ),
         (
             Some(&own),

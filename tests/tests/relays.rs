@@ -43,7 +43,7 @@ struct Site {
     broker_host: Host,
     database_host: Host,
     identities: Vec<Arc<Identity>>,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Site {
@@ -79,10 +79,10 @@ impl Site {
             broker_host,
             database_host,
             identities: Vec::new(),
-            _files: files,
+            files: files,
         };
         site.leader().await?;
-        let folder = site._files.path().join("robots");
+        let folder = site.files.path().join("robots");
         site.identities = fleet::enrol_all(&site.admin(0).await?, &folder, "kiwi", ROBOTS).await?;
         Ok(site)
     }
@@ -409,7 +409,13 @@ async fn sessions_are_exact(admin: &Admin, identities: &[Arc<Identity>]) -> Resu
 fn whoever_has_another_broker_is_refused(lan: &mut Lan, site: &Site) -> Result<()> {
     let refused = Relay::start_with(RelayOptions {
         host: Some(lan.host(5)?),
-        environment: vec![("LEKIWI_RELAY_STORE_POSTGRES", site.database.url().into())],
+        environment: vec![
+            (
+                "LEKIWI_RELAY_SHARED",
+                site.files.path().join("shared").into(),
+            ),
+            ("LEKIWI_RELAY_STORE_POSTGRES", site.database.url().into()),
+        ],
         ..RelayOptions::default()
     });
     let Err(error) = refused else {
