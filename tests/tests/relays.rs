@@ -79,7 +79,7 @@ impl Site {
             broker_host,
             database_host,
             identities: Vec::new(),
-            files: files,
+            files,
         };
         site.leader().await?;
         let folder = site.files.path().join("robots");
