@@ -28,7 +28,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-pub use certificate::CertificateError;
+pub use certificate::{CertificateError, is_root};
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};

@@ -30,6 +30,7 @@ mod permissions;
 mod port;
 mod program;
 mod prometheus;
+mod rollover;
 #[path = "../support/secrets.rs"]
 mod secrets;
 mod standing;
