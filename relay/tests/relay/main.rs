@@ -30,6 +30,7 @@ mod permissions;
 mod port;
 mod program;
 mod prometheus;
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod rollover;
 #[path = "../support/secrets.rs"]
 mod secrets;
