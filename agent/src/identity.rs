@@ -26,8 +26,8 @@ use lekiwi_agent_core::renewal::{Term, Which};
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 pub use certificate::CertificateError;
 pub(crate) use enrolment::remove_token;

@@ -53,7 +53,12 @@ impl Check<'_> {
         })
     }
 
-    pub(super) fn path(&self, key: &str, text: Option<String>, default: &str) -> Result<PathBuf, ConfigError> {
+    pub(super) fn path(
+        &self,
+        key: &str,
+        text: Option<String>,
+        default: &str,
+    ) -> Result<PathBuf, ConfigError> {
         let path = PathBuf::from(text.as_deref().unwrap_or(default));
         if path.is_absolute() {
             Ok(path)

@@ -164,7 +164,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, identity, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -196,6 +196,14 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("telemetry: {metrics: {cpu_percent.0: {keep_alive_s: 0}}}\n"),
             "telemetry.metrics.cpu_percent.0.keep_alive_s in /etc/lekiwi/agent.yml: expected 1 to 86400 seconds, got 0",
+        ),
+        (
+            minimal("identity: {signer: [lekiwi-sign-tpm2, '0x81000010']}\n"),
+            "identity.signer in /etc/lekiwi/agent.yml: expected the absolute path of a program and its arguments, got \"lekiwi-sign-tpm2\"",
+        ),
+        (
+            minimal("identity: {signer: []}\n"),
+            "identity.signer in /etc/lekiwi/agent.yml: expected the absolute path of a program and its arguments, got \"\"",
         ),
         (
             minimal("zzz: 1\n"),

@@ -14,9 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::enrolment::own_first;
 use super::est::{Client, EnrolError};
 use super::key::{Key, Keys};
-use super::{
-    Enrolment, IdentityError, Store, certificate, certificates, https, provider, write,
-};
+use super::{Enrolment, IdentityError, Store, certificate, certificates, https, provider, write};
 use crate::clock::unix_time;
 
 /// Most authorities that are kept beside the pinned one.

@@ -157,11 +157,7 @@ impl BrokerTls {
     ///
     /// # Errors
     /// When the TLS library does not take key or certificates.
-    pub fn config(
-        &mut self,
-        identity: &Identity,
-        now: Timestamp,
-    ) -> Result<Tls, rustls::Error> {
+    pub fn config(&mut self, identity: &Identity, now: Timestamp) -> Result<Tls, rustls::Error> {
         self.time.0.store(now.as_ms(), Ordering::Relaxed);
         let Identity {
             chain, authorities, ..
