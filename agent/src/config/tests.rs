@@ -133,6 +133,7 @@ fn variables_override_the_file() {
             ("LEKIWI_HARDWARE_ROOT", "/tmp/tree"),
             ("LEKIWI_HARDWARE_SERVO_PORTS", "/dev/pts/1, /dev/pts/2"),
             ("LEKIWI_DISCOVERY_MDNS", "false"),
+            ("LEKIWI_IDENTITY_SIGNER", "/bin/signer, 0x81000010"),
             ("LEKIWI_LOG", "debug"),
             ("LEKIWI_ROBTO_ID", "x"),
             ("PATH", "/bin"),
@@ -142,6 +143,8 @@ fn variables_override_the_file() {
     assert_eq!(loaded.config.robot_id.as_str(), "kiwi-02");
     assert!(loaded.config.relay.https.is_loopback() && !loaded.config.remove_token);
     assert!(!loaded.config.mdns);
+    let signer = loaded.config.signer.map(|signer| signer.to_string());
+    assert_eq!(signer.as_deref(), Some("/bin/signer 0x81000010"));
     assert_eq!(loaded.config.heartbeat, Duration::from_secs(5));
     assert_eq!(loaded.config.profile.to_string(), "xle-2wheel");
     let ports = ["/dev/pts/1", "/dev/pts/2"].map(std::path::PathBuf::from);
@@ -208,7 +211,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
+             profile, profiles_dir, hardware, relay, enrolment, identity, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
         ),
         (
             minimal("heartbeat_s: soon\n"),
@@ -364,13 +367,19 @@ fn every_wrong_file_says_where_and_what_was_expected() {
 #[test]
 fn what_cannot_change_while_it_runs_is_named() {
     let mut config = read(&minimal("robot_id: kiwi-01\n"), &[]).unwrap().config;
-    let more = "robot_id: kiwi-02\nheartbeat_s: 5\nlog: debug\nprofiles_dir: /srv\nsocket: /run/other\n\
+    let more = "robot_id: kiwi-02\nheartbeat_s: 5\nlog: debug\nprofiles_dir: /srv\nsocket: /run/other\nidentity: {signer: [/bin/signer]}\n\
                 telemetry: {sample_s: 9, metrics: {cpu_percent: {deadband: 7}}}\n";
     let new = minimal(more).replace("relay.example", "other.example");
     let new = read(&new, &[]).unwrap().config;
     assert_eq!(
         config.take(new),
-        ["robot_id", "relay.https", "relay.endpoints", "socket"]
+        [
+            "robot_id",
+            "relay.https",
+            "relay.endpoints",
+            "identity.signer",
+            "socket"
+        ]
     );
     assert_eq!(config.robot_id.as_str(), "kiwi-01");
     assert_eq!(

@@ -23,7 +23,7 @@ pub(super) async fn examine(signer: &Signer, identity: Option<&Identity>) -> Fin
         Ok(()) if took > HEAD_START => Finding::warning(
             CHECK,
             format!("`{signer}` signs, and takes {} s", took.as_secs()),
-            "connections that take longer than 2 s are slow to come back",
+            "one that needs longer than 2 s can keep the robot from going back to a better endpoint",
         ),
         Ok(()) => Finding::ok(CHECK, format!("`{signer}` signs")),
     }
