@@ -105,3 +105,40 @@ impl Check<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::{Config, parse};
+    use super::*;
+
+    fn read(more: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let fingerprint = "00".repeat(32);
+        let text = format!(
+            "version: 1\nrelay: {{https: 'https://relay.example', ca_fingerprint: 'sha256:{fingerprint}'}}\n{more}"
+        );
+        let environment = variables.iter().copied().collect();
+        Ok(parse(&text, "FILE", &environment, "kiwi-01")?.config)
+    }
+
+    #[test]
+    fn a_signer_is_a_program_by_its_whole_path_and_stays_until_the_next_start() {
+        let mut config = read("", &[]).unwrap();
+        assert_eq!(config.signer, None);
+        let other = read("identity: {signer: [/bin/signer, '0x81000010']}\n", &[]).unwrap();
+        let shown = other.signer.as_ref().map(ToString::to_string);
+        assert_eq!(shown.as_deref(), Some("/bin/signer 0x81000010"));
+        let variable = ("LEKIWI_IDENTITY_SIGNER", "/bin/signer, 0x81000010");
+        assert_eq!(read("", &[variable]).unwrap().signer, other.signer);
+        assert_eq!(config.take(other), ["identity.signer"]);
+
+        let expected = "expected the absolute path of a program and its arguments";
+        for (signer, shown) in [("[]", ""), ("[signer, '0x81000010']", "signer")] {
+            let error = read(&format!("identity: {{signer: {signer}}}\n"), &[]).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("identity.signer in FILE: {expected}, got {shown:?}")
+            );
+        }
+    }
+}

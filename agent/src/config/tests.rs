@@ -133,7 +133,6 @@ fn variables_override_the_file() {
             ("LEKIWI_HARDWARE_ROOT", "/tmp/tree"),
             ("LEKIWI_HARDWARE_SERVO_PORTS", "/dev/pts/1, /dev/pts/2"),
             ("LEKIWI_DISCOVERY_MDNS", "false"),
-            ("LEKIWI_IDENTITY_SIGNER", "/bin/signer, 0x81000010"),
             ("LEKIWI_LOG", "debug"),
             ("LEKIWI_ROBTO_ID", "x"),
             ("PATH", "/bin"),
@@ -143,8 +142,6 @@ fn variables_override_the_file() {
     assert_eq!(loaded.config.robot_id.as_str(), "kiwi-02");
     assert!(loaded.config.relay.https.is_loopback() && !loaded.config.remove_token);
     assert!(!loaded.config.mdns);
-    let signer = loaded.config.signer.map(|signer| signer.to_string());
-    assert_eq!(signer.as_deref(), Some("/bin/signer 0x81000010"));
     assert_eq!(loaded.config.heartbeat, Duration::from_secs(5));
     assert_eq!(loaded.config.profile.to_string(), "xle-2wheel");
     let ports = ["/dev/pts/1", "/dev/pts/2"].map(std::path::PathBuf::from);
@@ -199,14 +196,6 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("telemetry: {metrics: {cpu_percent.0: {keep_alive_s: 0}}}\n"),
             "telemetry.metrics.cpu_percent.0.keep_alive_s in /etc/lekiwi/agent.yml: expected 1 to 86400 seconds, got 0",
-        ),
-        (
-            minimal("identity: {signer: [lekiwi-sign-tpm2, '0x81000010']}\n"),
-            "identity.signer in /etc/lekiwi/agent.yml: expected the absolute path of a program and its arguments, got \"lekiwi-sign-tpm2\"",
-        ),
-        (
-            minimal("identity: {signer: []}\n"),
-            "identity.signer in /etc/lekiwi/agent.yml: expected the absolute path of a program and its arguments, got \"\"",
         ),
         (
             minimal("zzz: 1\n"),
@@ -367,19 +356,13 @@ fn every_wrong_file_says_where_and_what_was_expected() {
 #[test]
 fn what_cannot_change_while_it_runs_is_named() {
     let mut config = read(&minimal("robot_id: kiwi-01\n"), &[]).unwrap().config;
-    let more = "robot_id: kiwi-02\nheartbeat_s: 5\nlog: debug\nprofiles_dir: /srv\nsocket: /run/other\nidentity: {signer: [/bin/signer]}\n\
+    let more = "robot_id: kiwi-02\nheartbeat_s: 5\nlog: debug\nprofiles_dir: /srv\nsocket: /run/other\n\
                 telemetry: {sample_s: 9, metrics: {cpu_percent: {deadband: 7}}}\n";
     let new = minimal(more).replace("relay.example", "other.example");
     let new = read(&new, &[]).unwrap().config;
     assert_eq!(
         config.take(new),
-        [
-            "robot_id",
-            "relay.https",
-            "relay.endpoints",
-            "identity.signer",
-            "socket"
-        ]
+        ["robot_id", "relay.https", "relay.endpoints", "socket"]
     );
     assert_eq!(config.robot_id.as_str(), "kiwi-01");
     assert_eq!(
