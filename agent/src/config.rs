@@ -6,6 +6,7 @@
 //!
 //! `reload` says what may change while the agent runs.
 
+mod check;
 mod checked;
 mod desired;
 mod environment;

@@ -7,6 +7,7 @@ mod migration;
 mod own;
 mod relay;
 mod ros;
+mod signer;
 mod stop;
 
 use std::fmt::Write as _;
@@ -162,9 +163,15 @@ async fn configured(root: &Path, config: &Config, checks: &mut Vec<Finding>) {
     checks.extend(own::state_folder(&config.state_dir));
     checks.push(own::clock(root));
     let now = Floor::load(config.state_dir.join("clock")).certificate_time();
-    let identity =
-        Store::new(&config.state_dir).load(&config.robot_id, config.relay.ca_fingerprint, now);
+    let identity = Store::new(&config.state_dir, config.signer.clone()).load(
+        &config.robot_id,
+        config.relay.ca_fingerprint,
+        now,
+    );
     checks.push(own::identity(config, &identity, now));
+    if let Some(signer) = &config.signer {
+        checks.push(signer::examine(signer, identity.as_ref().ok()).await);
+    }
     checks.push(own::token(config, identity.is_ok()));
     let status = ipc::ask_status(&config.socket).await;
     checks.extend(own::agent(&status));

@@ -46,7 +46,7 @@ use crate::discovery::Discovery;
 use crate::estop::Estop;
 use crate::hardware;
 use crate::health::Monitor;
-use crate::identity::{EnrolError, Enrolment, Identity, Store, enrol};
+use crate::identity::{EnrolError, Enrolment, Identity, enrol};
 use crate::ipc::{self, ConfigurationStatus};
 use crate::link::{Link, LinkEvent};
 use crate::machine::{self, Machine};
@@ -241,9 +241,10 @@ impl Driver {
         {
             log::warn!("the profile's rules are not taken: {}", chain(&error));
         }
+        let enrolment = enrolment(&config, &machine, &identification.profile);
         let enrolment = Enrolment {
-            store: Store::with_places(&config.state_dir, Places::new(kill_at)),
-            ..enrolment(&config, &machine, &identification.profile)
+            store: enrolment.store.with_places(Places::new(kill_at)),
+            ..enrolment
         };
         let boot_id = machine.boot_id().unwrap_or_default();
         if let Err(error) = enrolment.store.settle() {

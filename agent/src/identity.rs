@@ -1,6 +1,6 @@
 //! Who this robot is, cryptographically: a key made here that never leaves, a certificate from the
 //! relay's authority, and that authority itself, pinned by fingerprint. Files in the state folder,
-//! written atomically; the keys are 0600.
+//! written atomically; the keys are 0600, or not files at all: see [`Signer`].
 //!
 //! The next key and certificate lie beside the present ones until they are promoted: the key's rename first, then the
 //! certificate's. A next certificate without a next key is therefore a promotion that was interrupted, and counts.
@@ -12,7 +12,9 @@
 mod certificate;
 mod enrolment;
 mod est;
+mod key;
 mod renewal;
+mod signer;
 mod tls;
 
 use std::fs;
@@ -23,17 +25,20 @@ use std::sync::Arc;
 use lekiwi_agent_core::renewal::{Term, Which};
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
-use rcgen::KeyPair;
 use rustls::crypto::CryptoProvider;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 pub use certificate::{CertificateError, is_root};
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};
 pub use renewal::renew;
-pub use tls::{BrokerTls, https};
+pub use signer::{Signer, SignerError};
+pub use tls::{BrokerTls, Tls, https};
+
+use key::{Key, Keys};
+use renewal::remove;
 
 use crate::storage::{Places, write_atomically};
 
@@ -85,7 +90,7 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
-    key: PrivatePkcs8KeyDer<'static>,
+    key: Key,
     authorities: Vec<CertificateDer<'static>>,
     /// The certificate's number: lower-case hex digits, without leading zeros.
     pub serial: String,
@@ -114,33 +119,34 @@ fn provider() -> Arc<CryptoProvider> {
 /// The files.
 #[derive(Debug, Clone)]
 pub struct Store {
-    key: PathBuf,
+    keys: Keys,
     certificate: PathBuf,
     authority: PathBuf,
     /// Authorities beside the pinned one.
     anchors: PathBuf,
-    next_key: PathBuf,
     next_certificate: PathBuf,
     places: Arc<Places>,
 }
 
 impl Store {
-    /// In this folder.
+    /// In this folder; the key too, unless a program signs with it.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
-        Self::with_places(state_dir, Places::default())
-    }
-
-    /// The same, with `places` between a renewal's steps.
-    pub(crate) fn with_places(state_dir: &Path, places: Places) -> Self {
+    pub fn new(state_dir: &Path, signer: Option<Signer>) -> Self {
         Self {
-            key: state_dir.join("key.pem"),
+            keys: Keys::new(state_dir, signer),
             certificate: state_dir.join("cert.pem"),
             authority: state_dir.join("ca.pem"),
             anchors: state_dir.join("anchors.pem"),
-            next_key: state_dir.join("next-key.pem"),
             next_certificate: state_dir.join("next-cert.pem"),
+            places: Arc::default(),
+        }
+    }
+
+    /// The same, with `places` between a renewal's steps.
+    pub(crate) fn with_places(self, places: Places) -> Self {
+        Self {
             places: Arc::new(places),
+            ..self
         }
     }
 
@@ -165,10 +171,7 @@ impl Store {
         pinned: Fingerprint,
         now: Timestamp,
     ) -> Result<Identity, IdentityError> {
-        let key = read_key(match which {
-            Which::Present => &self.key,
-            Which::Next => &self.next_key,
-        })?;
+        let key = self.keys.load(which)?;
         let authorities = self.authorities(pinned)?;
         let path = match which {
             Which::Present if !self.is_promoting() => &self.certificate,
@@ -184,7 +187,7 @@ impl Store {
             })?;
         Ok(Identity {
             chain,
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            key,
             authorities,
             serial: facts.serial,
             not_before: facts.not_before,
@@ -227,27 +230,6 @@ impl Store {
         Ok(authorities)
     }
 
-    /// The key: the one that is there, or a new one, on disk before it is used. An enrolment that was
-    /// interrupted asks again with the same key, and gets the same certificate. One that is no key any more is
-    /// set aside: whoever comes here has a token for a new one.
-    fn key(&self) -> Result<KeyPair, IdentityError> {
-        match read_key(&self.key) {
-            Err(IdentityError::Missing(_)) => {}
-            Err(error @ IdentityError::Malformed { .. }) => {
-                let aside = self.key.with_extension("pem.damaged");
-                fs::rename(&self.key, &aside).map_err(|source| IdentityError::File {
-                    path: aside.clone(),
-                    source,
-                })?;
-                log::warn!("{error}: moved to {}, a new key is made", aside.display());
-            }
-            other => return other,
-        }
-        let key = KeyPair::generate().map_err(|_| malformed(&self.key, "room for a new key"))?;
-        write(&self.key, key.serialize_pem().as_bytes(), 0o600)?;
-        Ok(key)
-    }
-
     fn keep(
         &self,
         chain: &[CertificateDer<'_>],
@@ -256,19 +238,13 @@ impl Store {
         // The certificate last: with it the robot counts as enrolled.
         write(
             &self.authority,
-            certificate::pem(std::slice::from_ref(authority)).as_bytes(),
+            certificate::certificates_pem(std::slice::from_ref(authority)).as_bytes(),
             0o644,
         )?;
-        write(&self.certificate, certificate::pem(chain).as_bytes(), 0o644)
+        let pem = certificate::certificates_pem(chain);
+        write(&self.certificate, pem.as_bytes(), 0o644)?;
+        self.keys.former().iter().try_for_each(|path| remove(path))
     }
-}
-
-fn read_key(path: &Path) -> Result<KeyPair, IdentityError> {
-    let text = read(path)?;
-    std::str::from_utf8(&text)
-        .ok()
-        .and_then(|pem| KeyPair::from_pem(pem).ok())
-        .ok_or_else(|| malformed(path, "a P-256 key as PEM"))
 }
 
 fn malformed(path: &Path, expected: &'static str) -> IdentityError {

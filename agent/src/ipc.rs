@@ -92,6 +92,9 @@ pub struct Status {
     /// The certificate, and the next one.
     #[serde(default)]
     pub renewal: RenewalStatus,
+    /// The program that signs with the robot's key; absent where a file has the key, and from older agents.
+    #[serde(default)]
+    pub signer: Option<String>,
     /// Events that wait for the relay.
     pub outbox: OutboxStatus,
     /// Which configuration runs.

@@ -19,20 +19,19 @@ use lekiwi_agent_core::race::{HEAD_START, Race};
 use lekiwi_protocol::trace::TraceParent;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill};
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::clock;
 use crate::config::Address;
 use crate::dial::{DialError, Dialer};
 use crate::estop::Estop;
+use crate::identity::Tls;
 pub use wire::SessionError;
 use wire::{Heard, Request, Wire};
 
@@ -152,7 +151,7 @@ pub struct Way {
     /// TCP.
     pub dialer: Arc<Dialer>,
     /// TLS: certificates, and sessions to resume.
-    pub tls: Arc<ClientConfig>,
+    pub tls: Tls,
 }
 
 /// Who connects where, and what is said when the connection breaks.
@@ -398,8 +397,7 @@ async fn secure(way: &Way, to: &Address) -> Result<(TlsStream<TcpStream>, Durati
     let tcp = way.dialer.dial(to).await?;
     let latency = clock::now().saturating_duration_since(began);
     let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
-    let connector = TlsConnector::from(way.tls.clone());
-    let stream = connector.connect(name, tcp).await.map_err(|error| {
+    let stream = way.tls.connect(name, tcp).await.map_err(|error| {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
         match tls {
             Some(rustls::Error::InvalidCertificate(_)) => Trouble::Untrusted {

@@ -526,7 +526,7 @@ fn setup_failure(error: &SetupError) -> Failure {
 
 async fn enrol_once(config: &Config, within: Duration) -> Result<(), Failure> {
     let mut floor = Floor::load(config.state_dir.join("clock"));
-    let store = Store::new(&config.state_dir);
+    let store = Store::new(&config.state_dir, config.signer.clone());
     let now = floor.certificate_time();
     if let Ok(identity) = store.load(&config.robot_id, config.relay.ca_fingerprint, now) {
         print(&format!(

@@ -1,7 +1,8 @@
 //! Runs external programs: with the end of their output kept, and limits on their whole time and on their
-//! silence. A program's process group goes with it when it is stopped or given up. Used by the setup and
-//! by commands.
+//! silence. A program's process group goes with it when it is stopped or given up. Used by the setup, by
+//! commands, and to ask a program that has the robot's key.
 
+mod exchange;
 mod process;
 
 use std::io;
@@ -14,6 +15,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock;
+pub(crate) use exchange::exchange;
 pub(crate) use process::{Process, end_with_us, reap};
 
 /// How much of the end of a program's output is kept, in bytes.

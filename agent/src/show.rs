@@ -42,6 +42,9 @@ pub(crate) fn status(status: &Status, json: bool) -> Result<(), Failure> {
         outbox.last_seq,
         outbox.late_samples,
     ));
+    if let Some(signer) = &status.signer {
+        print(&format!("key          by `{signer}`"));
+    }
     let configuration = &status.configuration;
     if configuration.desired > 0 {
         print(&format!(
@@ -104,4 +107,7 @@ pub(crate) fn configuration(config: &Config, path: &Path) {
         config.heartbeat.as_secs(),
         config.sample.as_secs(),
     ));
+    if let Some(signer) = &config.signer {
+        print(&format!("key        by `{signer}`"));
+    }
 }

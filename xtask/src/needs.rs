@@ -97,6 +97,11 @@ pub(crate) const TEST: &[Need] = &[
         "shows what an authenticator would",
     ),
     need(
+        &["softhsm2-util", "pkcs11-tool", "swtpm", "tpm2_sign"],
+        &["softhsm2", "opensc", "swtpm", "tpm2-tools"],
+        "keeps a robot's key where no file has it",
+    ),
+    need(
         &["cloud-init"],
         &["cloud-init"],
         "judges the seeds of cards",

@@ -17,9 +17,11 @@ use lekiwi_protocol::trace::Sample;
 use lekiwi_protocol::{Org, ProfileName, RobotId};
 use log::LevelFilter;
 
+use super::check::Check;
 use super::{
     ConfigError, DEFAULT_SOCKET, DEFAULT_STATE_DIR, DEFAULT_TRUST, Environment, from_hostname, raw,
 };
+use crate::identity::Signer;
 
 /// The one version of the file that there is.
 const VERSION: u32 = 1;
@@ -47,6 +49,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// Whether it is removed then.
     pub remove_token: bool,
+    /// The program that signs with this robot's key; a file has the key when absent.
+    pub signer: Option<Signer>,
     /// Where the root of trust is pinned, if it is.
     pub trust_file: PathBuf,
     /// Where key, certificates and outbox are.
@@ -173,7 +177,7 @@ impl Address {
                 .is_ok_and(|ip| ip.is_loopback())
     }
 
-    fn parse(text: &str, scheme: &str, default_port: u16) -> Option<Self> {
+    pub(super) fn parse(text: &str, scheme: &str, default_port: u16) -> Option<Self> {
         let rest = text.strip_prefix(scheme)?.strip_prefix("://")?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = match rest.split_once(':') {
@@ -255,6 +259,11 @@ pub(super) fn check(
         relay,
         token_file,
         remove_token: raw.enrolment.remove_token.unwrap_or(true),
+        signer: raw
+            .identity
+            .signer
+            .map(|signer| check.signer(signer))
+            .transpose()?,
         trust_file: check.path("trust_file", raw.trust_file, DEFAULT_TRUST)?,
         state_dir,
         socket,
@@ -506,91 +515,5 @@ pub(super) fn over(upper: MetricRule, lower: MetricRule) -> MetricRule {
         alert_above: alert(upper.alert_above, lower.alert_above),
         alert_below: alert(upper.alert_below, lower.alert_below),
         alert_clear: alert(upper.alert_clear, lower.alert_clear),
-    }
-}
-
-struct Check<'a> {
-    origin: &'a str,
-    environment: &'a Environment,
-}
-
-impl Check<'_> {
-    fn wrong(&self, key: &str, reason: &str) -> ConfigError {
-        let variable = format!("LEKIWI_{}", key.replace('.', "_").to_uppercase());
-        let (key, origin) = match self.environment.value(&variable) {
-            Some(_) => (variable, "the environment".to_owned()),
-            None => (key.to_owned(), self.origin.to_owned()),
-        };
-        ConfigError::Value {
-            key,
-            origin,
-            reason: reason.to_owned(),
-        }
-    }
-
-    fn name<T, E: fmt::Display>(
-        &self,
-        key: &str,
-        text: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<T, ConfigError> {
-        parse(text).map_err(|error| self.wrong(key, &error.to_string()))
-    }
-
-    fn address(
-        &self,
-        key: &str,
-        text: &str,
-        scheme: &str,
-        port: u16,
-    ) -> Result<Address, ConfigError> {
-        Address::parse(text, scheme, port).ok_or_else(|| {
-            let reason =
-                format!("expected {scheme}://HOST:PORT with a name or IPv4 address, got {text:?}");
-            self.wrong(key, &reason)
-        })
-    }
-
-    fn path(&self, key: &str, text: Option<String>, default: &str) -> Result<PathBuf, ConfigError> {
-        let path = PathBuf::from(text.as_deref().unwrap_or(default));
-        if path.is_absolute() {
-            Ok(path)
-        } else {
-            let reason = format!(
-                "expected an absolute path, got {:?}",
-                path.display().to_string()
-            );
-            Err(self.wrong(key, &reason))
-        }
-    }
-
-    /// `LEKIWI_LOG` comes before the file, and is complained of elsewhere.
-    fn level(&self, text: Option<String>) -> Result<LevelFilter, ConfigError> {
-        let text = text.unwrap_or_else(|| "info".to_owned());
-        let level = text.parse().map_err(|_| {
-            let reason = format!("expected error, warn, info, debug or trace, got {text:?}");
-            self.wrong("log", &reason)
-        })?;
-        let variable = self.environment.value("LEKIWI_LOG");
-        Ok(variable
-            .and_then(|level| level.parse().ok())
-            .unwrap_or(level))
-    }
-
-    fn seconds(
-        &self,
-        key: &str,
-        value: Option<u64>,
-        default: u64,
-        range: &RangeInclusive<u64>,
-    ) -> Result<Duration, ConfigError> {
-        let seconds = value.unwrap_or(default);
-        if range.contains(&seconds) {
-            Ok(Duration::from_secs(seconds))
-        } else {
-            let (least, most) = (range.start(), range.end());
-            let reason = format!("expected {least} to {most} seconds, got {seconds}");
-            Err(self.wrong(key, &reason))
-        }
     }
 }

@@ -36,7 +36,7 @@ enum Field<'a> {
     List(&'a mut Option<Vec<String>>),
 }
 
-const OVERRIDES: [(&str, Target); 21] = [
+const OVERRIDES: [(&str, Target); 22] = [
     ("LEKIWI_ROBOT_ID", |c| Field::Text(&mut c.robot_id)),
     ("LEKIWI_ORG", |c| Field::Text(&mut c.org)),
     ("LEKIWI_PROFILE", |c| Field::Text(&mut c.profile)),
@@ -64,6 +64,9 @@ const OVERRIDES: [(&str, Target); 21] = [
     }),
     ("LEKIWI_ENROLMENT_REMOVE_TOKEN", |c| {
         Field::Flag(&mut c.enrolment.remove_token)
+    }),
+    ("LEKIWI_IDENTITY_SIGNER", |c| {
+        Field::List(&mut c.identity.signer)
     }),
     ("LEKIWI_TRUST_FILE", |c| Field::Text(&mut c.trust_file)),
     ("LEKIWI_STATE_DIR", |c| Field::Text(&mut c.state_dir)),

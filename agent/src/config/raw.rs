@@ -18,6 +18,8 @@ pub(super) struct Config {
     pub(super) relay: Relay,
     #[serde(default)]
     pub(super) enrolment: Enrolment,
+    #[serde(default)]
+    pub(super) identity: Identity,
     pub(super) trust_file: Option<String>,
     pub(super) state_dir: Option<String>,
     pub(super) socket: Option<String>,
@@ -84,6 +86,12 @@ pub(super) struct Endpoint {
 pub(super) struct Enrolment {
     pub(super) token_file: Option<String>,
     pub(super) remove_token: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) signer: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -65,6 +65,7 @@ impl Config {
                 "enrolment.remove_token",
                 old.remove_token != new.remove_token,
             ),
+            ("identity.signer", old.signer != new.signer),
             ("trust_file", old.trust_file != new.trust_file),
             ("state_dir", old.state_dir != new.state_dir),
             ("socket", old.socket != new.socket),

@@ -164,7 +164,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("heartbeat: 30\n"),
             "unknown key \"heartbeat\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
+             profile, profiles_dir, hardware, relay, enrolment, identity, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration\n  (hint: did you mean \"heartbeat_s\"?)",
         ),
         (
             minimal("telemetry:\n  metrics:\n    cpu: {deadband: 1}\n"),
@@ -200,7 +200,7 @@ fn every_wrong_file_says_where_and_what_was_expected() {
         (
             minimal("zzz: 1\n"),
             "unknown key \"zzz\" at /etc/lekiwi/agent.yml:5:1, expected one of version, robot_id, org, \
-             profile, profiles_dir, hardware, relay, enrolment, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
+             profile, profiles_dir, hardware, relay, enrolment, identity, trust_file, state_dir, socket, heartbeat_s, log, telemetry, traces, discovery, migration",
         ),
         (
             minimal("heartbeat_s: soon\n"),

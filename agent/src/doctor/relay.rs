@@ -7,7 +7,6 @@ use lekiwi_protocol::Timestamp;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio_rustls::TlsConnector;
 
 use super::{Finding, Verdict};
 use crate::config::{Address, Config};
@@ -167,7 +166,7 @@ async fn broker(
         let mut tls = BrokerTls::default();
         let tls = tls.config(identity, now).map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-        let mut stream = TlsConnector::from(tls).connect(name, tcp).await?;
+        let mut stream = tls.connect(name, tcp).await?;
         ask(&mut stream, config.robot_id.as_str()).await
     };
     match within(shown).await {

@@ -23,6 +23,7 @@ impl Driver {
             last_telemetry: self.last_telemetry,
             certificate_not_after: self.not_after,
             renewal: self.renewing.status(),
+            signer: self.config.signer.as_ref().map(ToString::to_string),
             outbox: OutboxStatus {
                 pending: self.outbox.len(),
                 late_samples: self.outbox.late(),

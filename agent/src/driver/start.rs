@@ -62,7 +62,7 @@ pub fn lock(config: &Config) -> Result<Lock, StartError> {
 #[must_use]
 pub fn enrolment(config: &Config, machine: &Machine, profile: &str) -> Enrolment {
     Enrolment {
-        store: Store::new(&config.state_dir),
+        store: Store::new(&config.state_dir, config.signer.clone()),
         relay: config.relay.https.clone(),
         proxy: config.relay.proxy.clone(),
         ca_fingerprint: config.relay.ca_fingerprint,

@@ -4,12 +4,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use der::{Decode, Encode};
 use lekiwi_protocol::{RobotId, Timestamp};
-use rcgen::{DistinguishedName, DnType, KeyPair, PublicKeyData};
+use rcgen::{DistinguishedName, DnType};
 use rustls_pki_types::CertificateDer;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 
+use super::key::Key;
 use super::provider;
 use crate::clock::unix_time;
 
@@ -63,7 +64,7 @@ pub(super) fn check(
     chain: &[CertificateDer<'_>],
     authorities: &[CertificateDer<'_>],
     robot: &RobotId,
-    key: &KeyPair,
+    key: &Key,
     now: Timestamp,
 ) -> Result<Facts, CertificateError> {
     let (leaf, intermediates) = chain.split_first().ok_or(CertificateError::Malformed)?;
@@ -76,7 +77,7 @@ pub(super) fn check(
         });
     }
     let spki = parsed.tbs_certificate.subject_public_key_info.to_der();
-    if spki.ok().as_deref() != Some(&key.subject_public_key_info()[..]) {
+    if spki.ok().as_deref() != Some(&key.spki()[..]) {
         return Err(CertificateError::OtherKey);
     }
     let serial = hex::encode(parsed.tbs_certificate.serial_number.as_bytes());
@@ -170,15 +171,20 @@ fn text(value: &der::Any) -> Option<String> {
 }
 
 /// Certificates as PEM text.
-pub(super) fn pem(certificates: &[CertificateDer<'_>]) -> String {
+pub(super) fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
+    pem("CERTIFICATE", certificates)
+}
+
+/// As PEM text: whatever of this kind.
+pub(super) fn pem(kind: &str, all: &[impl AsRef<[u8]>]) -> String {
     let mut text = String::new();
-    for certificate in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in STANDARD.encode(certificate).as_bytes().chunks(64) {
+    for der in all {
+        text.push_str(&format!("-----BEGIN {kind}-----\n"));
+        for line in STANDARD.encode(der).as_bytes().chunks(64) {
             text.push_str(&String::from_utf8_lossy(line));
             text.push('\n');
         }
-        text.push_str("-----END CERTIFICATE-----\n");
+        text.push_str(&format!("-----END {kind}-----\n"));
     }
     text
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use lekiwi_protocol::pinned::Fingerprint;
 use lekiwi_protocol::{RobotId, Timestamp};
-use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rcgen::{DistinguishedName, DnType};
 use rustls_pki_types::CertificateDer;
 
 use super::est::{Client, EnrolError};
@@ -49,7 +49,7 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Identity, En
     let token = token(&enrolment.token_file)?;
     // One from before would take the place of what comes now.
     store.drop_next().map_err(EnrolError::Store)?;
-    let key = store.key().map_err(EnrolError::Store)?;
+    let key = store.keys.obtain().await?;
     let client = Client::new(
         enrolment.relay.clone(),
         enrolment.proxy.clone(),
@@ -61,7 +61,7 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Identity, En
     let mut authorities = vec![authority.clone()];
     let anchors = anchors(&authorities, named, &shown, now);
     authorities.extend_from_slice(&anchors);
-    let request = request(subject(enrolment), &key)?;
+    let request = key.request(subject(enrolment)).await?;
     let issued = client.enrol(robot_id.as_str(), &token, &request).await?;
     let chain = own_first(issued, &authorities, |leaf| {
         certificate::check(leaf, &authorities, robot_id, &key, now).is_ok()
@@ -121,19 +121,6 @@ fn subject(enrolment: &Enrolment) -> DistinguishedName {
         );
     }
     subject
-}
-
-/// PKCS#10 in DER.
-pub(super) fn request(
-    subject: DistinguishedName,
-    key: &rcgen::KeyPair,
-) -> Result<Vec<u8>, EnrolError> {
-    let mut parameters = CertificateParams::default();
-    parameters.distinguished_name = subject;
-    parameters
-        .serialize_request(key)
-        .map(|request| request.der().to_vec())
-        .map_err(|error| EnrolError::Relay(error.to_string()))
 }
 
 /// PKCS#7 holds a set, sorted by encoding: the robot's own certificate goes first, the authorities out.

@@ -18,11 +18,10 @@ use hyper_util::rt::TokioIo;
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::Problem;
 use lekiwi_protocol::pinned::{Fingerprint, Verifier};
-use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio_rustls::TlsConnector;
 
-use super::{CertificateError, Identity, IdentityError, provider, tls};
+use super::tls::Tls;
+use super::{CertificateError, Identity, IdentityError, SignerError, provider, tls};
 use crate::config::Address;
 use crate::dial::Dialer;
 
@@ -99,6 +98,9 @@ pub enum EnrolError {
     /// The new certificate is not the one that was asked for.
     #[error("the relay issued a certificate that is of no use")]
     BadCertificate(#[source] CertificateError),
+    /// The program that has the robot's key does not sign.
+    #[error("the robot's key is of no use")]
+    Signer(#[from] SignerError),
     /// Key or certificates cannot be kept.
     #[error("the robot's key and certificate cannot be kept")]
     Store(#[source] IdentityError),
@@ -134,6 +136,10 @@ impl EnrolError {
                 "the relay's certificate must name the host in relay.https, and be valid now"
                     .to_owned()
             }
+            Self::Signer(_) => {
+                "identity.signer is the program that signs; `lekiwi-agent doctor` tries it"
+                    .to_owned()
+            }
             Self::Refused { slug, hint, .. } => match (slug.as_str(), hint) {
                 (_, Some(hint)) => hint.clone(),
                 ("token-expired", None) => format!("tokens live 24 h; {make}"),
@@ -156,7 +162,7 @@ pub(super) struct Client {
     expected: Fingerprint,
     /// Where only the pinned authority is known.
     verifier: Option<Arc<Verifier>>,
-    tls: TlsConnector,
+    tls: Tls,
 }
 
 /// What a relay answered, and the certificates that it showed, its own first.
@@ -187,7 +193,7 @@ impl Client {
             dialer: Dialer::new(proxy),
             expected,
             verifier: Some(verifier),
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: Tls::local(tls),
         })
     }
 
@@ -196,14 +202,14 @@ impl Client {
         address: Address,
         proxy: Option<Address>,
         expected: Fingerprint,
-        tls: ClientConfig,
+        tls: Tls,
     ) -> Self {
         Self {
             address,
             dialer: Dialer::new(proxy),
             expected,
             verifier: None,
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls,
         }
     }
 
@@ -299,6 +305,9 @@ impl Client {
         let name = ServerName::try_from(self.address.host.clone())
             .map_err(|error| unreachable(io::Error::other(error)))?;
         let stream = self.tls.connect(name, tcp).await.map_err(|source| {
+            if let Some(error) = SignerError::of(&source) {
+                return error.into();
+            }
             let shown = self.verifier.as_ref().and_then(|known| known.take_shown());
             match (shown, source.kind()) {
                 (Some(actual), _) => EnrolError::WrongAuthority {

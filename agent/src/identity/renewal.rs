@@ -6,18 +6,15 @@ use std::io;
 use std::path::Path;
 
 use lekiwi_protocol::Timestamp;
-use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::CertificateDer;
 
-use super::enrolment::{own_first, request};
+use super::enrolment::own_first;
 use super::est::{Client, EnrolError};
-use super::{
-    Enrolment, IdentityError, Store, certificate, certificates, https, malformed, provider,
-    read_key, write,
-};
+use super::key::{Key, Keys};
+use super::{Enrolment, IdentityError, Store, certificate, certificates, https, provider, write};
 use crate::clock::unix_time;
 
 /// Most authorities that are kept beside the pinned one.
@@ -54,7 +51,8 @@ pub async fn renew(enrolment: &Enrolment, now: Timestamp) -> Result<(), EnrolErr
         .map_err(EnrolError::Store)?;
 
     let key = store.next_key().map_err(EnrolError::Store)?;
-    let issued = client.reenrol(&request(subject, &key)?).await;
+    let request = key.request(subject).await?;
+    let issued = client.reenrol(&request).await;
     // The same key may ask again; where it is not wanted, or gets something useless, another one does.
     let checked = issued.and_then(|issued| {
         let chain = own_first(issued, &authorities, |leaf| {
@@ -122,12 +120,12 @@ fn is_signed_by(
 impl Store {
     /// Whether there is a next certificate that may be promoted.
     pub(crate) fn has_next(&self) -> bool {
-        self.next_certificate.exists() && self.next_key.exists()
+        self.next_certificate.exists() && self.keys.has_next()
     }
 
     /// Whether the next key counts already, and its certificate has yet to take its place.
     pub(super) fn is_promoting(&self) -> bool {
-        self.next_certificate.exists() && !self.next_key.exists()
+        self.next_certificate.exists() && !self.keys.has_next()
     }
 
     /// Goes on with a promotion that was interrupted.
@@ -140,9 +138,11 @@ impl Store {
 
     /// The next key and certificate take the place of the present ones.
     pub(crate) fn promote(&self) -> Result<(), IdentityError> {
-        if !self.is_promoting() {
+        if let Keys::Files { present, next } = &self.keys
+            && !self.is_promoting()
+        {
             self.places.pass();
-            rename(&self.next_key, &self.key)?;
+            rename(next, present)?;
         }
         self.places.pass();
         rename(&self.next_certificate, &self.certificate)?;
@@ -152,34 +152,28 @@ impl Store {
 
     /// Forgets the next key and its certificate; the certificate first, for alone it would count.
     pub(crate) fn drop_next(&self) -> Result<(), IdentityError> {
-        for path in [&self.next_certificate, &self.next_key] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(file(path, error));
-                }
-                _ => {}
-            }
+        remove(&self.next_certificate)?;
+        match &self.keys {
+            Keys::Files { next, .. } => remove(next),
+            Keys::Signer { .. } => Ok(()),
         }
-        Ok(())
     }
 
     /// The one that is there, or a new one.
-    fn next_key(&self) -> Result<KeyPair, IdentityError> {
-        if let Ok(key) = read_key(&self.next_key) {
-            return Ok(key);
-        }
-        let key = KeyPair::generate().map_err(|_| malformed(&self.next_key, "room for a key"))?;
-        self.places.pass();
-        write(&self.next_key, key.serialize_pem().as_bytes(), 0o600)?;
-        self.places.pass();
-        Ok(key)
+    fn next_key(&self) -> Result<Key, IdentityError> {
+        self.keys.next(|path, pem| {
+            self.places.pass();
+            write(path, pem, 0o600)?;
+            self.places.pass();
+            Ok(())
+        })
     }
 
     fn keep_next(&self, chain: &[CertificateDer<'_>]) -> Result<(), IdentityError> {
         self.places.pass();
         write(
             &self.next_certificate,
-            certificate::pem(chain).as_bytes(),
+            certificate::certificates_pem(chain).as_bytes(),
             0o644,
         )?;
         self.places.pass();
@@ -197,7 +191,8 @@ impl Store {
             "{} authorities are trusted beside the pinned one",
             anchors.len()
         );
-        write(&self.anchors, certificate::pem(anchors).as_bytes(), 0o644)
+        let pem = certificate::certificates_pem(anchors);
+        write(&self.anchors, pem.as_bytes(), 0o644)
     }
 }
 
@@ -208,6 +203,14 @@ fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| file(folder, error))
+}
+
+/// It may be gone already.
+pub(super) fn remove(path: &Path) -> Result<(), IdentityError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(path, error)),
+        _ => Ok(()),
+    }
 }
 
 fn file(path: &Path, source: io::Error) -> IdentityError {

@@ -25,7 +25,7 @@ fn robot(port: u16, authority: &Authority) -> Robot {
     let token_file = folder.path().join("token");
     fs::write(&token_file, "lkt_secret\n").unwrap();
     let enrolment = Enrolment {
-        store: Store::new(folder.path()),
+        store: Store::new(folder.path(), None),
         relay: Address {
             host: "127.0.0.1".to_owned(),
             port,

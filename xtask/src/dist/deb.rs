@@ -95,16 +95,19 @@ impl Tree<'_> {
         )?)
     }
 
-    /// A file, or the files of a folder.
+    /// A file, or the files of a folder. Scripts stay programs.
     fn copy_all(&self, source: &Path, destination: &str) -> Result<()> {
-        if !source.is_dir() {
-            return self.copy(source, destination, 0o644);
+        let found = std::fs::metadata(source)
+            .with_context(|| format!("could not pack {}", source.display()))?;
+        if found.is_file() {
+            let is_program = found.permissions().mode() & 0o100 != 0;
+            return self.copy(source, destination, if is_program { 0o755 } else { 0o644 });
         }
         for entry in std::fs::read_dir(source)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().context("expected a name in UTF-8")?;
-            self.copy(&entry.path(), &format!("{destination}/{name}"), 0o644)?;
+            self.copy_all(&entry.path(), &format!("{destination}/{name}"))?;
         }
         Ok(())
     }

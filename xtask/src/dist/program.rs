@@ -133,6 +133,7 @@ pub(super) const AGENT: Program = Program {
             "/usr/share/doc/lekiwi-agent/agent.example.yml",
         ),
         ("image/profiles", "/usr/share/lekiwi/profiles"),
+        ("agent/signers", "/opt/lekiwi-agent/signers"),
     ],
     units: &[
         "lekiwi-scrub.service",

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -21,7 +20,6 @@ use lekiwi_protocol::api::{PIECE_TYPE, Problem, REPR_DIGEST, UPLOAD_LENGTH, UPLO
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
@@ -157,8 +155,7 @@ impl<'a> Upload<'a> {
         let address = &enrolment.relay;
         let name = ServerName::try_from(address.host.clone()).map_err(passing)?;
         let tcp = self.dialer.dial(address).await.map_err(passing)?;
-        let connector = TlsConnector::from(Arc::new(tls));
-        connector.connect(name, tcp).await.map_err(passing)
+        tls.connect(name, tcp).await.map_err(passing)
     }
 
     async fn pieces(&mut self, mut sender: SendRequest<Full<Bytes>>) -> Result<(), Trouble> {
@@ -279,7 +276,7 @@ mod tests {
         let way = Way {
             enrolment: Enrolment {
                 // There is no certificate: as bad as one that is not valid yet.
-                store: Store::new(folder.path()),
+                store: Store::new(folder.path(), None),
                 relay: address,
                 proxy: None,
                 ca_fingerprint: format!("sha256:{}", "00".repeat(32)).parse().unwrap(),
