@@ -275,12 +275,34 @@ pub struct CertificateStatus {
     pub kind: CertificateKind,
     /// SHA-256 of its public key (SPKI).
     pub key: [u8; 32],
+    /// Begin of validity.
+    pub not_before_ms: u64,
     /// End of validity.
     pub not_after_ms: u64,
     /// Whether it was revoked.
     pub revoked: bool,
     /// Whether it renews one that goes on counting until this one is used.
     pub is_unused: bool,
+}
+
+/// The certificate that a robot has in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Its serial (lower-case hex, no leading zeros).
+    pub serial: Box<str>,
+    /// Begin of validity.
+    pub not_before_ms: u64,
+    /// End of validity; it may be over.
+    pub not_after_ms: u64,
+}
+
+impl InUse {
+    /// Whether less than a sixth of its life is left: a robot asks for the next one with a third left, and again and again.
+    #[must_use]
+    pub fn is_ending(&self, now_ms: u64) -> bool {
+        let life_ms = self.not_after_ms.saturating_sub(self.not_before_ms);
+        now_ms >= self.not_after_ms.saturating_sub(life_ms / 6)
+    }
 }
 
 /// A certificate and its place among those of its owner.
