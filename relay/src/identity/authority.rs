@@ -236,6 +236,12 @@ impl Authority {
         &self.certificate
     }
 
+    /// End of its validity, milliseconds since the epoch.
+    #[must_use]
+    pub fn not_after_ms(&self) -> u64 {
+        self.not_after_ms
+    }
+
     /// The root certificate for people and files.
     #[must_use]
     pub fn certificate_pem(&self) -> String {

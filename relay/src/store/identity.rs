@@ -173,7 +173,9 @@ fn newest(certificates: &HashMap<Box<str>, CertificateStatus>) -> InUseByName {
     for (serial, status) in certificates {
         let counts = status.kind == CertificateKind::Robot && !status.revoked && !status.is_unused;
         let name = &*status.common_name;
-        let is_later = |known: &InUse| known.not_after_ms < status.not_after_ms;
+        // Of two that end together always the same one.
+        let is_later =
+            |known: &InUse| (known.not_after_ms, &known.serial) < (status.not_after_ms, serial);
         if counts && in_use.get(name).is_none_or(is_later) {
             let found = InUse {
                 serial: serial.clone(),

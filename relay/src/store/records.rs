@@ -488,3 +488,20 @@ pub struct Credential {
     /// The hash with its salt and parameters.
     pub hash: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_sixth_of_a_certificates_life_is_its_end() {
+        let certificate = InUse {
+            serial: "aa".into(),
+            not_before_ms: 1_000,
+            not_after_ms: 7_000,
+        };
+        for (now_ms, is_ending) in [(0, false), (5_999, false), (6_000, true), (9_000, true)] {
+            assert_eq!(certificate.is_ending(now_ms), is_ending, "{now_ms}");
+        }
+    }
+}
