@@ -322,7 +322,7 @@ mod tests {
         let now = Timestamp::from_ms(clock::steady_ms());
         ingest.alert_desk.write().robot(now, &robot, "lekiwi");
         ingest.alert_desk.write().lead(now, true);
-        let mut said = |now_ms| {
+        let said = |now_ms| {
             ingest.look_at_certificates(now_ms);
             ingest.alert_desk.write().poll_output()
         };
