@@ -209,16 +209,19 @@ pub enum RobotCondition {
     TeleoperatedByNobody,
     /// Two operators drive it at once.
     TeleoperationContention,
+    /// Less than a sixth of its certificate's life is left, and it has no other one.
+    CertificateEnding,
 }
 
 impl RobotCondition {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Offline,
         Self::Unhealthy,
         Self::ClockUnsynchronized,
         Self::TeleoperatedByNobody,
         Self::TeleoperationContention,
+        Self::CertificateEnding,
     ];
 
     /// The condition in words, behind "the robot".
@@ -230,6 +233,7 @@ impl RobotCondition {
             Self::ClockUnsynchronized => "has a clock that was not set from the network",
             Self::TeleoperatedByNobody => "is driven, and nobody knows by whom",
             Self::TeleoperationContention => "is driven by two operators at once",
+            Self::CertificateEnding => "has a certificate that ends soon and was not renewed",
         }
     }
 }
