@@ -32,6 +32,7 @@ mod program;
 mod prometheus;
 #[path = "../support/secrets.rs"]
 mod secrets;
+mod slow;
 mod standing;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mod.rs"]
