@@ -34,6 +34,7 @@ mod prometheus;
 mod rollover;
 #[path = "../support/secrets.rs"]
 mod secrets;
+mod slow;
 mod standing;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mod.rs"]
