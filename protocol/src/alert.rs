@@ -120,8 +120,7 @@ pub struct Threshold {
     /// Holds below this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below: Option<f64>,
-    /// Once it holds, it does so until the value has come back to this one (hysteresis); the level itself
-    /// when absent.
+    /// Once it holds, it does so until the value has come back to this one (hysteresis); the level itself when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<f64>,
 }

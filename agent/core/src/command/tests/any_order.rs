@@ -50,7 +50,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let now = Instant::now();
+        let now = Robot::new().now;
         Self {
             now,
             boot: BOOT,
