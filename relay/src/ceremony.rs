@@ -191,7 +191,7 @@ pub fn retire(location: &Location, options: &CaRetire) -> Exit {
             more => format!(" and {more} more"),
         };
         ui::note(&format!(
-            "error: expected nobody with a certificate of the authority before, found {}{and_more}\n  (hint: robots change over when they renew, `lekiwi-agent renew` on one does it now; revoke what nobody uses with `lekiwi identity revoke`; --force leaves them behind)\n",
+            "error: expected nobody with a certificate of the authority before, found {}{and_more}\n  (hint: robots change over when they renew, `lekiwi identity rotate` has them do it now; revoke what nobody uses with `lekiwi identity revoke`; --force leaves them behind)\n",
             left[..left.len().min(NAMES)].join(", "),
         ));
         return Exit::Failure;
