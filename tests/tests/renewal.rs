@@ -2,7 +2,7 @@
 //! With `LEKIWI_SLOW=1` certificates of two minutes end again and again, and the fleet is a large one.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -149,6 +149,21 @@ impl Site {
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{arguments:?}: {error}");
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What `lekiwi` says that is asked to stop after this time.
+    fn interrupted(&self, home: &Path, arguments: &[&str], after: Duration) -> Result<String> {
+        let lekiwi = Command::new(target("lekiwi", "lekiwi-cli")?)
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        std::thread::sleep(after);
+        let asked = Command::new("kill")
+            .args(["-INT", &lekiwi.id().to_string()])
+            .status()?;
+        ensure!(asked.success(), "expected lekiwi to run");
+        Ok(String::from_utf8(lekiwi.wait_with_output()?.stdout)?)
     }
 
     /// All commands of the robot, the newest first, once they have ended.
@@ -352,6 +367,21 @@ async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> R
             "at place {place}: expected {serial}, got {newest:?}"
         );
     }
+    // Whoever stops the asking is told who was not asked; who stops it before it begins is told nothing.
+    let late = [&rotate[..], &["--over", "7d"]].concat();
+    let deadline = Instant::now() + PATIENCE;
+    let mut after = Duration::from_millis(100);
+    let told = loop {
+        let told = site.interrupted(home.path(), &late, after)?;
+        if !told.is_empty() {
+            break serde_json::from_str::<Value>(&told)?;
+        }
+        ensure!(Instant::now() < deadline, "expected it to begin");
+        after *= 2;
+    };
+    let unasked = json!({ "robots": [{ "robot_id": "kiwi-01", "outcome": "not_sent" }] });
+    ensure!(told == unasked, "got {told}");
+    ensure!(site.commands().await?.len() == asked);
     let events = site.events().await?;
     let ends = events
         .iter()
