@@ -352,6 +352,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_meant_by_accident() {
+        for line in ["", " kiwi-01 --all", " --all --group hall", " --wait --yes"] {
+            let line = format!("lekiwi identity rotate{line}");
+            let parsed = args::Arguments::try_parse_from(line.split(' '));
+            assert!(parsed.is_err_and(|error| error.use_stderr()), "{line}");
+        }
+    }
+
+    #[test]
     fn turns_are_anywhere_in_the_time_and_in_their_order() {
         let over = Duration::from_secs(100);
         let mut numbers = [u64::MAX, 0, u64::MAX / 2].into_iter();
