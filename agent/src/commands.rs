@@ -19,7 +19,7 @@ use lekiwi_protocol::message::command::UNIT;
 use lekiwi_protocol::message::{Arguments, Command, CommandStatus, Op};
 use lekiwi_protocol::profile::Profile;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -69,6 +69,8 @@ pub enum Task {
     Execute(Uuid, Op),
     /// Call [`Commands::upload`], with the way to the relay.
     Upload(Uuid, Op, Arguments),
+    /// Call [`Commands::renew`], with what will say how that ended.
+    Renew(Uuid),
     /// Tell the relay how far a command is.
     Say(Uuid, CommandStatus),
 }
@@ -182,6 +184,7 @@ impl Commands {
                     Op::CollectLogs | Op::ListPackages => {
                         return Some(Task::Upload(id, op, arguments));
                     }
+                    Op::RenewIdentity => return Some(Task::Renew(id)),
                     _ => self.execute(id, op, arguments),
                 },
                 Output::Abandon(id) => {
@@ -213,6 +216,14 @@ impl Commands {
         let place = self.place.clone();
         self.spawn(id, op, async move {
             logs::run(&place, &way, id, op, &arguments).await
+        });
+    }
+
+    /// Waits for the end of a renewal.
+    pub fn renew(&mut self, id: Uuid, end: oneshot::Receiver<Result<Arguments, String>>) {
+        self.spawn(id, Op::RenewIdentity, async move {
+            end.await
+                .unwrap_or_else(|_| Err("the renewal was given up".to_owned()))
         });
     }
 
@@ -263,9 +274,12 @@ async fn carry_out(
             std::future::pending().await
         }
         // Not done here.
-        Op::Ping | Op::FullState | Op::CollectLogs | Op::ListPackages | Op::Estop => {
-            Ok(Arguments::new())
-        }
+        Op::Ping
+        | Op::FullState
+        | Op::CollectLogs
+        | Op::ListPackages
+        | Op::RenewIdentity
+        | Op::Estop => Ok(Arguments::new()),
     }
 }
 

@@ -29,7 +29,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-pub use certificate::CertificateError;
+pub use certificate::{CertificateError, is_root};
 pub(crate) use enrolment::remove_token;
 pub use enrolment::{Enrolment, enrol};
 pub use est::{EnrolError, certs_only, probe};

@@ -81,7 +81,8 @@ It comes back only by a token of its own: lekiwi token create --robot kiwi-01")]
   lekiwi command kiwi-01 reboot
 
 Operations: ping, full_state, restart_service (unit), reboot, shutdown, run_action (action, and the action's own),
-collect_logs (unit, since, until, max_bytes; `lekiwi logs` fetches them as well), list_packages.
+collect_logs (unit, since, until, max_bytes; `lekiwi logs` fetches them as well), list_packages,
+renew_identity (`lekiwi identity rotate` asks many).
 A value is a number, true, false, or a text; '\"3\"' is a text."
     )]
     Send(SendCommand),
@@ -138,7 +139,7 @@ The stop action of the robot's profile begins, and programs on the robot that su
     Audit(audit::Audit),
     /// Who is not let in for a while, and let them in again
     Bans(bans::Bans),
-    /// List and revoke certificates of robots and programs
+    /// List, renew and revoke certificates of robots and programs
     #[command(subcommand)]
     Identity(identities::Identity),
     /// Make read-only broker certificates

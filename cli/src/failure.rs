@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use lekiwi_discovery::scan::ScanError;
-use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::Problem;
 use lekiwi_protocol::message::{ConfigurationState, Op};
 use lekiwi_protocol::yaml::YamlError;
+use lekiwi_protocol::{GroupName, RobotId};
 
 use crate::exit::Exit;
 use crate::trust::{Fingerprint, FingerprintError};
@@ -80,6 +80,10 @@ pub(crate) enum Failure {
     Settings(YamlError),
     #[error("expected every robot to stop, but {0} did not say that it has")]
     NotStopped(usize),
+    #[error("expected every robot that was asked to get another certificate, but {0} did not")]
+    NotRenewed(usize),
+    #[error("there is no group {0}")]
+    NoGroup(GroupName),
     #[error("expected somebody who can be asked, or --yes")]
     Unconfirmed,
     #[error("the password could not be read")]
@@ -190,8 +194,9 @@ impl Failure {
             Self::NotStopped(_) => {
                 "the relay goes on trying for a minute: `lekiwi commands ID` shows it".into()
             }
+            Self::NoGroup(_) => "`lekiwi groups` lists them".into(),
             Self::Damaged { .. } => "fetch them again".into(),
-            Self::Unconfirmed => "add `--yes` to stop all robots without a question".into(),
+            Self::Unconfirmed => "add `--yes` to go on without a question".into(),
             Self::Password(_) => {
                 "name a file with `--password-file`, or `-` for standard input".into()
             }
@@ -220,6 +225,7 @@ impl Failure {
             Self::NotLoggedIn | Self::Credentials { .. } => Exit::NotLoggedIn,
             Self::Refused(_) if self.is_session_over() => Exit::NotLoggedIn,
             Self::Refused(problem) if problem.status == 404 => Exit::NotFound,
+            Self::NoGroup(_) => Exit::NotFound,
             Self::WrongAuthority { .. } | Self::Untrusted(_) | Self::NoFingerprint { .. } => {
                 Exit::Untrusted
             }

@@ -4,15 +4,14 @@ mod alerts;
 mod bans;
 mod commands;
 mod configuration;
+mod discovered;
 mod packages;
 mod people;
 mod telemetry;
 
 use comfy_table::{Cell, Color, Table, presets};
 use lekiwi_protocol::Timestamp;
-use lekiwi_protocol::api::{
-    DiscoveredRobot, EventRecord, Live, RobotList, RobotView, Status, TokenInfo,
-};
+use lekiwi_protocol::api::{EventRecord, Live, RobotList, RobotView, Status, TokenInfo};
 use lekiwi_protocol::message::{
     ConnectionState, Metrics, RegistrationStatus, RobotHealth, Service, ServiceKind, ServiceState,
     SetupStatus, metric,
@@ -23,6 +22,7 @@ pub(crate) use alerts::{alert, alert_history, alerts, rules, silence, silences};
 pub(crate) use bans::bans;
 pub(crate) use commands::{command, commands, progress};
 pub(crate) use configuration::configuration;
+pub(crate) use discovered::discovered;
 pub(crate) use packages::packages;
 pub(crate) use people::{groups, identities, invitations, keys, loans, me, people, sessions};
 pub(crate) use telemetry::{CHART_WIDTH, chart, csv};
@@ -216,52 +216,6 @@ pub(crate) fn robots(list: &RobotList, then: Timestamp, colour: bool) -> String 
     }
 }
 
-/// `lekiwi discover`.
-pub(crate) fn discovered(robots: &[DiscoveredRobot], colour: bool) -> String {
-    if robots.is_empty() {
-        return "no robots found; where the network filters multicast, ask each address with \
-                `lekiwi discover --scan NETWORK`"
-            .into();
-    }
-    let head = [
-        "robot",
-        "type",
-        "address",
-        "mac",
-        "serial",
-        "agent",
-        "registered",
-    ];
-    let mut table = table(colour, &head);
-    let or_none = |text: &str| match text {
-        "" => NONE.to_owned(),
-        text => plain(text),
-    };
-    for robot in robots {
-        let (registered, hue) = match (robot.registered, robot.says_registered) {
-            (Some(true), _) => ("yes", Color::Green),
-            (Some(false), true) => ("elsewhere", Color::Yellow),
-            (Some(false), false) => ("no", Color::Yellow),
-            (None, true) => ("says yes", Color::DarkGrey),
-            (None, false) => ("says no", Color::DarkGrey),
-        };
-        let id = match robot.conflict {
-            true => Cell::new(format!("{} !", robot.id)).fg(Color::Red),
-            false => Cell::new(robot.id.as_str()),
-        };
-        table.add_row(vec![
-            id,
-            Cell::new(or_none(&robot.robot_type)),
-            Cell::new(robot.addresses.join(", ")),
-            Cell::new(robot.mac_address.as_deref().unwrap_or(NONE)),
-            Cell::new(or_none(&robot.serial)),
-            Cell::new(or_none(&robot.agent_version)),
-            Cell::new(registered).fg(hue),
-        ]);
-    }
-    finish(&table)
-}
-
 /// `lekiwi robot ID`.
 pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     let connection = match robot.status.connection {
@@ -284,6 +238,10 @@ pub(crate) fn robot(robot: &RobotView, now: Timestamp) -> String {
     fact("last seen", ago(robot.status.last_seen, now));
     if let Some(at) = robot.status.registered_at {
         fact("registered", at.to_string());
+    }
+    if let Some(certificate) = &robot.certificate {
+        let until = format!("{} until {}", certificate.serial, certificate.not_after);
+        fact("certificate", until);
     }
     if let Some(seconds) = robot.status.uptime_s {
         fact("up for", span(seconds));
@@ -476,43 +434,6 @@ mod tests {
             ]
         }))
         .unwrap()
-    }
-
-    #[test]
-    fn discovered_robots_as_a_table() {
-        let robot = |id: &str, registered, says_registered, conflict| DiscoveredRobot {
-            id: id.parse().expect("an id"),
-            robot_type: "lekiwi".into(),
-            serial: if conflict {
-                String::new()
-            } else {
-                "10000000\u{1b}[2J".into()
-            },
-            agent_version: "0.1.0".into(),
-            addresses: vec!["10.0.0.7".into()],
-            mac_address: (!conflict).then(|| "dc:a6:32:00:00:07".into()),
-            says_registered,
-            registered,
-            conflict,
-            last_heard: Timestamp::from_ms(0),
-        };
-        let robots = [
-            robot("kiwi-01", Some(true), true, false),
-            robot("kiwi-02", Some(false), true, true),
-            robot("kiwi-03", Some(false), false, false),
-            robot("kiwi-04", None, true, true),
-            robot("kiwi-05", None, false, true),
-        ];
-        expect![[r#"
-            ROBOT      TYPE    ADDRESS   MAC                SERIAL             AGENT  REGISTERED
-            kiwi-01    lekiwi  10.0.0.7  dc:a6:32:00:00:07  10000000\u{1b}[2J  0.1.0  yes
-            kiwi-02 !  lekiwi  10.0.0.7  –                  –                  0.1.0  elsewhere
-            kiwi-03    lekiwi  10.0.0.7  dc:a6:32:00:00:07  10000000\u{1b}[2J  0.1.0  no
-            kiwi-04 !  lekiwi  10.0.0.7  –                  –                  0.1.0  says yes
-            kiwi-05 !  lekiwi  10.0.0.7  –                  –                  0.1.0  says no"#]]
-        .assert_eq(&discovered(&robots, false));
-        expect!["no robots found; where the network filters multicast, ask each address with `lekiwi discover --scan NETWORK`"]
-            .assert_eq(&discovered(&[], false));
     }
 
     #[test]

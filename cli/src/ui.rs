@@ -43,6 +43,14 @@ impl Ui {
         let _ = writeln!(io::stderr(), "{}", text.as_ref());
     }
 
+    /// How far it is, in place of what this said before; an empty text takes that away. Only where a person sees it.
+    pub(crate) fn progress(&mut self, text: &str) {
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\u{1b}[K{text}");
+            let _ = io::stderr().flush();
+        }
+    }
+
     /// The failure with its chain, once, and the hint.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         self.note(explain(failure));

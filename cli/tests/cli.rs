@@ -228,7 +228,7 @@ fn a_day_of_an_operator() {
         &lekiwi(home, &["estop", "--all"], ""),
         1,
         "",
-        "error: expected somebody who can be asked, or --yes\n  (hint: add `--yes` to stop all robots without a question)\n",
+        "error: expected somebody who can be asked, or --yes\n  (hint: add `--yes` to go on without a question)\n",
     );
     check(
         &lekiwi(home, &["estop", "--all", "--yes"], ""),

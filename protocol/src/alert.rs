@@ -120,8 +120,7 @@ pub struct Threshold {
     /// Holds below this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below: Option<f64>,
-    /// Once it holds, it does so until the value has come back to this one (hysteresis); the level itself
-    /// when absent.
+    /// Once it holds, it does so until the value has come back to this one (hysteresis); the level itself when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<f64>,
 }
@@ -209,16 +208,19 @@ pub enum RobotCondition {
     TeleoperatedByNobody,
     /// Two operators drive it at once.
     TeleoperationContention,
+    /// Less than a sixth of its certificate's life is left, and it has no other one.
+    CertificateEnding,
 }
 
 impl RobotCondition {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Offline,
         Self::Unhealthy,
         Self::ClockUnsynchronized,
         Self::TeleoperatedByNobody,
         Self::TeleoperationContention,
+        Self::CertificateEnding,
     ];
 
     /// The condition in words, behind "the robot".
@@ -230,6 +232,7 @@ impl RobotCondition {
             Self::ClockUnsynchronized => "has a clock that was not set from the network",
             Self::TeleoperatedByNobody => "is driven, and nobody knows by whom",
             Self::TeleoperationContention => "is driven by two operators at once",
+            Self::CertificateEnding => "has a certificate that ends soon and was not renewed",
         }
     }
 }

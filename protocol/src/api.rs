@@ -46,7 +46,9 @@ pub use factor::{
 pub use gateway::{
     ClientMessage, Filter, RelayMessage, Subscribe, Summary, Throttle, ThrottleMode, Watchers,
 };
-pub use identities::{IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView};
+pub use identities::{
+    CertificateView, IdentityKind, IdentityList, IdentityRevoked, IdentityState, IdentityView,
+};
 pub use keys::{API_KEY, KeyCreated, KeyInfo, KeyList, KeyRequest, RotationRequest};
 pub use logs::{LogList, LogView, PIECE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
 pub use packages::{PackageView, PackagesView};
@@ -85,6 +87,9 @@ pub struct RobotView {
     /// Whether it takes part.
     #[serde(default)]
     pub registration: Registration,
+    /// The certificate that it has in use; absent while none counts, and where this is of the past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateView>,
     /// What it is; absent until it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factsheet: Option<Factsheet>,

@@ -80,6 +80,7 @@ impl Permission {
             Op::Estop => Self::Stop,
             Op::Ping | Op::FullState | Op::CollectLogs | Op::ListPackages => Self::Diagnose,
             Op::RestartService | Op::Reboot | Op::Shutdown | Op::RunAction => Self::Command,
+            Op::RenewIdentity => Self::Enrol,
         }
     }
 }

@@ -268,12 +268,69 @@ pub enum Ca {
     /// Make the certificate of an external broker.
     Broker(CaBroker),
     /// Make another authority where the one before is gone: every robot has to be enrolled again.
-    New(CaNew),
+    New(OfAuthority),
+    /// Put an issuing authority below the root, or renew it, so that the root's key can be kept offline.
+    ///
+    /// The root's key is needed once: afterwards take ca.key out of the folder, to where no network leads. The relays see
+    /// it when they start again.
+    Issuing(CaIssuing),
+    /// Move the fleet to another root, first step: make it, and announce it beside the present one.
+    ///
+    /// Relays announce and trust it as soon as they have started again; external brokers get it with `ca broker`. The
+    /// present root signs it, so that robots which have heard of the present one only go on believing the relay.
+    Next(CaNext),
+    /// Second step: let the next root sign from now on, with the one before still trusted.
+    ///
+    /// Robots change over when they renew their certificates.
+    Switch(CaSwitch),
+    /// Last step: forget the root before. Refused while a certificate of it counts.
+    Retire(CaRetire),
 }
 
-/// `ca new`.
+/// `ca issuing`.
 #[derive(Debug, Args)]
-pub struct CaNew {
+pub struct CaIssuing {
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfAuthority,
+    /// The root's key, PKCS#8 PEM, where it is not in the authority's folder.
+    #[arg(long, value_name = "FILE")]
+    pub root_key: Option<PathBuf>,
+}
+
+/// `ca next`.
+#[derive(Debug, Args)]
+pub struct CaNext {
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfAuthority,
+    /// The present root's key, PKCS#8 PEM, where it is not in the authority's folder.
+    #[arg(long, value_name = "FILE")]
+    pub root_key: Option<PathBuf>,
+}
+
+/// `ca switch`.
+#[derive(Debug, Args)]
+pub struct CaSwitch {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: Data,
+}
+
+/// `ca retire`.
+#[derive(Debug, Args)]
+pub struct CaRetire {
+    /// Of which relay.
+    #[command(flatten)]
+    pub of: OfStore,
+    /// Whatever certificates it signed: who has one must enrol again.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// An authority, and the configuration that names its organisation.
+#[derive(Debug, Args)]
+pub struct OfAuthority {
     /// Where everything is kept.
     #[command(flatten)]
     pub data: Data,

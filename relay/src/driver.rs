@@ -35,7 +35,7 @@ use crate::files;
 use crate::http;
 use crate::http::audited::Refused;
 use crate::http::starting::{Starting, Step};
-use crate::identity::authority::{Authority, AuthorityError, CA_CERTIFICATE};
+use crate::identity::authority::{Authority, AuthorityError};
 use crate::identity::crl::Revocations;
 use crate::identity::server::ServerIdentity;
 use crate::ingest::alerts::Settings as AlertSettings;
@@ -268,7 +268,7 @@ async fn start(
     metrics.start_time.set((clock::now_ms() / 1_000) as i64);
     let location = location(&config, folder)?;
     let mut opened = None;
-    if !folder.authority().exists() {
+    if !Authority::is_in(&folder.authority())? {
         let (store, commits) = open_store(&location, &metrics).await?;
         if store.knows_certificates() {
             return Err(RunError::AuthorityLost(folder.authority()));
@@ -373,7 +373,7 @@ async fn start(
                 listen: config.mqtt,
                 certificate: identity.certificate_path.clone(),
                 key: identity.key_path.clone(),
-                client_ca: folder.authority().join(CA_CERTIFICATE),
+                client_ca: identity.clients_path.clone(),
                 root: root.clone(),
             };
             let admission = Arc::new(StoreAuthority::new(
@@ -455,12 +455,15 @@ async fn start(
 
     // Only now: a password is told by a relay that runs.
     tell_admin_password(options, folder, &store).await?;
-    let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
-    let begun = audit::of_system(&source, Action::RelayStart, "", version);
+    let fingerprint = authority.fingerprint();
+    let said = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("ca", fingerprint.clone()),
+    ];
+    let begun = audit::of_system(&source, Action::RelayStart, "", said);
     if let Err(error) = store.record(begun).await {
         tracing::warn!(%error, "the start could not be put on record");
     }
-    let fingerprint = authority.fingerprint();
     tracing::info!(%https, %mqtt, ca = %fingerprint, "the relay listens");
     if let Some(path) = &options.ready_file {
         let ready = Ready {

@@ -3,6 +3,7 @@
 pub mod alerts;
 pub mod audit;
 pub mod broker;
+pub mod ceremony;
 pub mod cli;
 pub mod clock;
 pub mod config;

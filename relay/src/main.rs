@@ -5,28 +5,21 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::api::TokenRequest;
 use lekiwi_relay::audit::{self, Action};
-use lekiwi_relay::cli::{
-    Admin, Ca, CaBroker, CaNew, CaShow, Cli, Command, OfStore, Run, Token, TokenCreate,
-};
+use lekiwi_relay::cli::{Admin, Ca, Cli, Command, OfAuthority, OfStore, Run, Token, TokenCreate};
 use lekiwi_relay::config::{self, Config, ConfigError, Raw};
 use lekiwi_relay::driver;
 use lekiwi_relay::exit::Exit;
-use lekiwi_relay::identity::authority::{Authority, AuthorityError};
-use lekiwi_relay::identity::{server, tokens};
+use lekiwi_relay::identity::tokens;
 use lekiwi_relay::metrics::Metrics;
 use lekiwi_relay::paths::DataFolder;
 use lekiwi_relay::store::{Location, Store};
-use lekiwi_relay::{clock, logging, maintenance, ready, ui};
+use lekiwi_relay::{ceremony, clock, logging, maintenance, ready, ui};
 use tokio::runtime::Builder;
-
-/// How often it looks for the authority.
-const LOOK: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -38,9 +31,21 @@ fn main() -> ExitCode {
         Command::Admin(Admin::Reset(options)) => with_store(&options.of, |location| {
             maintenance::reset_admin(location, &options)
         }),
-        Command::Ca(Ca::Show(options)) => show_authority(&options),
-        Command::Ca(Ca::Broker(options)) => certify_broker(&options),
-        Command::Ca(Ca::New(options)) => new_authority(&options),
+        Command::Ca(Ca::Show(options)) => ceremony::show(&options),
+        Command::Ca(Ca::Broker(options)) => ceremony::certify_broker(&options),
+        Command::Ca(Ca::New(options)) => {
+            with_config(&options, |config| ceremony::begin(&options, config))
+        }
+        Command::Ca(Ca::Issuing(options)) => with_config(&options.of, |config| {
+            ceremony::set_issuing(&options, config)
+        }),
+        Command::Ca(Ca::Next(options)) => {
+            with_config(&options.of, |config| ceremony::make_next(&options, config))
+        }
+        Command::Ca(Ca::Switch(options)) => ceremony::switch(&options),
+        Command::Ca(Ca::Retire(options)) => {
+            with_store(&options.of, |location| ceremony::retire(location, &options))
+        }
         Command::Backup(options) => with_store(&options.of, |location| {
             maintenance::backup(location, &options)
         }),
@@ -91,6 +96,17 @@ fn run(options: &Run) -> Exit {
         Err(error) => {
             ui::error(&error, error.hint().as_deref());
             error.exit()
+        }
+    }
+}
+
+/// Does something with the authority as the configuration has it.
+fn with_config(of: &OfAuthority, work: impl FnOnce(&Config) -> Exit) -> Exit {
+    match configuration(&of.data.folder(), of.config.as_deref(), Raw::default()) {
+        Ok(config) => work(&config),
+        Err(error) => {
+            ui::error(&error, error.hint().as_deref());
+            Exit::Config
         }
     }
 }
@@ -147,35 +163,6 @@ fn configuration(
         tracing::warn!("{warning}");
     }
     flags.over(environment).over(file).check()
-}
-
-fn new_authority(options: &CaNew) -> Exit {
-    let folder = options.data.folder();
-    let config = match configuration(&folder, options.config.as_deref(), Raw::default()) {
-        Ok(config) => config,
-        Err(error) => {
-            ui::error(&error, error.hint().as_deref());
-            return Exit::Config;
-        }
-    };
-    let place = folder.authority();
-    if place.exists() {
-        ui::note(&format!(
-            "error: expected no certificate authority in {}, found one\n  (hint: move the folder away first)\n",
-            place.display()
-        ));
-        return Exit::Failure;
-    }
-    match Authority::open_or_create(&place, &config.org, clock::now_ms()) {
-        Ok(authority) => {
-            ui::print(&format!("{}\n", authority.fingerprint()));
-            Exit::Success
-        }
-        Err(error) => {
-            ui::error(&error, error.hint());
-            Exit::Failure
-        }
-    }
 }
 
 fn create_token(options: &TokenCreate) -> Exit {
@@ -248,60 +235,4 @@ fn create_token_in(location: &Location, options: &TokenCreate) -> Exit {
 fn failed(error: &dyn std::error::Error) -> Exit {
     ui::error(error, None);
     Exit::Failure
-}
-
-fn show_authority(options: &CaShow) -> Exit {
-    let folder = options.data.folder();
-    match Authority::open(&folder.authority()) {
-        Ok(authority) => {
-            let (fingerprint, pem) = (authority.fingerprint(), authority.certificate_pem());
-            if options.json {
-                ui::print(&format!(
-                    "{}\n",
-                    serde_json::json!({ "fingerprint": fingerprint, "pem": pem })
-                ));
-            } else {
-                ui::print(&format!("{fingerprint}\n{pem}"));
-            }
-            Exit::Success
-        }
-        Err(error) => {
-            ui::error(&error, error.hint());
-            Exit::Failure
-        }
-    }
-}
-
-fn certify_broker(options: &CaBroker) -> Exit {
-    let folder = options.data.folder();
-    let made = authority_within(&folder, options.wait).and_then(|authority| {
-        server::write_for_broker(&authority, &options.names, &options.out, clock::now_ms())
-    });
-    match made {
-        Ok(ends) => {
-            ui::note(&format!(
-                "ca.pem, server.pem and server.key are in {}; the certificate is good until {}\n",
-                options.out.display(),
-                Timestamp::from_ms(ends)
-            ));
-            Exit::Success
-        }
-        Err(error) => {
-            ui::error(&error, error.hint());
-            Exit::Failure
-        }
-    }
-}
-
-/// The authority, as soon as there is one.
-fn authority_within(folder: &DataFolder, wait: Duration) -> Result<Authority, AuthorityError> {
-    let began = clock::monotonic();
-    loop {
-        match Authority::open(&folder.authority()) {
-            Err(AuthorityError::Missing(_)) if began.elapsed() < wait => {
-                std::thread::sleep(LOOK);
-            }
-            other => return other,
-        }
-    }
 }

@@ -75,6 +75,13 @@ pub struct RequestLabels {
     pub status: &'static str,
 }
 
+/// Whose certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HolderLabels {
+    /// `robots`, the one of them that ends first; `server`, the relay's own; `authority`.
+    pub of: &'static str,
+}
+
 /// Every counter of the relay. Made once; parts hold clones of what they count.
 #[derive(Debug)]
 pub struct Metrics {
@@ -117,6 +124,10 @@ pub struct Metrics {
     pub robots_registered: Counter,
     /// Robots that somebody drives.
     pub teleoperation_sessions: Gauge,
+    /// For how long certificates are still good, seconds. This and the next are looked at when somebody asks.
+    pub certificate_left: Family<HolderLabels, Gauge>,
+    /// Robots whose certificate has less than a sixth of its life left.
+    pub robots_certificate_ending: Gauge,
     /// From a heartbeat, by the clock of robots that have it set, to here.
     pub heartbeat_lag: Histogram,
     /// From the receipt of an event to its place in the log and in the picture.
@@ -186,6 +197,8 @@ impl Default for Metrics {
             robots_known: Gauge::default(),
             robots_registered: Counter::default(),
             teleoperation_sessions: Gauge::default(),
+            certificate_left: Family::default(),
+            robots_certificate_ending: Gauge::default(),
             heartbeat_lag: lag_seconds(),
             event_lag: lag_seconds(),
             broker_up: Gauge::default(),
@@ -295,6 +308,17 @@ impl Default for Metrics {
                 "teleoperation_sessions",
                 "Robots that somebody drives",
                 this.teleoperation_sessions.clone(),
+            );
+            r.register_with_unit(
+                "certificate_left",
+                "Time until the end of certificates, of robots the one that ends first",
+                Unit::Seconds,
+                this.certificate_left.clone(),
+            );
+            r.register(
+                "robots_certificate_ending",
+                "Robots whose certificate has less than a sixth of its life left",
+                this.robots_certificate_ending.clone(),
             );
             r.register_with_unit(
                 "heartbeat_lag",

@@ -47,7 +47,9 @@ pub fn ready(options: &cli::Ready) -> Exit {
 fn ask(options: &cli::Ready) -> Result<(), Unready> {
     let authority = Authority::open(&options.data.folder().authority())?;
     let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone())?;
+    for root in authority.roots() {
+        roots.add(root)?;
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

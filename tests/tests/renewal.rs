@@ -1,15 +1,17 @@
 //! Robots' certificates are renewed while robots live: nothing is lost, and whatever is interrupted, the robot connects.
 //! With `LEKIWI_SLOW=1` certificates of two minutes end again and again, and the fleet is a large one.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lekiwi_agent::ipc::{self, Renew, Report, Request, Status};
-use lekiwi_protocol::api::EventRecord;
-use lekiwi_protocol::message::kind;
+use lekiwi_protocol::api::{CommandList, CommandView, EventRecord, RobotView};
+use lekiwi_protocol::message::{CommandState, kind};
 use lekiwi_tests::fleet::{self, Admin, Endpoint, Kept, Pace, Plan, Scenario, Simulation};
-use lekiwi_tests::harness::{Agent, Relay, RelayOptions};
-use serde_json::json;
+use lekiwi_tests::harness::{Agent, Relay, RelayOptions, target};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +25,7 @@ fn is_slow() -> bool {
 struct Site {
     admin: Admin,
     agent: Agent,
-    _relay: Relay,
+    relay: Relay,
 }
 
 impl Site {
@@ -39,7 +41,7 @@ impl Site {
         let site = Self {
             admin,
             agent,
-            _relay: relay,
+            relay,
         };
         site.until("online", PATIENCE, |status| status.link == "online")
             .await?;
@@ -136,6 +138,31 @@ impl Site {
             sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// What `lekiwi` says, its settings being in `home`.
+    fn lekiwi(&self, home: &Path, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(target("lekiwi", "lekiwi-cli")?)
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home)
+            .output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{arguments:?}: {error}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// All commands of the robot, the newest first, once they have ended.
+    async fn commands(&self) -> Result<Vec<CommandView>> {
+        let path = format!("/api/v1/robots/{}/commands", self.agent.id());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let list: CommandList = self.admin.read(&path).await?;
+            if list.commands.iter().all(|command| command.state.is_end()) {
+                return Ok(list.commands);
+            }
+            ensure!(Instant::now() < deadline, "expected ends, got {list:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn restart(&mut self, kill_at: Option<u32>) -> Result<()> {
@@ -250,6 +277,86 @@ async fn wherever_a_renewal_is_interrupted_the_robot_connects() -> Result<()> {
         }
     }
     site.events().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> Result<()> {
+    let mut site = Site::start("90d").await?;
+    let home = tempfile::tempdir()?;
+    let password = site.relay.admin_password_file();
+    site.lekiwi(
+        home.path(),
+        &[
+            "login",
+            site.admin.base(),
+            "--password-file",
+            password.to_str().context("a path of text")?,
+            "--ca-fingerprint",
+            site.relay.ca_fingerprint(),
+        ],
+    )?;
+    let first = site.serial().await?;
+    site.report(0).await?;
+    let rotate = ["identity", "rotate", "kiwi-01", "--json"];
+    let wait = [&rotate[..], &["--wait"]].concat();
+    let told: Value = serde_json::from_str(&site.lekiwi(home.path(), &wait)?)?;
+    site.report(1).await?;
+    let told = &told["robots"][0];
+    ensure!(told["outcome"] == "renewed", "got {told}");
+    let mut serial = site.renewed(&first, PATIENCE).await?;
+    ensure!(
+        told["command"]["result"]["serial"] == serial,
+        "expected {serial}, got {told}"
+    );
+    let robot = site.lekiwi(home.path(), &["robot", "kiwi-01", "--json"])?;
+    let robot: RobotView = serde_json::from_str(&robot)?;
+    let shown = robot.certificate.context("expected a certificate")?;
+    ensure!(
+        shown.serial == serial && json!(shown.not_after) == told["command"]["result"]["not_after"],
+        "expected that of {told}, got {shown:?}"
+    );
+    let list = ["identity", "list", "kiwi-01", "--ending-within"];
+    let within = |time| site.lekiwi(home.path(), &[&list[..], &[time]].concat());
+    ensure!(within("91d")?.contains(&serial) && !within("89d")?.contains(&serial));
+
+    let mut asked = 1;
+    for place in 1..=PLACES {
+        ensure!(
+            site.agent.process().stop()?.success(),
+            "expected a clean end"
+        );
+        // It is away, and asked when it is back.
+        let told: Value = serde_json::from_str(&site.lekiwi(home.path(), &rotate)?)?;
+        ensure!(told["robots"][0]["outcome"] == "sent", "got {told}");
+        asked += 1;
+        site.restart(Some(place))?;
+        let deadline = Instant::now() + PATIENCE;
+        while site.agent.process().exited()?.is_none() {
+            ensure!(
+                Instant::now() < deadline,
+                "expected place {place} to be reached"
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        site.restart(None)?;
+        let commands = site.commands().await?;
+        let newest = commands.first().context("just sent")?;
+        ensure!(
+            newest.state == CommandState::Successful && commands.len() == asked,
+            "at place {place}: got {newest:?}"
+        );
+        serial = site.renewed(&serial, PATIENCE).await?;
+        ensure!(
+            newest.result.get("serial") == Some(&json!(serial)),
+            "at place {place}: expected {serial}, got {newest:?}"
+        );
+    }
+    let events = site.events().await?;
+    let ends = events
+        .iter()
+        .filter(|event| event.kind == kind::COMMAND_SUCCESSFUL);
+    ensure!(ends.count() == asked, "expected {asked} ends, each once");
     Ok(())
 }
 

@@ -4,7 +4,8 @@
 //!
 //! Steps: a command has *begun* and has *ended*. Each step is one write, and on the disk before anything is
 //! done or said by it. After a restart one that had begun is asked for again where asking twice is asking once
-//! (root's helper knows commands by their id; logs are collected again), and has failed otherwise, since nobody
+//! (root's helper knows commands by their id; logs are collected again; a renewal goes on
+//! where it was), and has failed otherwise, since nobody
 //! knows how far it came. `ping` and `full_state` change nothing and are done each time they come.
 //!
 //! A disk that takes nothing: a command that it does not know yet has failed, and is not begun later; whatever
@@ -18,8 +19,9 @@
 //! set back is believed again from the next connection on.
 //!
 //! Busy: one command of an operation at a time, and none beside `reboot` and `shutdown`, which wait for all
-//! but `collect_logs`. A command that
-//! finds the robot busy is not answered: the relay sends it again, until it expires.
+//! but what goes on afterwards ([`Op::goes_on`]). A command that finds the robot busy is not answered: the relay
+//! sends it again, until it expires. A `renew_identity` beside another one fails at once: it would renew what was
+//! renewed just now.
 //!
 //! Invariants: nothing is executed that the disk does not have; no id is executed twice while it is
 //! remembered, and the newest [`REMEMBERED`] are; every command that was accepted ends, at the latest by
@@ -50,7 +52,7 @@ pub fn limit(op: Op) -> Duration {
         Op::RestartService => 120,
         Op::Reboot => 300,
         Op::Shutdown => 60,
-        Op::CollectLogs | Op::ListPackages => 1800,
+        Op::CollectLogs | Op::ListPackages | Op::RenewIdentity => 1800,
         Op::RunAction => lekiwi_protocol::limits::MAX_ACTION_TIME.as_secs() + 60,
     })
 }
@@ -198,8 +200,8 @@ impl Commands {
             })
             .collect();
         for (id, op, began_in, resumes) in begun {
-            if op.is_upload() {
-                this.upload_again(now, id, resumes);
+            if op.goes_on() {
+                this.go_on(now, id, resumes);
             } else {
                 this.resume(now, id, op, began_in);
             }
@@ -259,22 +261,21 @@ impl Commands {
                 });
             }
             Op::Estop => self.refuse(id, "expected an emergency stop on its own topic".to_owned()),
+            Op::RenewIdentity if let Some(first) = self.under_way(op) => {
+                let status = CommandStatus::end(Err(format!("command {first} renews it already")));
+                // Remembered: it may come again when the first one has ended.
+                self.remember(id, op, Arguments::new(), Step::Ended(status.clone()), None);
+                self.hold([Output::Say { id, status }]);
+            }
             _ if self.is_busy_for(op) => {}
             _ => {
                 let Command { arguments, .. } = command;
-                self.make_room();
-                self.entries.push_back(Entry {
-                    record: Record {
-                        id,
-                        op,
-                        arguments: arguments.clone(),
-                        step: Step::Begun {
-                            boot_id: self.boot_id,
-                            resumes: 0,
-                        },
-                    },
-                    deadline: Some(now + limit(op)),
-                });
+                let begun = Step::Begun {
+                    boot_id: self.boot_id,
+                    resumes: 0,
+                };
+                let deadline = Some(now + limit(op));
+                self.remember(id, op, arguments.clone(), begun, deadline);
                 let [accepted, running] = [CommandStatus::Accepted, CommandStatus::Running]
                     .map(|status| Output::Say { id, status });
                 self.hold([accepted, running, Output::Execute { id, op, arguments }]);
@@ -404,13 +405,38 @@ impl Commands {
         self.say(id, CommandStatus::end(Err(reason)));
     }
 
+    fn under_way(&self, op: Op) -> Option<Uuid> {
+        let mut records = self.entries.iter().map(|entry| &entry.record);
+        let first = records.find(|it| it.op == op && !matches!(it.step, Step::Ended(_)));
+        first.map(|record| record.id)
+    }
+
     fn is_busy_for(&self, op: Op) -> bool {
         let is_power = |op: Op| matches!(op, Op::Reboot | Op::Shutdown);
         self.entries.iter().any(|Entry { record, .. }| {
-            // Uploads may be on their way for long, and go on after a reboot.
-            let holds_up = record.op == op || (is_power(op) && !record.op.is_upload());
+            let holds_up = record.op == op || (is_power(op) && !record.op.goes_on());
             !matches!(record.step, Step::Ended(_)) && (holds_up || is_power(record.op))
         })
+    }
+
+    fn remember(
+        &mut self,
+        id: Uuid,
+        op: Op,
+        arguments: Arguments,
+        step: Step,
+        deadline: Option<Instant>,
+    ) {
+        self.make_room();
+        self.entries.push_back(Entry {
+            record: Record {
+                id,
+                op,
+                arguments,
+                step,
+            },
+            deadline,
+        });
     }
 
     /// Forgets the oldest end where there are too many. What has not ended is few: one an operation.
@@ -426,8 +452,8 @@ impl Commands {
         }
     }
 
-    /// To collect and upload again changes nothing on the robot, in whichever boot, but the disk must know how often.
-    fn upload_again(&mut self, now: Instant, id: Uuid, resumes: u32) {
+    /// To do it again is to do it once, in whichever boot, but the disk must know how often.
+    fn go_on(&mut self, now: Instant, id: Uuid, resumes: u32) {
         if resumes == MOST_RESUMES {
             let reason = format!("the agent restarted {} times while it ran", resumes + 1);
             return self.ended(id, Err(reason));

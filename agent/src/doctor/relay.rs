@@ -60,10 +60,18 @@ pub(super) async fn examine(
         }
     }
     findings.push(
-        match identity::probe(&relay.https, proxy, relay.ca_fingerprint, now).await {
+        match identity::probe(
+            &relay.https,
+            proxy,
+            relay.ca_fingerprint,
+            identity.as_ref(),
+            now,
+        )
+        .await
+        {
             Ok(()) => Finding::ok(
                 "enrolment",
-                format!("{} answers, with the pinned authority", relay.https),
+                format!("{} answers, with a trusted authority", relay.https),
             ),
             Err(error) => Finding::failed(
                 "enrolment",

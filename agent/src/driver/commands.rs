@@ -7,6 +7,7 @@ use lekiwi_protocol::message::{Arguments, Command, CommandStatus, Op, kind};
 use lekiwi_protocol::topic::Name;
 use lekiwi_protocol::{MessageType, Timestamp};
 use serde_json::json;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Driver, chain};
@@ -68,6 +69,11 @@ impl Driver {
                         floor: self.floor.clone(),
                     };
                     self.commands.upload(id, op, arguments, way);
+                }
+                Task::Renew(id) => {
+                    let (end, ended) = oneshot::channel();
+                    self.commands.renew(id, ended);
+                    self.renew_for(end);
                 }
                 Task::Execute(id, Op::FullState) => {
                     let said = self.speech.factsheet(self.link.as_ref());

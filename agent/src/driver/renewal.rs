@@ -4,13 +4,19 @@ use std::time::{Duration, Instant};
 
 use lekiwi_agent_core::lifecycle;
 use lekiwi_agent_core::renewal::{Input, Output, Renewal, Which};
+use lekiwi_protocol::message::Arguments;
 use lekiwi_protocol::{Clock, RobotId, Timestamp};
+use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Driver, chain};
 use crate::clock;
 use crate::identity::{EnrolError, Identity, IdentityError, renew};
 use crate::ipc::RenewalStatus;
+
+/// Takes how a renewal ended.
+type End = oneshot::Sender<Result<Arguments, String>>;
 
 /// What is under way.
 pub(super) struct Renewing {
@@ -24,6 +30,8 @@ pub(super) struct Renewing {
     told: Option<(Instant, Timestamp)>,
     /// Why there is no next certificate.
     trouble: Option<String>,
+    /// The command that waits for another certificate.
+    asked_by: Option<End>,
 }
 
 impl Renewing {
@@ -36,6 +44,7 @@ impl Renewing {
             shown: Which::Present,
             told: None,
             trouble: None,
+            asked_by: None,
         }
     }
 
@@ -54,6 +63,14 @@ impl Renewing {
     /// The relay said at `time` what is heard now.
     pub(super) fn heard(&mut self, time: Timestamp) {
         self.told = Some((clock::now(), time));
+    }
+
+    /// Answers the command that waits, where one does.
+    fn end(&mut self, outcome: Result<Arguments, String>) {
+        if let Some(end) = self.asked_by.take() {
+            // One that took too long does not listen any more.
+            let _ = end.send(outcome);
+        }
     }
 
     /// Cancel-safe.
@@ -99,6 +116,8 @@ impl Driver {
                     if let Err(error) = self.enrolment.store.drop_next() {
                         log::warn!("{}", chain(&error));
                     }
+                    let reason = "expected a broker that takes the new certificate, got one that takes only the one before";
+                    self.renewing.end(Err(reason.to_owned()));
                 }
             }
         }
@@ -123,6 +142,7 @@ impl Driver {
                 if self.renewing.trouble.as_deref() != Some(&text) {
                     log::warn!("the certificate is not renewed: {text}");
                 }
+                self.renewing.end(Err(text.clone()));
                 self.renewing.trouble = Some(text);
                 // The time may have been the reason.
                 self.floor.failed();
@@ -136,6 +156,14 @@ impl Driver {
         self.renewal(Input::Wanted);
     }
 
+    /// The same for a command, which `end` tells how it went. One that is under way is as good as another.
+    pub(super) fn renew_for(&mut self, end: End) {
+        self.renewing.asked_by = Some(end);
+        if self.uplink.is_up() {
+            self.renew_now();
+        }
+    }
+
     /// The link did, or did not, come to be with what it showed.
     pub(super) fn proved(&mut self, is_accepted: bool) {
         let shown = self.renewing.shown;
@@ -143,6 +171,10 @@ impl Driver {
             true => Input::Accepted(shown),
             false => Input::Refused(shown),
         });
+        // The command began before this agent did.
+        if is_accepted && self.renewing.asked_by.is_some() {
+            self.renew_now();
+        }
     }
 
     /// What to connect with: the next certificate until it is known whether that works.
@@ -204,7 +236,15 @@ impl Driver {
     pub(super) fn has_identity(&mut self, identity: &Identity) {
         self.floor.passed(identity.not_before);
         self.not_after = Some(identity.not_after);
-        self.renewing.serial = Some(identity.serial.clone());
+        let before = self.renewing.serial.replace(identity.serial.clone());
+        if before.is_some_and(|before| before != identity.serial) {
+            let result = [
+                ("serial", json!(identity.serial)),
+                ("not_after", json!(identity.not_after)),
+            ];
+            let result = result.map(|(name, value)| (name.to_owned(), value));
+            self.renewing.end(Ok(result.into()));
+        }
         self.renewal(Input::Term(identity.term()));
     }
 }

@@ -51,6 +51,7 @@ impl Speech {
                     "configuration",
                     "events",
                     "list_packages",
+                    "renew_identity",
                     "services",
                     "telemetry",
                 ]

@@ -143,6 +143,11 @@ impl Uplink {
         );
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        self.established.is_some()
+    }
+
     /// The connection is over; whether there was one.
     fn down(&mut self) -> bool {
         let was_up = self.established.take().is_some();

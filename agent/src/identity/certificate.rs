@@ -140,7 +140,8 @@ pub(super) fn subject(chain: &[CertificateDer<'_>]) -> Result<DistinguishedName,
 }
 
 /// Whether it signs itself, as the root of an authority does; what signs others only has a root of its own.
-pub(super) fn is_root(certificate: &CertificateDer<'_>) -> bool {
+#[must_use]
+pub fn is_root(certificate: &CertificateDer<'_>) -> bool {
     Certificate::from_der(certificate).is_ok_and(|parsed| {
         let tbs = parsed.tbs_certificate;
         tbs.issuer == tbs.subject

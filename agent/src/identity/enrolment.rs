@@ -11,6 +11,7 @@ use rcgen::{DistinguishedName, DnType};
 use rustls_pki_types::CertificateDer;
 
 use super::est::{Client, EnrolError};
+use super::renewal::anchors;
 use super::{Identity, Store, certificate};
 use crate::config::Address;
 
@@ -55,15 +56,19 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Identity, En
         enrolment.ca_fingerprint,
         now,
     )?;
-    let authority = client.authority().await?;
+    let (named, shown) = client.authorities().await?;
+    let authority = client.pinned(&named)?;
+    let mut authorities = vec![authority.clone()];
+    let anchors = anchors(&authorities, named, &shown, now);
+    authorities.extend_from_slice(&anchors);
     let request = key.request(subject(enrolment)).await?;
-    let authorities = [authority.clone()];
     let issued = client.enrol(robot_id.as_str(), &token, &request).await?;
     let chain = own_first(issued, &authorities, |leaf| {
         certificate::check(leaf, &authorities, robot_id, &key, now).is_ok()
     });
     certificate::check(&chain, &authorities, robot_id, &key, now)
         .map_err(EnrolError::BadCertificate)?;
+    store.keep_anchors(&anchors).map_err(EnrolError::Store)?;
     store.keep(&chain, &authority).map_err(EnrolError::Store)?;
     remove_token(enrolment, "it is used");
     store

@@ -21,7 +21,7 @@ use lekiwi_protocol::pinned::{Fingerprint, Verifier};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::tls::Tls;
-use super::{CertificateError, IdentityError, SignerError, provider, tls};
+use super::{CertificateError, Identity, IdentityError, SignerError, provider, tls};
 use crate::config::Address;
 use crate::dial::Dialer;
 
@@ -221,9 +221,11 @@ impl Client {
             .await
     }
 
-    /// The authority, which is the certificate with the pinned fingerprint.
-    pub(super) async fn authority(&self) -> Result<CertificateDer<'static>, EnrolError> {
-        let (certificates, _) = self.authorities().await?;
+    /// The one of `certificates` with the pinned fingerprint.
+    pub(super) fn pinned(
+        &self,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<CertificateDer<'static>, EnrolError> {
         let pinned = |c: &CertificateDer<'_>| Fingerprint::of(c) == self.expected;
         match certificates.iter().position(pinned) {
             Some(index) => Ok(certificates[index].clone()),
@@ -374,7 +376,8 @@ impl Client {
     }
 }
 
-/// Whether the relay at `address` answers, by `proxy` where there is one, and shows the `expected` authority. Asks for nothing else.
+/// Whether the relay at `address` answers, by `proxy` where there is one, and shows the `expected` authority, or where it
+/// shows another, one that `identity` trusts as well. Asks for nothing else.
 ///
 /// # Errors
 /// What [`enrol`](super::enrol) would meet as well.
@@ -382,10 +385,20 @@ pub async fn probe(
     address: &Address,
     proxy: Option<&Address>,
     expected: Fingerprint,
+    identity: Option<&Identity>,
     now: Timestamp,
 ) -> Result<(), EnrolError> {
     let client = Client::new(address.clone(), proxy.cloned(), expected, now)?;
-    client.authority().await.map(|_| ())
+    let named = client.authorities().await;
+    match (named, identity.map(|identity| tls::https(identity, now))) {
+        (Ok((named, _)), _) => client.pinned(&named).map(|_| ()),
+        // The fleet has moved to another root, and this robot with it.
+        (Err(wrong @ EnrolError::WrongAuthority { .. }), Some(Ok(tls))) => {
+            let known = Client::known(address.clone(), proxy.cloned(), expected, tls);
+            known.authorities().await.map(|_| ()).map_err(|_| wrong)
+        }
+        (Err(error), _) => Err(error),
+    }
 }
 
 fn refusal(path: &'static str, status: StatusCode, body: &[u8]) -> EnrolError {

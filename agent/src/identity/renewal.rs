@@ -77,7 +77,7 @@ pub async fn renew(enrolment: &Enrolment, now: Timestamp) -> Result<(), EnrolErr
 
 /// The roots to trust beside the pinned one: those that the relay names, as long as they are enough to know the relay
 /// by, and those of before where they are not.
-fn anchors(
+pub(super) fn anchors(
     trusted: &[CertificateDer<'static>],
     named: Vec<CertificateDer<'static>>,
     shown: &[CertificateDer<'_>],
@@ -180,7 +180,10 @@ impl Store {
         Ok(())
     }
 
-    fn keep_anchors(&self, anchors: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
+    pub(super) fn keep_anchors(
+        &self,
+        anchors: &[CertificateDer<'static>],
+    ) -> Result<(), IdentityError> {
         if certificates(&self.anchors).unwrap_or_default() == anchors {
             return Ok(());
         }

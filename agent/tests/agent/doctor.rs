@@ -94,7 +94,7 @@ async fn a_robot_that_is_well_passes_and_an_agent_that_does_not_run_is_said() {
          (hint: `systemctl start lekiwi-agent`; why it ended: `journalctl -u lekiwi-agent`)\n\
          ok      outbox        empty, nothing was kept yet\n\
          ok      name          127.0.0.1 is 127.0.0.1\n\
-         ok      enrolment     127.0.0.1:EST answers, with the pinned authority\n\
+         ok      enrolment     127.0.0.1:EST answers, with a trusted authority\n\
          ok      broker        127.0.0.1:PORT takes this robot\n\
          warning profile       lekiwi, not registered by the relay yet\n                      \
          (hint: is it waiting for somebody? `lekiwi approve kiwi-01`)"

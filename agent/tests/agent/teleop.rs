@@ -71,6 +71,7 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
                 "configuration",
                 "events",
                 "list_packages",
+                "renew_identity",
                 "services",
                 "telemetry"
             ])
@@ -86,6 +87,7 @@ async fn commands_make_a_robot_teleoperated_and_their_end_makes_it_idle() {
                 "configuration",
                 "events",
                 "list_packages",
+                "renew_identity",
                 "services",
                 "telemetry",
                 "teleoperation"

@@ -1,16 +1,31 @@
 //! `lekiwi identity …`.
 
-use clap::{Args, Subcommand};
+use std::time::Duration;
 
-use super::Json;
+use clap::{Args, Subcommand};
+use lekiwi_protocol::{GroupName, RobotId};
+
+use super::{Json, parse};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Identity {
     /// List the certificates of robots and programs that count
-    #[command(
-        after_help = "Examples:\n  lekiwi identity list\n  lekiwi identity list kiwi-01 --all"
-    )]
+    #[command(after_help = "Examples:
+  lekiwi identity list
+  lekiwi identity list kiwi-01 --all
+  lekiwi identity list --ending-within 14d")]
     List(List),
+    /// Have robots get another certificate now, one after the other
+    #[command(after_help = "Examples:
+  lekiwi identity rotate kiwi-01 --wait
+  lekiwi identity rotate --all --over 2h --wait
+  lekiwi identity rotate --group hall --yes --json
+  lekiwi identity rotate --ending-within 14d --yes
+
+Each robot makes a new key, and the certificate of before counts until it has connected with the new one. Robots renew
+by themselves with a third of a certificate's life left: this is for not waiting until then. A robot that is away is
+asked when it comes back, within --expires. Ctrl-C stops the asking: who was asked goes on.")]
+    Rotate(Rotate),
     /// Take a certificate back, at once: whoever is connected with it is disconnected
     #[command(
         after_help = "Example:\n  lekiwi identity revoke 5c1f0e9a7b3d42e8a6f1907b2c4d8e35
@@ -32,6 +47,43 @@ pub(crate) struct List {
     /// Also those that count no more
     #[arg(long)]
     pub(crate) all: bool,
+    /// Only those that end within this time, such as 14d, or have ended
+    #[arg(long, value_name = "TIME", value_parser = parse::lasting)]
+    pub(crate) ending_within: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// These robots
+    #[arg(
+        value_name = "ROBOT",
+        required_unless_present_any = ["all", "group", "ending_within"],
+        conflicts_with_all = ["all", "group"]
+    )]
+    pub(crate) ids: Vec<RobotId>,
+    /// Every robot that takes part
+    #[arg(long, conflicts_with = "group")]
+    pub(crate) all: bool,
+    /// Those of a group
+    #[arg(long)]
+    pub(crate) group: Option<GroupName>,
+    /// Of these, or of all, only those whose certificate ends within this time, such as 14d, or has ended
+    #[arg(long, value_name = "TIME", value_parser = parse::lasting)]
+    pub(crate) ending_within: Option<Duration>,
+    /// Over this time, at random, such as 10m or 2h; a second for each robot when absent
+    #[arg(long, value_name = "TIME", value_parser = parse::over)]
+    pub(crate) over: Option<Duration>,
+    /// Within which time a robot must have accepted it, such as 1h
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse::expiry)]
+    pub(crate) expires: Duration,
+    /// Wait for the robots that are there, and say how far it is
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Do not ask before robots that were not named are asked
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) output: Json,
 }

@@ -54,6 +54,10 @@ pub(super) fn lasting(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn over(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a time such as 30s, 10m or 2h".into())
+}
+
 /// A number, `true`, `false` or a text in quotes is what JSON says it is; everything else is a text.
 pub(super) fn argument(text: &str) -> Result<(String, Value), String> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {

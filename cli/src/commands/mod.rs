@@ -12,6 +12,7 @@ mod keys;
 mod logs;
 mod packages;
 mod people;
+mod rotate;
 mod session;
 mod telemetry;
 mod token;
@@ -99,9 +100,7 @@ pub(crate) async fn run(
         }
         Command::Alerts(alerts) => alerts::run(&Relay::of(environment)?, alerts, ui).await,
         Command::Audit(arguments) => audit::run(environment, arguments, ui).await,
-        Command::Identity(identity) => {
-            identities::run(&Relay::of(environment)?, identity, ui).await
-        }
+        Command::Identity(identity) => identities::run(Relay::of(environment)?, identity, ui).await,
         Command::Bans(arguments) => bans::run(&Relay::of(environment)?, arguments, ui).await,
         Command::People(arguments) => people::people(&Relay::of(environment)?, arguments, ui).await,
         Command::Groups(arguments) => people::groups(&Relay::of(environment)?, arguments, ui).await,

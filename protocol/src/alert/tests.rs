@@ -91,7 +91,7 @@ fn rules_that_cannot_be_are_refused_with_their_reason() {
         ),
         (
             rule(json!({ "state": { "is": "upside_down" } })),
-            "unknown variant `upside_down`, expected one of `offline`, `unhealthy`, `clock_unsynchronized`, `teleoperated_by_nobody`, `teleoperation_contention`",
+            "unknown variant `upside_down`, expected one of `offline`, `unhealthy`, `clock_unsynchronized`, `teleoperated_by_nobody`, `teleoperation_contention`, `certificate_ending`",
         ),
         (
             json!({ "id": "Hot", "summary": "x", "when": { "state": { "is": "offline" } } }),

@@ -79,6 +79,17 @@ pub struct IdentityView {
     pub renews: Option<String>,
 }
 
+/// The certificate that a robot has in use, as it is part of the robot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CertificateView {
+    /// Its serial number, lower-case hex without leading zeros.
+    pub serial: String,
+    /// When it ends, or has ended.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub not_after: Timestamp,
+}
+
 /// `GET /api/v1/identities`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

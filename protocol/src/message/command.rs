@@ -43,13 +43,15 @@ pub enum Op {
     CollectLogs,
     /// Upload the list of installed packages, whose digest the state has.
     ListPackages,
+    /// Get another certificate now. Successful once a broker took it, and it has the place of the one before.
+    RenewIdentity,
     /// Begin the profile's stop action, and tell local programs; on a topic of its own.
     Estop,
 }
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ping,
         Self::FullState,
         Self::RestartService,
@@ -58,6 +60,7 @@ impl Op {
         Self::RunAction,
         Self::CollectLogs,
         Self::ListPackages,
+        Self::RenewIdentity,
         Self::Estop,
     ];
 
@@ -73,14 +76,19 @@ impl Op {
             Self::RunAction => "run_action",
             Self::CollectLogs => "collect_logs",
             Self::ListPackages => "list_packages",
+            Self::RenewIdentity => "renew_identity",
             Self::Estop => "estop",
         }
     }
 
-    /// Whether it uploads a file: for as long as the network takes, across ends of the agent and reboots.
+    /// Whether it goes on after an end of the agent and after a reboot, and holds up neither: what is uploaded for as long
+    /// as the network takes, and a renewal, which may wait until nobody drives the robot.
     #[must_use]
-    pub fn is_upload(self) -> bool {
-        matches!(self, Self::CollectLogs | Self::ListPackages)
+    pub fn goes_on(self) -> bool {
+        matches!(
+            self,
+            Self::CollectLogs | Self::ListPackages | Self::RenewIdentity
+        )
     }
 
     /// Checks arguments as far as that needs no profile.

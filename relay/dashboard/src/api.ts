@@ -75,6 +75,7 @@ export interface RobotView {
   readonly type: string;
   readonly status: Status;
   readonly registration?: Registration;
+  readonly certificate?: { readonly serial: string; readonly not_after: string };
   readonly factsheet?: Factsheet;
   readonly network?: { readonly hostname: string; readonly mac_address?: string; readonly ip_addresses?: readonly string[] };
   readonly deployment?: {
@@ -137,6 +138,8 @@ export const LIVE_TYPES = [
   "robot.approved",
   "robot.rejected",
   "robot.reflashed",
+  "robot.renewed",
+  "robot.revoked",
   "robot.hardware_changed",
   "robot.connected",
   "robot.disconnected",

@@ -203,7 +203,10 @@ export class Fleet {
       case "robot.stale":
         return { ...view, status: { ...view.status, online: false, stale: true } };
       case "robot.registered":
-        return { ...view, status: { ...view.status, registered_at: live.timestamp } };
+        return { ...certified(view, event.data), status: { ...view.status, registered_at: live.timestamp } };
+      case "robot.renewed":
+      case "robot.revoked":
+        return certified(view, event.data);
       case "robot.quarantined":
       case "robot.approved":
       case "robot.rejected":
@@ -230,11 +233,25 @@ function subject(type: string): string | undefined {
     case "robot.approved":
     case "robot.rejected":
       return "standing";
+    case "robot.renewed":
+    case "robot.revoked":
+      return "certificate";
     case "robot.registered":
       return type;
     default:
       return type.startsWith("configuration.") ? "configuration" : undefined;
   }
+}
+
+/** The certificate that it has in use after it got one, or after some were taken back. */
+function certified(view: RobotView, data: unknown): RobotView {
+  const said = isRecord(data) ? data : {};
+  const serial = text(said["certificate_serial"]);
+  const end = text(said["not_after"]);
+  if (serial !== undefined && end !== undefined) return { ...view, certificate: { serial, not_after: end } };
+  const { certificate, ...rest } = view;
+  const gone = said["serials"];
+  return Array.isArray(gone) && gone.includes(certificate?.serial) ? rest : view;
 }
 
 function configured(view: RobotView, what: string, data: Record<string, unknown>): RobotView {

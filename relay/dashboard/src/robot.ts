@@ -285,6 +285,7 @@ function stateFacts(view: Robot): Fact[] {
     ["Configuration", configuration(view)],
     ["Registration", view.registration?.reason ?? (view.registration?.approved_by ? `approved by ${view.registration.approved_by}` : "")],
     ["Registered", status.registered_at === undefined ? "" : format.moment(status.registered_at)],
+    ["Certificate", view.certificate === undefined ? "" : `until ${format.moment(view.certificate.not_after)}`],
   ];
 }
 

@@ -106,6 +106,21 @@ describe("live messages", () => {
     ]);
   });
 
+  it("the certificate is the one that was given last, until it is taken back", () => {
+    const f = fleet(view("kiwi-01"));
+    const seen: unknown[] = [];
+    const log = (sequence: number, type: string, data: unknown): void => {
+      f.apply(live(type, sequence, { type, data }, { sequence }));
+      seen.push(f.get("kiwi-01")?.view.certificate?.serial);
+    };
+    log(6, "robot.registered", { certificate_serial: "a1", not_after: at(90) });
+    log(8, "robot.renewed", { old_serial: "a1", certificate_serial: "b2", not_after: at(99) });
+    log(7, "robot.renewed", { old_serial: "a0", certificate_serial: "a1", not_after: at(90) });
+    log(9, "robot.revoked", { serials: ["a1"], by: "admin" });
+    log(10, "robot.revoked", { serials: ["b2", "c3"], by: "admin" });
+    expect(seen).toEqual(["a1", "b2", "b2", "b2", undefined]);
+  });
+
   it("telemetry older than the snapshot does not go back in time", () => {
     const f = fleet(view("kiwi-01"));
     f.apply(live("telemetry", -3, { metrics: { cpu_percent: 99, disk_percent: 7 } }));

@@ -237,8 +237,8 @@ fn takes_command(app: &App, robot: &RobotId, op: Op) -> Result<(), Failure> {
     if !able(&view, "commands") {
         return lacks(Kind::CommandsUnsupported, "takes commands".to_owned());
     }
-    // Younger than the others.
-    if op.is_upload() && !able(&view, op.as_str()) {
+    // Those that go on are younger than the others.
+    if op.goes_on() && !able(&view, op.as_str()) {
         return lacks(Kind::CommandUnsupported, format!("knows {op}"));
     }
     Ok(())

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lekiwi_protocol::Timestamp;
 use lekiwi_protocol::message::RegistrationStatus;
+use rustls_pki_types::CertificateDer;
 
 use super::App;
 use super::audited::Note;
@@ -23,13 +24,13 @@ use crate::identity::pkcs7;
 use crate::identity::renewal;
 use crate::identity::tokens::Secret;
 
-/// The authority's certificate.
+/// The authority's certificates: its roots, and while the fleet moves to another root what one signed of the other.
 #[utoipa::path(
     get, path = "/.well-known/est/cacerts", tag = "enrolment",
     responses((status = 200, description = "Base64 PKCS#7, certificates only (RFC 7030)", content_type = "application/pkcs7-mime", body = String))
 )]
 pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure> {
-    certificates(app.authority.certificate(), "application/pkcs7-mime")
+    certificates(&app.authority.certificates(), "application/pkcs7-mime")
 }
 
 /// The certificates that count no more (RFC 5280): DER, signed by the authority, as of now.
@@ -41,9 +42,11 @@ pub(super) async fn cacerts(State(app): State<App>) -> Result<Response, Failure>
     )
 )]
 pub(super) async fn crl(State(app): State<App>) -> Result<Response, Failure> {
-    let der = app.revocations.current().await?;
+    let lists = app.revocations.current().await?;
     let kind = HeaderValue::from_static("application/pkix-crl");
-    Ok(([(header::CONTENT_TYPE, kind)], der.to_vec()).into_response())
+    // There is one by each authority that signs, the present one's first.
+    let der = lists.first().cloned().unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, kind)], der).into_response())
 }
 
 /// A robot's certificate. HTTP Basic: user is the robot's id, password an enrolment token. The same key
@@ -95,7 +98,7 @@ pub(super) async fn simpleenroll(
                 app.broker.disconnect(enrolled.robot.as_str()).await;
             }
             certificates(
-                &enrolled.certificate,
+                &with_path(&app, enrolled.certificate),
                 "application/pkcs7-mime; smime-type=certs-only",
             )
         }
@@ -153,7 +156,7 @@ pub(super) async fn simplereenroll(
     let now = Timestamp::from_ms(clock::now_ms());
     match renewal::renew(registry, &robot, status, &shown, &body, now).await {
         Ok(certificate) => certificates(
-            &certificate,
+            &with_path(&app, certificate),
             "application/pkcs7-mime; smime-type=certs-only",
         ),
         Err(error) => {
@@ -169,8 +172,18 @@ pub(super) async fn simplereenroll(
     }
 }
 
-fn certificates(der: &[u8], content_type: &'static str) -> Result<Response, Failure> {
-    let body = pkcs7::certs_only([der]).map_err(|error| {
+/// A client's certificate, and what it shows after it.
+fn with_path(app: &App, own: Vec<u8>) -> Vec<CertificateDer<'static>> {
+    let mut all = vec![CertificateDer::from(own)];
+    all.extend(app.authority.path());
+    all
+}
+
+fn certificates(
+    certificates: &[CertificateDer<'_>],
+    content_type: &'static str,
+) -> Result<Response, Failure> {
+    let body = pkcs7::certs_only(certificates.iter().map(AsRef::as_ref)).map_err(|error| {
         Failure::new(
             Kind::Internal,
             format!("cannot encode the certificate: {error}"),

@@ -15,6 +15,7 @@ use super::problem::Failure;
 use super::starting::readiness;
 use crate::clock;
 use crate::identity::server::RENEW_BEFORE;
+use crate::metrics::HolderLabels;
 use crate::store;
 
 /// Whether the relay does its work. Open to everybody.
@@ -120,6 +121,7 @@ pub(super) async fn metrics(
     metrics
         .teleoperation_sessions
         .set(counts.teleoperated as i64);
+    look_at_certificates(&app);
     metrics.resident_memory.set(resident_bytes().unwrap_or(0));
     let accepts = headers.get_all(header::ACCEPT);
     let open = accepts
@@ -140,6 +142,27 @@ pub(super) async fn metrics(
         [(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
         text,
     ))
+}
+
+/// Counts for how long certificates are still good.
+fn look_at_certificates(app: &App) {
+    let now_ms = clock::now_ms();
+    let left = &app.metrics.certificate_left;
+    let says = |of, ends_ms: u64| {
+        let left_ms = ends_ms.cast_signed() - now_ms.cast_signed();
+        left.get_or_create(&HolderLabels { of })
+            .set(left_ms / 1_000);
+    };
+    says("server", app.certificate_ends_ms);
+    says("authority", app.authority.not_after_ms());
+    let in_use = app.store.certificates_in_use();
+    match in_use.values().map(|robot| robot.not_after_ms).min() {
+        Some(first_ms) => says("robots", first_ms),
+        None => drop(left.remove(&HolderLabels { of: "robots" })),
+    }
+    let ending = in_use.values().filter(|robot| robot.is_ending(now_ms));
+    let count = ending.count() as i64;
+    app.metrics.robots_certificate_ending.set(count);
 }
 
 /// Memory that this process has, as Linux says it.

@@ -25,6 +25,7 @@ mod factor;
 mod groups;
 mod headers;
 mod health;
+mod host;
 mod identities;
 mod invitations;
 mod join;
@@ -177,6 +178,7 @@ pub fn router(app: App) -> Router {
             app.clone(),
             audited::record,
         ))
+        .layer(axum::middleware::from_fn(host::one))
         .layer(axum::middleware::from_fn(headers::secure))
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),

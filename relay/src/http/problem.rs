@@ -73,6 +73,8 @@ kinds! {
     LoginBusy = "login-busy", SERVICE_UNAVAILABLE, "Too many logins at once";
     /// A cookie came with a request of another site.
     CrossOrigin = "cross-origin", FORBIDDEN, "Request of another site";
+    /// It is not clear which host a request is for.
+    HostInvalid = "host-invalid", BAD_REQUEST, "Not for one host";
     /// A permission is missing.
     PermissionMissing = "permission-missing", FORBIDDEN, "Permission missing";
     /// No such route.

@@ -2,7 +2,7 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use lekiwi_protocol::api::{self, Approval, RobotList, RobotView};
+use lekiwi_protocol::api::{self, Approval, CertificateView, RobotList, RobotView};
 use lekiwi_protocol::message::RegistrationStatus;
 use lekiwi_protocol::{RobotId, Timestamp};
 use lekiwi_relay_core::Past;
@@ -14,7 +14,7 @@ use super::problem::{Failure, Kind};
 use crate::clock;
 use crate::identity::tokens::{MAX_BINDING_BYTES, is_binding};
 use crate::ingest::Decision;
-use crate::store::{LookedBack, Moment};
+use crate::store::{InUseByName, LookedBack, Moment};
 
 /// All robots, as they are or as they were: with `at` or `position`, registration, wanted configuration and presence are
 /// as the log had them then, and the rest as of the last picture that was kept by then (`as_of`).
@@ -42,7 +42,12 @@ pub(super) async fn list(
     let (robots, position) = match moment(&mut query, now)? {
         None => {
             query.finish()?;
-            app.fleet.robots()
+            let (mut robots, position) = app.fleet.robots();
+            let in_use = app.store.certificates_in_use();
+            for robot in &mut robots {
+                certify(robot, &in_use);
+            }
+            (robots, position)
         }
         Some(moment) => {
             query.finish()?;
@@ -193,7 +198,7 @@ pub(super) async fn approve(
     tracing::info!(%robot, user = %asker.name(), "robot approved");
     let decision = Decision::Approve { profile };
     let decided = app.fleet.decide(&robot, &asker.by(), decision).await?;
-    Ok(Answer(decided.unwrap_or(view)))
+    Ok(Answer(certified(&app, decided.unwrap_or(view))))
 }
 
 /// Turns a robot away: its certificates are revoked, its session ends at once. It comes back only by a
@@ -226,13 +231,27 @@ pub(super) async fn reject(
         }
     };
     app.broker.disconnect(name).await;
-    Ok(Answer(decided?.unwrap_or(view)))
+    Ok(Answer(certified(&app, decided?.unwrap_or(view))))
 }
 
 /// The robot, if the relay knows it.
 pub(super) fn known(app: &App, robot: &RobotId) -> Result<RobotView, Failure> {
-    app.fleet.robot(robot).ok_or_else(|| {
+    let view = app.fleet.robot(robot).ok_or_else(|| {
         Failure::new(Kind::RobotUnknown, format!("there is no robot {robot}"))
             .hint("GET /api/v1/robots lists them")
-    })
+    })?;
+    Ok(certified(app, view))
+}
+
+/// With the certificate that the robot has in use now.
+fn certified(app: &App, mut view: RobotView) -> RobotView {
+    certify(&mut view, &app.store.certificates_in_use());
+    view
+}
+
+fn certify(view: &mut RobotView, in_use: &InUseByName) {
+    view.certificate = in_use.get(view.id.as_str()).map(|found| CertificateView {
+        serial: found.serial.to_string(),
+        not_after: Timestamp::from_ms(found.not_after_ms),
+    });
 }

@@ -56,7 +56,7 @@ pub fn tls(identity: &ServerIdentity, allow_tls12: bool) -> Result<ServerConfig,
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut authorities = RootCertStore::empty();
-    for authority in identity.chain.iter().skip(1) {
+    for authority in &identity.of_clients {
         authorities.add(authority.clone())?;
     }
     let robots =

@@ -1,9 +1,6 @@
-//! The fleet's certificate authority: one self-signed P-256 root in the data folder, made at the first
-//! start. Signs robots, consumers and the relay's own server certificate; what goes into a certificate
-//! is decided here, never taken from a request. Blocking file IO at open, pure afterwards.
-//!
-//! Invariant: the folder appears whole (made beside and renamed), so a folder with a missing or wrong
-//! file means damage, and is reported rather than replaced: a new authority would lock every robot out.
+//! The fleet's certificate authority, in the data folder: signs robots, consumers and the relay's own server certificate;
+//! what goes into a certificate is decided here, never taken from a request. Made at the first start; while the fleet
+//! moves to another root, that one or the one before is beside it. Blocking file IO at open, pure afterwards.
 
 use std::fs;
 use std::io;
@@ -13,24 +10,22 @@ use std::time::Duration;
 use lekiwi_protocol::access::Principal;
 use lekiwi_protocol::{ConsumerName, Org, RelayId, RobotId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SerialNumber, SubjectPublicKeyInfo,
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
-use crate::files;
+use super::generation::{self, Generation, beside};
 
-/// The root's certificate, PEM.
-pub const CA_CERTIFICATE: &str = "ca.pem";
-/// The root's key, PKCS#8 PEM.
-pub const CA_KEY: &str = "ca.key";
-const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// How far back the root and the server certificate begin: a Pi has no clock at boot and judges them by
-/// the time its agent was built.
-pub(super) const BACKDATED: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The authority that comes after this one, inside its folder, until it signs.
+pub(super) const NEXT: &str = "next";
+/// The authority before this one, inside its folder, as long as it is trusted.
+pub(super) const PREVIOUS: &str = "previous";
+/// What is to take the place of the folder, beside it.
+pub(super) const SWITCHED: &str = ".switched";
+
 /// How far back a client's certificate begins at most, for relays whose clocks differ; and never more than a tenth of
 /// its lifetime, so that clients can tell when a third of that is left.
 const SKEW: Duration = Duration::from_secs(3600);
@@ -50,10 +45,12 @@ pub enum AuthorityError {
         source: io::Error,
     },
     /// The folder lacks a file.
-    #[error("expected both {CA_KEY} and {CA_CERTIFICATE} in {folder}, found no {missing}")]
+    #[error("expected both {} and {} in {folder}, found no {missing}", pair[0], pair[1])]
     Incomplete {
         /// The authority's folder.
         folder: PathBuf,
+        /// What belongs together.
+        pair: [&'static str; 2],
         /// The missing file.
         missing: &'static str,
     },
@@ -66,8 +63,26 @@ pub enum AuthorityError {
         path: PathBuf,
     },
     /// Key and certificate are of different authorities.
-    #[error("expected the key of {CA_CERTIFICATE} in {0}, got another key")]
-    Mismatch(PathBuf),
+    #[error("expected the key of {certificate} in {path}, got another key")]
+    Mismatch {
+        /// The certificate's file.
+        certificate: &'static str,
+        /// The key's file.
+        path: PathBuf,
+    },
+    /// The root has to sign, and its key is not there.
+    #[error("expected the root's key in {0}, found none")]
+    RootOffline(PathBuf),
+    /// The move to another root is not where it should be for this step.
+    #[error("expected {expected}, found {found}")]
+    OutOfStep {
+        /// What should be.
+        expected: &'static str,
+        /// What is.
+        found: &'static str,
+        /// What a person can do about it.
+        hint: &'static str,
+    },
     /// There is no authority yet.
     #[error("expected a certificate authority in {0}, found none")]
     Missing(PathBuf),
@@ -84,9 +99,13 @@ impl AuthorityError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Incomplete { .. } | Self::Damaged { .. } | Self::Mismatch(_) => Some(
+            Self::Incomplete { .. } | Self::Damaged { .. } | Self::Mismatch { .. } => Some(
                 "restore the folder from a backup; or move it away, begin anew with `lekiwi-relay ca new`, and enrol every robot again",
             ),
+            Self::RootOffline(_) => {
+                Some("bring the key from where it is kept, and name it with --root-key FILE")
+            }
+            Self::OutOfStep { hint, .. } => Some(hint),
             Self::Missing(_) => Some("start the relay once with `lekiwi-relay run`; it makes one"),
             _ => None,
         }
@@ -137,13 +156,12 @@ pub struct Issued {
     pub not_after_ms: u64,
 }
 
-/// The root, its key in memory.
+/// The authority that signs, its key in memory; and while the fleet moves to another root, that one or the one before.
 pub struct Authority {
     folder: PathBuf,
-    certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    /// End of its validity, milliseconds since the epoch.
-    not_after_ms: u64,
+    present: Generation,
+    previous: Option<Generation>,
+    next: Option<Generation>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -155,28 +173,37 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
+    /// Whether there is one in `folder`.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn is_in(folder: &Path) -> Result<bool, AuthorityError> {
+        let is_there = || folder.try_exists().map_err(io_error("read", folder));
+        let switched = beside(folder, SWITCHED);
+        if is_there()? || !switched.exists() {
+            return is_there();
+        }
+        // The power went between the two renames of a switch. Whoever was quicker did the same.
+        match fs::rename(&switched, folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("rename", &switched)(error))
+            }
+            _ => is_there(),
+        }
+    }
+
     /// Loads the authority in `folder`, or makes one if there is no such folder: one, however many relays start at once.
     ///
     /// # Errors
     /// When the folder is damaged, or cannot be read or written.
     pub fn open_or_create(folder: &Path, org: &Org, now_ms: u64) -> Result<Self, AuthorityError> {
-        match Self::open(folder) {
-            Err(AuthorityError::Missing(_)) => {}
-            other => return other,
-        }
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-        }
-        let path = beside(folder, ".lock");
-        let lock = fs::File::create(&path).map_err(io_error("create", &path))?;
-        lock.lock().map_err(io_error("lock", &path))?;
-        match Self::open(folder) {
-            Err(AuthorityError::Missing(_)) => {
-                create(folder, org, now_ms)?;
-                Self::open(folder)
+        if !Self::is_in(folder)? {
+            let _lock = lock(folder)?;
+            if !Self::is_in(folder)? {
+                generation::create(folder, org, now_ms, None, false)?;
             }
-            other => other,
         }
+        Self::open(folder)
     }
 
     /// Loads the authority in `folder`.
@@ -184,43 +211,18 @@ impl Authority {
     /// # Errors
     /// When there is none, it is damaged, or cannot be read.
     pub fn open(folder: &Path) -> Result<Self, AuthorityError> {
-        if !folder.try_exists().map_err(io_error("read", folder))? {
+        if !Self::is_in(folder)? {
             return Err(AuthorityError::Missing(folder.to_owned()));
         }
-        let read = |name: &'static str| match fs::read(folder.join(name)) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(AuthorityError::Incomplete {
-                    folder: folder.to_owned(),
-                    missing: name,
-                })
-            }
-            Err(error) => Err(io_error("read", &folder.join(name))(error)),
+        let beside_it = |name: &str| match Generation::open(&folder.join(name)) {
+            Err(AuthorityError::Missing(_)) => Ok(None),
+            other => other.map(Some),
         };
-        let damaged = |name: &str, expected| AuthorityError::Damaged {
-            expected,
-            path: folder.join(name),
-        };
-        let (key, certificate) = (read(CA_KEY)?, read(CA_CERTIFICATE)?);
-        let key = std::str::from_utf8(&key)
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok())
-            .ok_or_else(|| damaged(CA_KEY, "a private key as PKCS#8 PEM"))?;
-        let certificate = CertificateDer::from_pem_slice(&certificate)
-            .map_err(|_| damaged(CA_CERTIFICATE, "a certificate as PEM"))?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|_| damaged(CA_CERTIFICATE, "an X.509 certificate"))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(AuthorityError::Mismatch(folder.join(CA_KEY)));
-        }
-        let not_after = parsed.validity().not_after.timestamp();
-        let not_after_ms = u64::try_from(not_after).unwrap_or(0) * 1000;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self {
             folder: folder.to_owned(),
-            certificate,
-            issuer,
-            not_after_ms,
+            present: Generation::open(folder)?,
+            previous: beside_it(PREVIOUS)?,
+            next: beside_it(NEXT)?,
         })
     }
 
@@ -230,22 +232,115 @@ impl Authority {
         &self.folder
     }
 
-    /// The root certificate.
+    /// The root's certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+        &self.present.root
     }
 
-    /// The root certificate for people and files.
+    /// The root that robots pin from now on, for people and files.
     #[must_use]
     pub fn certificate_pem(&self) -> String {
-        super::pem("CERTIFICATE", &self.certificate)
+        super::pem("CERTIFICATE", self.certificate())
     }
 
-    /// What robots pin: `sha256:` and the hex digest of the root certificate.
+    /// What robots pin: `sha256:` and the hex digest of the root's certificate.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        format!("sha256:{}", hex::encode(Sha256::digest(&self.certificate)))
+        fingerprint(self.certificate())
+    }
+
+    /// The fingerprint of the root that comes next, as soon as there is one.
+    #[must_use]
+    pub fn next_fingerprint(&self) -> Option<String> {
+        Some(fingerprint(&self.next.as_ref()?.root))
+    }
+
+    /// The fingerprint of the root before, as long as it is trusted.
+    #[must_use]
+    pub fn previous_fingerprint(&self) -> Option<String> {
+        Some(fingerprint(&self.previous.as_ref()?.root))
+    }
+
+    /// Whether an issuing authority signs, and not the root.
+    #[must_use]
+    pub fn has_issuing(&self) -> bool {
+        self.present.issuing.is_some()
+    }
+
+    /// When who signs ends, milliseconds since the epoch.
+    #[must_use]
+    pub fn not_after_ms(&self) -> u64 {
+        self.present.not_after_ms
+    }
+
+    /// Whether who signs now signed `certificate`, DER.
+    #[must_use]
+    pub fn has_signed(&self, certificate: &[u8]) -> bool {
+        self.present.has_signed(certificate)
+    }
+
+    /// The roots that are trusted, that of now first.
+    #[must_use]
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.generations().map(|it| it.root.clone()).collect()
+    }
+
+    /// [`Authority::roots`], PEM.
+    #[must_use]
+    pub fn roots_pem(&self) -> String {
+        let pem = |root: &Generation| super::pem("CERTIFICATE", &root.root);
+        self.generations().map(pem).collect()
+    }
+
+    /// Who may have signed a client's certificate: the roots, and the issuing authorities below them, for clients that
+    /// show their own certificate only.
+    #[must_use]
+    pub fn of_clients(&self) -> Vec<CertificateDer<'static>> {
+        let issuing = self.generations().filter_map(|it| it.issuing.clone());
+        self.roots().into_iter().chain(issuing).collect()
+    }
+
+    /// All certificates of the authority.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        let cross = self.generations().filter_map(|it| it.cross.clone());
+        self.of_clients().into_iter().chain(cross).collect()
+    }
+
+    /// From what is signed now up to a root, without the roots: what a client that has a certificate shows after it.
+    #[must_use]
+    pub fn path(&self) -> Vec<CertificateDer<'static>> {
+        let Generation { issuing, cross, .. } = &self.present;
+        issuing.iter().chain(cross).cloned().collect()
+    }
+
+    /// [`Authority::path`], PEM.
+    #[must_use]
+    pub fn path_pem(&self) -> String {
+        let path = self.path();
+        path.iter()
+            .map(|it| super::pem("CERTIFICATE", it))
+            .collect()
+    }
+
+    /// What a server shows after its own certificate. The roots are there for clients that know their fingerprints only,
+    /// and that of now is the last, for those that ask a person.
+    pub(super) fn path_to_roots(&self) -> Vec<CertificateDer<'static>> {
+        let previous = self.previous.as_ref().map(|it| it.root.clone());
+        let present = self.present.root.clone();
+        self.path()
+            .into_iter()
+            .chain(previous)
+            .chain([present])
+            .collect()
+    }
+
+    fn generations(&self) -> impl Iterator<Item = &Generation> {
+        [&self.present]
+            .into_iter()
+            .chain(&self.previous)
+            .chain(&self.next)
     }
 
     /// Signs a client certificate for the P-256 key `spki` (SubjectPublicKeyInfo, DER).
@@ -278,13 +373,16 @@ impl Authority {
         self.sign(params, &key, now_ms, SKEW.min(lifetime / 10), lifetime)
     }
 
-    /// Signs a list of revoked certificates; DER.
+    /// Signs a list of revoked certificates as each authority whose certificates count; DER, that of now first.
     pub(super) fn sign_list(
         &self,
         list: &CertificateRevocationListParams,
-    ) -> Result<Vec<u8>, AuthorityError> {
-        let signed = list.signed_by(&self.issuer)?;
-        Ok(signed.der().to_vec())
+    ) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        [&self.present]
+            .into_iter()
+            .chain(&self.previous)
+            .map(|of| Ok(list.signed_by(&of.issuer)?.der().to_vec()))
+            .collect()
     }
 
     pub(super) fn sign(
@@ -297,12 +395,12 @@ impl Authority {
     ) -> Result<Issued, AuthorityError> {
         let serial = random_serial()?;
         // What outlives its authority is good for nobody.
-        let left = Duration::from_millis(self.not_after_ms.saturating_sub(now_ms));
+        let left = Duration::from_millis(self.present.not_after_ms.saturating_sub(now_ms));
         let lifetime = lifetime.min(left);
         let (not_before_ms, not_after_ms) = validity(&mut params, now_ms, backdated, lifetime);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.issuer)?;
+        let certificate = params.signed_by(key, &self.present.issuer)?;
         Ok(Issued {
             // The first digit is never zero, so this is also "without leading zeros".
             serial: hex::encode(serial),
@@ -313,51 +411,23 @@ impl Authority {
     }
 }
 
-fn create(folder: &Path, org: &Org, now_ms: u64) -> Result<(), AuthorityError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Lekiwi Heartbeat authority");
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, org.as_str());
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
-    validity(&mut params, now_ms, BACKDATED, CA_LIFETIME);
-    let certificate = params.self_signed(&key)?;
-
-    let beside = beside(folder, ".new");
-    if beside.exists() {
-        // A crash before the rename: no robot has ever seen this authority.
-        fs::remove_dir_all(&beside).map_err(io_error("remove", &beside))?;
-    }
-    fs::create_dir_all(&beside).map_err(io_error("create", &beside))?;
-    let write = |name: &str, pem: String, mode| {
-        let path = beside.join(name);
-        files::create(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
-    };
-    write(CA_KEY, key.serialize_pem(), files::SECRET)?;
-    write(
-        CA_CERTIFICATE,
-        super::pem("CERTIFICATE", certificate.der()),
-        files::PUBLIC,
-    )?;
-    fs::rename(&beside, folder).map_err(io_error("create", folder))?;
-    files::sync_parent(folder).map_err(io_error("sync", folder))
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(certificate)))
 }
 
-/// What is named after a folder, beside it.
-fn beside(folder: &Path, ending: &str) -> PathBuf {
-    let mut beside = folder.as_os_str().to_owned();
-    beside.push(ending);
-    beside.into()
+/// Held while the folder is changed.
+pub(super) fn lock(folder: &Path) -> Result<fs::File, AuthorityError> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+    }
+    let path = beside(folder, ".lock");
+    let lock = fs::File::create(&path).map_err(io_error("create", &path))?;
+    lock.lock().map_err(io_error("lock", &path))?;
+    Ok(lock)
 }
 
 /// 127 bits with the highest one set: positive, never with leading zeros, 126 of them random.
-fn random_serial() -> Result<[u8; 16], AuthorityError> {
+pub(super) fn random_serial() -> Result<[u8; 16], AuthorityError> {
     let mut serial = [0; 16];
     getrandom::fill(&mut serial).map_err(AuthorityError::Random)?;
     serial[0] = serial[0] & 0x3f | 0x40;
@@ -365,7 +435,7 @@ fn random_serial() -> Result<[u8; 16], AuthorityError> {
 }
 
 /// Sets the validity, in whole seconds as certificates know them; returns it in milliseconds.
-fn validity(
+pub(super) fn validity(
     params: &mut CertificateParams,
     now_ms: u64,
     backdated: Duration,
@@ -398,6 +468,9 @@ pub(super) fn io_error<'a>(
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use rcgen::KeyPair;
+
+    use super::super::generation::{CA_CERTIFICATE, CA_KEY};
     use super::*;
 
     const NOW: u64 = 1_795_233_120_000;

@@ -60,8 +60,8 @@ pub async fn create(
     let subject = Subject::Consumer(request.name.clone());
     let issued = authority.issue(&subject, root.org(), &csr.spki, now.as_ms(), lifetime)?;
     let answer = ConsumerCreated {
-        certificate_pem: super::pem("CERTIFICATE", &issued.der),
-        ca_pem: authority.certificate_pem(),
+        certificate_pem: super::pem("CERTIFICATE", &issued.der) + &authority.path_pem(),
+        ca_pem: authority.roots_pem(),
         serial: issued.serial.clone(),
         expires_at: Timestamp::from_ms(issued.not_after_ms),
         mqtt,

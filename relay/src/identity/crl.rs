@@ -36,11 +36,12 @@ pub enum CrlError {
     Authority(#[from] AuthorityError),
 }
 
-/// A list that was signed.
+/// What is revoked, as it was signed.
 #[derive(Debug, Clone)]
 struct Signed {
-    der: Arc<[u8]>,
-    /// What it lists.
+    /// DER, by each authority whose certificates count, that of now first.
+    lists: Arc<[Vec<u8>]>,
+    /// What they list.
     revoked: Vec<(String, u64)>,
     /// The store's count of changes before it was asked.
     changes: u64,
@@ -68,11 +69,11 @@ impl Revocations {
         }
     }
 
-    /// The list as of now, DER.
+    /// The list as of now, DER; and the same by the authority before, while that is trusted.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn current(&self) -> Result<Arc<[u8]>, CrlError> {
+    pub async fn current(&self) -> Result<Arc<[Vec<u8>]>, CrlError> {
         let now_ms = clock::now_ms();
         // Before it is asked: what changes meanwhile is in the next one.
         let changes = *self.store.identity_changes().borrow();
@@ -85,7 +86,7 @@ impl Revocations {
         if let Some(known) = &fresh
             && known.changes == changes
         {
-            return Ok(known.der.clone());
+            return Ok(known.lists.clone());
         }
         let revoked = self.store.revoked(now_ms).await?;
         let newest = &mut *newest();
@@ -93,22 +94,22 @@ impl Revocations {
             && known.revoked == revoked
         {
             known.changes = changes;
-            let der = known.der.clone();
+            let lists = known.lists.clone();
             *newest = Some(known);
-            return Ok(der);
+            return Ok(lists);
         }
         let number = newest
             .as_ref()
             .map_or(0, |signed| signed.made_ms + 1)
             .max(now_ms);
-        let der: Arc<[u8]> = sign(&self.authority, &revoked, number, now_ms)?.into();
+        let lists: Arc<[Vec<u8>]> = sign(&self.authority, &revoked, number, now_ms)?.into();
         *newest = Some(Signed {
-            der: der.clone(),
+            lists: lists.clone(),
             revoked,
             changes,
             made_ms: number,
         });
-        Ok(der)
+        Ok(lists)
     }
 
     /// Keeps the file fresh, for ever; returns where there is none.
@@ -117,7 +118,7 @@ impl Revocations {
             return;
         };
         let mut changes = self.store.identity_changes();
-        let mut written: Option<Arc<[u8]>> = None;
+        let mut written: Option<Arc<[Vec<u8>]>> = None;
         loop {
             changes.mark_unchanged();
             let wait = match self.write(&file, &mut written).await {
@@ -136,15 +137,15 @@ impl Revocations {
     async fn write(
         &self,
         file: &std::path::Path,
-        written: &mut Option<Arc<[u8]>>,
+        written: &mut Option<Arc<[Vec<u8>]>>,
     ) -> Result<(), CrlError> {
-        let der = self.current().await?;
-        if written.as_ref() == Some(&der) {
+        let lists = self.current().await?;
+        if written.as_ref() == Some(&lists) {
             return Ok(());
         }
-        let pem = super::pem("X509 CRL", &der);
+        let pem: String = lists.iter().map(|it| super::pem("X509 CRL", it)).collect();
         files::replace(file, pem.as_bytes(), files::PUBLIC).map_err(io_error("write", file))?;
-        *written = Some(der);
+        *written = Some(lists);
         Ok(())
     }
 }
@@ -154,7 +155,7 @@ fn sign(
     revoked: &[(String, u64)],
     number: u64,
     now_ms: u64,
-) -> Result<Vec<u8>, AuthorityError> {
+) -> Result<Vec<Vec<u8>>, AuthorityError> {
     let time = |ms: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(ms / 1000);
     let entry = |(serial, at): &(String, u64)| {
         // Serials have a highest digit that is not zero, of an even count where they are the authority's.

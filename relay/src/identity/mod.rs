@@ -1,7 +1,8 @@
 //! Who may connect: the certificate authority, enrolment over EST with one-time tokens, and what the
 //! broker is told about a certificate.
 //!
-//! * [`authority`] holds the root and signs; [`server`] is the relay's own certificate.
+//! * [`authority`] signs, as one [`generation`] of it or, while the fleet moves to another root ([`rollover`]), two;
+//!   [`server`] is the relay's own certificate.
 //! * [`csr`] reads what robots and consumers send; [`pkcs7`] writes what they get.
 //! * [`crl`] says which of them count no more, to those who cannot ask.
 //! * [`tokens`] are the one-time secrets; [`enrolment`] spends them. [`renewal`] is by the certificate before.
@@ -11,10 +12,14 @@ pub mod consumers;
 pub mod crl;
 pub mod csr;
 pub mod enrolment;
+mod generation;
 pub mod pkcs7;
 pub mod renewal;
+pub mod rollover;
 pub mod server;
 pub mod tokens;
+
+pub use generation::{CA_CERTIFICATE, CA_KEY};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -17,11 +17,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 
-use super::authority::{Authority, AuthorityError, BACKDATED, CA_CERTIFICATE, Issued, io_error};
+use super::authority::{Authority, AuthorityError, Issued, io_error};
+use super::generation::{BACKDATED, CA_CERTIFICATE};
 use crate::files;
 
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
+const CLIENTS: &str = "clients.pem";
 const LIFETIME: Duration = Duration::from_secs(397 * 24 * 3600);
 /// A certificate with less than this left is renewed at start; a running relay complains.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(60 * 24 * 3600);
@@ -67,7 +69,7 @@ pub struct ServerNameError(String);
 
 /// The server's certificate chain and key.
 pub struct ServerIdentity {
-    /// Leaf, then root, so that a client can pin the root before it has it.
+    /// Leaf to roots, so that a client can pin a root before it has it.
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
     pub key: PrivateKeyDer<'static>,
@@ -75,6 +77,10 @@ pub struct ServerIdentity {
     pub certificate_path: PathBuf,
     /// File with the key, PEM.
     pub key_path: PathBuf,
+    /// Who may have signed a client's certificate.
+    pub of_clients: Vec<CertificateDer<'static>>,
+    /// File with these, PEM.
+    pub clients_path: PathBuf,
     /// End of the leaf's validity, milliseconds since the epoch.
     pub not_after_ms: u64,
 }
@@ -101,6 +107,14 @@ impl ServerIdentity {
         let mut names = names.to_vec();
         names.sort();
         names.dedup();
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let clients_path = folder.join(CLIENTS);
+        files::replace(
+            &clients_path,
+            pem(&authority.of_clients()).as_bytes(),
+            files::PUBLIC,
+        )
+        .map_err(io_error("write", &clients_path))?;
         if let Some(identity) = load(authority, folder, &names)
             && identity.not_after_ms > now_ms + duration_ms(RENEW_BEFORE)
         {
@@ -122,11 +136,9 @@ fn load(authority: &Authority, folder: &Path, names: &[ServerName]) -> Option<Se
         .collect::<Result<_, _>>()
         .ok()?;
     let key = KeyPair::from_pem(&fs::read_to_string(&key_path).ok()?).ok()?;
-    let [leaf, root] = chain.as_slice() else {
-        return None;
-    };
+    let (leaf, path) = chain.split_first()?;
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
-    if root != authority.certificate()
+    if path != authority.path_to_roots()
         || parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes()
     {
         return None;
@@ -154,6 +166,8 @@ fn load(authority: &Authority, folder: &Path, names: &[ServerName]) -> Option<Se
         chain: chain.clone(),
         certificate_path,
         key_path,
+        of_clients: authority.of_clients(),
+        clients_path: folder.join(CLIENTS),
         not_after_ms,
     })
 }
@@ -166,22 +180,23 @@ fn make(
 ) -> Result<ServerIdentity, AuthorityError> {
     let (key, issued) = issue(authority, "lekiwi-relay", names, now_ms)?;
     let (certificate_path, key_path) = paths(folder);
-    fs::create_dir_all(folder).map_err(io_error("create", folder))?;
-    let chain_pem = super::pem("CERTIFICATE", &issued.der) + &authority.certificate_pem();
+    let chain = chain(authority, issued.der);
     files::replace(&key_path, key.serialize_pem().as_bytes(), files::SECRET)
         .map_err(io_error("write", &key_path))?;
-    files::replace(&certificate_path, chain_pem.as_bytes(), files::PUBLIC)
+    files::replace(&certificate_path, pem(&chain).as_bytes(), files::PUBLIC)
         .map_err(io_error("write", &certificate_path))?;
     Ok(ServerIdentity {
-        chain: vec![issued.der.into(), authority.certificate().clone()],
+        chain,
         key: private_key(&key),
         certificate_path,
         key_path,
+        of_clients: authority.of_clients(),
+        clients_path: folder.join(CLIENTS),
         not_after_ms: issued.not_after_ms,
     })
 }
 
-/// Writes the certificate of an external broker, its key and the authority's certificate into `folder`, which is made
+/// Writes the certificate of an external broker, its key and the authority's certificates into `folder`, which is made
 /// where it is missing; the end of the certificate, milliseconds since the epoch.
 ///
 /// # Errors
@@ -199,10 +214,26 @@ pub fn write_for_broker(
         files::replace(&path, text.as_bytes(), mode).map_err(io_error("write", &path))
     };
     write(KEY, &key.serialize_pem(), files::SECRET)?;
-    let chain = super::pem("CERTIFICATE", &issued.der) + &authority.certificate_pem();
-    write(CERTIFICATE, &chain, files::PUBLIC)?;
-    write(CA_CERTIFICATE, &authority.certificate_pem(), files::PUBLIC)?;
-    Ok(issued.not_after_ms)
+    let ends_ms = issued.not_after_ms;
+    let chain = chain(authority, issued.der);
+    write(CERTIFICATE, &pem(&chain), files::PUBLIC)?;
+    let authorities = pem(&authority.of_clients());
+    write(CA_CERTIFICATE, &authorities, files::PUBLIC)?;
+    Ok(ends_ms)
+}
+
+/// A server's certificate, and those up to the roots.
+fn chain(authority: &Authority, own: Vec<u8>) -> Vec<CertificateDer<'static>> {
+    let mut chain = vec![CertificateDer::from(own)];
+    chain.extend(authority.path_to_roots());
+    chain
+}
+
+fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    certificates
+        .iter()
+        .map(|it| super::pem("CERTIFICATE", it))
+        .collect()
 }
 
 /// A key, and a certificate for it that is good for `names`.

@@ -254,6 +254,16 @@ impl Ingest {
         }
     }
 
+    /// Tells the rules whose certificate ends soon.
+    pub(super) fn look_at_certificates(&self, now_ms: u64) {
+        let in_use = self.store.certificates_in_use();
+        let steady = Timestamp::from_ms(clock::steady_ms());
+        self.alert_desk.write().certificates(steady, |robot| {
+            let certificate = in_use.get(robot.as_str());
+            certificate.is_some_and(|certificate| certificate.is_ending(now_ms))
+        });
+    }
+
     /// Events are in the log: the rules look at those of robots, and follow those of alerts.
     pub(super) async fn committed_alerts(&mut self, broker: &Broker, events: &[StoredEvent]) {
         let now = Timestamp::from_ms(clock::steady_ms());

@@ -17,6 +17,8 @@ use crate::store::{Health, LookedBack, Moment, Store, StoreError};
 const HISTORY: Duration = Duration::from_secs(5);
 const SNAPSHOT: Duration = Duration::from_secs(30);
 const UPKEEP: Duration = Duration::from_secs(3_600);
+/// Time between two looks at how long certificates last.
+const CERTIFICATES: Duration = Duration::from_secs(60);
 /// The relay's own events that wait while the store takes none.
 const MAX_OWN_EVENTS: usize = 20_000;
 
@@ -26,6 +28,7 @@ pub(super) struct Upkeep {
     history: Option<Instant>,
     snapshot: Option<Instant>,
     upkeep: Option<Instant>,
+    certificates: Option<Instant>,
     gait: Gait,
     /// The day for which old history was deleted last.
     day: u64,
@@ -88,6 +91,9 @@ impl Ingest {
         }
         if is_due(&mut self.upkeep.snapshot, now, SNAPSHOT) {
             self.take_snapshots(now_ms);
+        }
+        if is_due(&mut self.upkeep.certificates, now, CERTIFICATES) {
+            self.look_at_certificates(now_ms);
         }
         if is_due(&mut self.upkeep.upkeep, now, UPKEEP) {
             self.look_after_history(now, now_ms);
@@ -170,7 +176,7 @@ mod tests {
     use std::sync::Arc;
 
     use lekiwi_protocol::message::ConnectionState;
-    use lekiwi_protocol::{RelayId, Root, Timestamp};
+    use lekiwi_protocol::{RelayId, RobotId, Root, Timestamp};
     use lekiwi_relay_core::history::Retention;
     use lekiwi_relay_core::{Fleet, Policy};
     use tokio::sync::mpsc;
@@ -181,7 +187,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::store::Batch;
-    use crate::store::records::{Commit, NewEvent};
+    use crate::store::records::{Certificate, CertificateKind, Commit, NewEvent};
 
     fn event(seq: u64, robot: &str, kind: &str) -> NewEvent {
         NewEvent {
@@ -282,6 +288,46 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(restored.robots(), before);
+    }
+
+    /// What the rules say of it is tested with them.
+    #[tokio::test]
+    async fn the_rules_hear_of_certificates_that_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let opened = Store::open(&dir.path().join("relay.db"), metrics.clone());
+        let (store, commits) = opened.unwrap();
+        let rule = r#"{ "id": "certificate", "summary": "It ends", "when": { "state": { "is": "certificate_ending" } } }"#;
+        let settings = Settings {
+            alerts: alerts::Settings {
+                rules: vec![serde_json::from_str(rule).unwrap()],
+                ..Default::default()
+            },
+            ..settings()
+        };
+        let restored = Ingest::restore(settings, store.clone(), commits, metrics);
+        let (_handle, ingest) = restored.await.unwrap();
+        let certificate = Certificate {
+            serial: "aa".to_owned(),
+            common_name: "kiwi-01".to_owned(),
+            kind: CertificateKind::Robot,
+            key: [1; 32],
+            not_before_ms: 0,
+            not_after_ms: 6_000,
+            revoked_ms: None,
+            der: Vec::new(),
+        };
+        store.insert_certificate(certificate).await.unwrap();
+        let robot = RobotId::new("kiwi-01").unwrap();
+        let now = Timestamp::from_ms(clock::steady_ms());
+        ingest.alert_desk.write().robot(now, &robot, "lekiwi");
+        ingest.alert_desk.write().lead(now, true);
+        let said = |now_ms| {
+            ingest.look_at_certificates(now_ms);
+            ingest.alert_desk.write().poll_output()
+        };
+        assert_eq!(said(4_999), None);
+        assert_eq!(said(5_000).map(|event| event.kind), Some("alert.firing"));
     }
 
     /// A robot that came back before its earlier session was known to be over, and a relay that kept the view only.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::database::{Database, Result, Row, values};
 use super::records::{
-    Certificate, CertificateKind, CertificateStatus, Credential, People, Session,
+    Certificate, CertificateKind, CertificateStatus, Credential, InUse, People, Session,
 };
 use super::renewals::LATER;
 use super::{Store, StoreError, people};
@@ -22,6 +22,9 @@ pub(super) const CERTIFICATE: &str =
 const UNUSED: &str =
     "(SELECT count(*) FROM renewals r WHERE r.certificate = c.serial AND r.used IS NULL)";
 
+/// By the robot's id.
+pub type InUseByName = HashMap<Box<str>, InUse>;
+
 /// The part of the store that is in memory.
 #[derive(Default)]
 pub(super) struct Index {
@@ -33,6 +36,8 @@ pub(super) struct Index {
     change: Mutex<()>,
     /// Counts what changes among certificates.
     changes: watch::Sender<u64>,
+    /// What robots have in use, as of so many changes.
+    in_use: Mutex<(u64, Arc<InUseByName>)>,
 }
 
 impl Index {
@@ -124,6 +129,18 @@ impl Index {
         });
     }
 
+    /// Looked for where something changed since.
+    fn in_use(&self) -> Arc<InUseByName> {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = *self.changes.borrow();
+        if in_use.0 != changes {
+            let certificates = self.certificates.read();
+            let certificates = certificates.unwrap_or_else(PoisonError::into_inner);
+            *in_use = (changes, Arc::new(newest(&certificates)));
+        }
+        Arc::clone(&in_use.1)
+    }
+
     pub(super) fn certificates_mut<T>(
         &self,
         change: impl FnOnce(&mut HashMap<Box<str>, CertificateStatus>) -> T,
@@ -150,11 +167,33 @@ impl Index {
     }
 }
 
+/// Of each robot the one that ends last of those that it has used and that were not revoked.
+fn newest(certificates: &HashMap<Box<str>, CertificateStatus>) -> InUseByName {
+    let mut in_use = InUseByName::new();
+    for (serial, status) in certificates {
+        let counts = status.kind == CertificateKind::Robot && !status.revoked && !status.is_unused;
+        let name = &*status.common_name;
+        // Of two that end together always the same one.
+        let is_later =
+            |known: &InUse| (known.not_after_ms, &known.serial) < (status.not_after_ms, serial);
+        if counts && in_use.get(name).is_none_or(is_later) {
+            let found = InUse {
+                serial: serial.clone(),
+                not_before_ms: status.not_before_ms,
+                not_after_ms: status.not_after_ms,
+            };
+            in_use.insert(name.into(), found);
+        }
+    }
+    in_use
+}
+
 pub(super) fn status(certificate: &Certificate, is_unused: bool) -> CertificateStatus {
     CertificateStatus {
         common_name: certificate.common_name.as_str().into(),
         kind: certificate.kind,
         key: certificate.key,
+        not_before_ms: certificate.not_before_ms,
         not_after_ms: certificate.not_after_ms,
         revoked: certificate.revoked_ms.is_some(),
         is_unused,
@@ -254,6 +293,12 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
             .get(serial)
             .cloned()
+    }
+
+    /// What robots have in use. From memory.
+    #[must_use]
+    pub fn certificates_in_use(&self) -> Arc<InUseByName> {
+        self.inner.index.in_use()
     }
 
     /// The certificate with this serial.

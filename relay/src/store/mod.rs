@@ -55,6 +55,7 @@ use database::Database;
 pub use database::DatabaseError;
 pub use factors::MOST_MISSES;
 pub use follow::Follower;
+pub use identity::InUseByName;
 use identity::Index;
 pub use invitations::Joining;
 pub use log::{Appended, EventQuery, EventRetention, Expected, MAX_KINDS, NEVER_FORGOTTEN, Page};

@@ -275,12 +275,34 @@ pub struct CertificateStatus {
     pub kind: CertificateKind,
     /// SHA-256 of its public key (SPKI).
     pub key: [u8; 32],
+    /// Begin of validity.
+    pub not_before_ms: u64,
     /// End of validity.
     pub not_after_ms: u64,
     /// Whether it was revoked.
     pub revoked: bool,
     /// Whether it renews one that goes on counting until this one is used.
     pub is_unused: bool,
+}
+
+/// The certificate that a robot has in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Its serial (lower-case hex, no leading zeros).
+    pub serial: Box<str>,
+    /// Begin of validity.
+    pub not_before_ms: u64,
+    /// End of validity; it may be over.
+    pub not_after_ms: u64,
+}
+
+impl InUse {
+    /// Whether less than a sixth of its life is left: a robot asks for the next one with a third left, and again and again.
+    #[must_use]
+    pub fn is_ending(&self, now_ms: u64) -> bool {
+        let life_ms = self.not_after_ms.saturating_sub(self.not_before_ms);
+        now_ms >= self.not_after_ms.saturating_sub(life_ms / 6)
+    }
 }
 
 /// A certificate and its place among those of its owner.
@@ -465,4 +487,21 @@ pub struct Credential {
     pub user: String,
     /// The hash with its salt and parameters.
     pub hash: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_sixth_of_a_certificates_life_is_its_end() {
+        let certificate = InUse {
+            serial: "aa".into(),
+            not_before_ms: 1_000,
+            not_after_ms: 7_000,
+        };
+        for (now_ms, is_ending) in [(0, false), (5_999, false), (6_000, true), (9_000, true)] {
+            assert_eq!(certificate.is_ending(now_ms), is_ending, "{now_ms}");
+        }
+    }
 }

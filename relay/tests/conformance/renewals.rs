@@ -26,6 +26,12 @@ fn standing<'a>(store: &Store, serials: &[&'a str]) -> Vec<&'a str> {
     serials.iter().copied().filter(counts).collect()
 }
 
+/// What the robot has in use.
+fn in_use(store: &Store, robot: &str) -> Option<String> {
+    let in_use = store.certificates_in_use();
+    in_use.get(robot).map(|it| it.serial.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_ends_what_it_renews_when_it_is_used() {
     for place in Place::of_each_kind() {
@@ -54,7 +60,10 @@ async fn a_renewal_ends_what_it_renews_when_it_is_used() {
             !store.promote("aa", renewed, 20).await.unwrap(),
             "renews none"
         );
+        assert_eq!(in_use(&store, "kiwi-01").as_deref(), Some("aa"));
         assert!(store.promote("b3", renewed, 21).await.unwrap());
+        assert_eq!(in_use(&store, "kiwi-01").as_deref(), Some("b3"));
+        assert_eq!(in_use(&store, "kiwi-02").as_deref(), Some("dd"));
         assert!(!store.promote("b3", renewed, 22).await.unwrap(), "once");
         assert!(is_revoked("aa") && !is_unused("b3") && !is_revoked("dd"));
         let logged = commits.recv().await.unwrap().events;
@@ -95,9 +104,11 @@ async fn a_renewal_ends_what_it_renews_when_it_is_used() {
                 ("c1", Some("b3"), true, false),
             ]
         );
+        assert_eq!(in_use(&store, "kiwi-01").as_deref(), Some("b3"));
         let mut revoked = store.revoke_certificate("b3", 40).await.unwrap();
         revoked.sort_unstable();
         assert_eq!(revoked, ["b3", "c1"]);
+        assert_eq!(in_use(&store, "kiwi-01"), None);
 
         // Nobody fills the disk by asking.
         for n in 0..100_u8 {

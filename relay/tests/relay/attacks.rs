@@ -243,12 +243,77 @@ fn a_request_has_one_meaning() {
             "a negative chunk",
             format!("Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n{hidden}"),
         ),
+        (
+            "a chunk's line that ends in half",
+            format!("Transfer-Encoding: chunked\r\n\r\n0\n\r\n{hidden}"),
+        ),
+        (
+            "a length, and chunks",
+            format!("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"),
+        ),
+        (
+            "chunks, and a length",
+            format!("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{hidden}"),
+        ),
+        (
+            "two codings",
+            format!(
+                "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{hidden}"
+            ),
+        ),
+        (
+            "two hosts",
+            format!("Host: b\r\nContent-Length: 0\r\n\r\n{hidden}"),
+        ),
     ];
-    for (what, rest) in cases {
-        let request = format!("POST /api/v1/session HTTP/1.1\r\nHost: a\r\n{rest}");
-        let answer = raw(&relay, request.as_bytes(), "\r\n\r\n");
+    let with_host = cases.map(|(what, rest)| {
+        (
+            what,
+            format!("/api/v1/session HTTP/1.1\r\nHost: a\r\n{rest}"),
+        )
+    });
+    let of_hosts = [
+        (
+            "no host",
+            format!("/api/v1/session HTTP/1.1\r\nContent-Length: 0\r\n\r\n{hidden}"),
+        ),
+        (
+            "another host in the URL",
+            format!(
+                "https://b/api/v1/session HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n{hidden}"
+            ),
+        ),
+    ];
+    for (what, rest) in with_host.into_iter().chain(of_hosts) {
+        // Until the relay hangs up.
+        let answer = raw(&relay, format!("POST {rest}").as_bytes(), "\0");
         assert!(answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
         assert!(!answer.contains("smuggled"), "{what}: {answer}");
+    }
+    // A line may end in a bare LF (RFC 9112, 2.2), which is one reading: what is hidden is the first one's body.
+    let bare = format!(
+        "POST /api/v1/session HTTP/1.1\nHost: a\nContent-Length: {length}\n\n{hidden}\
+         GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    );
+    let answer = raw(&relay, bare.as_bytes(), "\0");
+    let statuses = answer.matches("HTTP/1.1 415").count() + answer.matches("HTTP/1.1 200").count();
+    assert_eq!(
+        (statuses, answer.matches("HTTP/1.1 ").count()),
+        (2, 2),
+        "{answer}"
+    );
+    // The same host twice is one; the older version needs none.
+    for rest in [
+        "https://a/health HTTP/1.1\r\nHost: A",
+        "/health HTTP/1.0\r\nX-A: b",
+    ] {
+        let answer = raw(
+            &relay,
+            format!("GET {rest}\r\nConnection: close\r\n\r\n").as_bytes(),
+            "\0",
+        );
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
     }
     let groups = relay.curl_as(&admin, "/api/v1/groups", &[]).json();
     assert_eq!(

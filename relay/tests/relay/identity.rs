@@ -168,11 +168,31 @@ async fn a_renewed_certificate_counts_beside_the_old_one_until_it_is_used() {
     assert_eq!(old.state(&relay), "active", "it was not the new one");
 
     // The robot has connected with the new one: the old one is over.
+    let shown = || {
+        let robot = relay
+            .curl_as(&session, "/api/v1/robots/kiwi-01", &[])
+            .json();
+        let list = relay.curl_as(&session, "/api/v1/robots", &[]).json();
+        assert_eq!(list["robots"][0]["certificate"], robot["certificate"]);
+        robot["certificate"]["serial"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(shown(), old.serial());
     let client = new.connect(&relay).await.unwrap();
     let revoked = format!("certificate {} of \"kiwi-01\" was revoked", old.serial());
     until("the old one is over", async || old.state(&relay) == revoked).await;
     assert_eq!(new.state(&relay), "active");
     assert!(old.connect(&relay).await.is_err());
+    assert_eq!(shown(), new.serial());
+    let metrics = relay.curl_as(&session, "/metrics", &[]).body;
+    let number = |name: &str| -> i64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let left = |of: &str| number(&format!("lekiwi_certificate_left_seconds{{of=\"{of}\"}}"));
+    assert!((7_000..=7_200).contains(&left("robots")), "{metrics}");
+    let days = |of: &str| left(of) / 86_400;
+    assert_eq!((days("server"), days("authority") > 7_000), (396, true));
+    assert_eq!(number("lekiwi_robots_certificate_ending"), 0);
     drop(client);
     drop(new.connect(&relay).await.unwrap());
     let told = events(&relay, &session, "robot.renewed");

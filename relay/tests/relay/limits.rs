@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::common::{Relay, wait_for};
 
-fn start(limits: &str) -> Relay {
+pub(crate) fn start(limits: &str) -> Relay {
     let data = tempfile::tempdir().expect("a temporary folder");
     let folder = data.path().join("data");
     fs::create_dir(&folder).expect("a folder");
@@ -20,7 +20,7 @@ fn start(limits: &str) -> Relay {
 }
 
 /// A connection from another address of this machine.
-fn connect(from: &str, to: &str) -> TcpStream {
+pub(crate) fn connect(from: &str, to: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let from: SocketAddr = format!("{from}:0").parse().expect("an address");
     socket
@@ -60,7 +60,7 @@ fn storm(from: &str, to: &str, places: usize) -> Vec<TcpStream> {
     storm
 }
 
-fn health(relay: &Relay, from: &str) -> u16 {
+pub(crate) fn health(relay: &Relay, from: &str) -> u16 {
     let output = crate::common::curl_command(
         &relay.ca(),
         &format!("https://{}/health", relay.https),

@@ -30,8 +30,11 @@ mod permissions;
 mod port;
 mod program;
 mod prometheus;
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod rollover;
 #[path = "../support/secrets.rs"]
 mod secrets;
+mod slow;
 mod standing;
 #[expect(clippy::unwrap_used, reason = "tests")]
 #[path = "../support/mod.rs"]

@@ -425,7 +425,7 @@ fn a_command_that_the_robots_agent_does_not_know_is_refused_with_the_reason() {
     refused("ping", "commands-unsupported", "takes commands");
     refused("collect_logs", "commands-unsupported", "takes commands");
     say(&["commands"]);
-    for op in ["collect_logs", "list_packages"] {
+    for op in ["collect_logs", "list_packages", "renew_identity"] {
         refused(op, "command-unsupported", &format!("knows {op}"));
     }
     assert_eq!(send("ping").status, 202);

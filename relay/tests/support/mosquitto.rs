@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(crate) struct Mosquitto {
     pub(crate) port: u16,
     child: Child,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Drop for Mosquitto {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{StreamExt, TryStreamExt};
+use lekiwi_agent::identity;
 use lekiwi_protocol::RobotId;
 use lekiwi_protocol::api::TokenRequest;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -70,7 +71,7 @@ impl Identity {
             .post(format!("{}/.well-known/est/simpleenroll", admin.base()))
             .basic_auth(&id, Some(&token));
         let identity = Self {
-            certificate_pem: certificate(&id, asked, request).await?,
+            certificate_pem: certificate(&id, asked, &key, request).await?,
             id,
             key_pem: key.serialize_pem(),
             ca_pem: admin.ca_pem().to_owned(),
@@ -89,15 +90,23 @@ impl Identity {
         let (key, request) = request(&self.id)?;
         let own = format!("{}{}", self.key_pem, self.certificate_pem);
         let http = reqwest::Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(self.ca_pem.as_bytes())?])
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(
+                self.ca_pem.as_bytes(),
+            )?)
             .identity(reqwest::Identity::from_pem(own.as_bytes())?)
             .build()?;
-        let asked = http.post(format!("{}/.well-known/est/simplereenroll", self.relay));
+        let est = |what: &str| format!("{}/.well-known/est/{what}", self.relay);
+        // As the agent: the relay names its roots to who knows one of them.
+        let named = http.get(est("cacerts"));
+        let named = certificates(&self.id, named).await?;
+        let roots = named.iter().filter(|it| identity::is_root(it));
+        let ca_pem = roots.map(|root| pem("CERTIFICATE", root)).collect();
+        let asked = http.post(est("simplereenroll"));
         let identity = Self {
-            certificate_pem: certificate(&self.id, asked, request).await?,
+            certificate_pem: certificate(&self.id, asked, &key, request).await?,
             id: self.id.clone(),
             key_pem: key.serialize_pem(),
-            ca_pem: self.ca_pem.clone(),
+            ca_pem,
             relay: self.relay.clone(),
             folder: self.folder.clone(),
         };
@@ -149,29 +158,38 @@ fn request(id: &RobotId) -> Result<(KeyPair, Vec<u8>)> {
     Ok((key, request))
 }
 
-/// What EST answers to `asked` with this `request`, as PEM.
+/// The certificate of `key` and those after it that EST answers to `asked` with this `request`, as PEM.
 async fn certificate(
     id: &RobotId,
     asked: reqwest::RequestBuilder,
+    key: &KeyPair,
     request: Vec<u8>,
 ) -> Result<String> {
-    let answer = asked
+    let asked = asked
         .header("content-type", "application/pkcs10")
-        .body(STANDARD.encode(request))
-        .send()
-        .await?;
+        .body(STANDARD.encode(request));
+    let mut chain = certificates(id, asked).await?;
+    // They come as a set.
+    let public = key.public_key_raw();
+    chain.sort_by_key(|it| !it.windows(public.len()).any(|part| part == public));
+    Ok(chain.iter().map(|it| pem("CERTIFICATE", it)).collect())
+}
+
+/// The certificates that EST answers.
+async fn certificates(
+    id: &RobotId,
+    asked: reqwest::RequestBuilder,
+) -> Result<Vec<CertificateDer<'static>>> {
+    let answer = asked.send().await?;
     let status = answer.status();
     let body = answer.text().await?;
     ensure!(
         status.is_success(),
         "a certificate of {id}: {status}: {body}"
     );
-    let certificates = lekiwi_agent::identity::certs_only(body.as_bytes())
-        .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))?;
-    let certificate = certificates
-        .first()
-        .context("expected a certificate in the answer of EST")?;
-    Ok(pem("CERTIFICATE", certificate))
+    identity::certs_only(body.as_bytes())
+        .filter(|certificates| !certificates.is_empty())
+        .with_context(|| format!("expected a base64 PKCS#7 for {id}, got {body:?}"))
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -276,7 +276,12 @@ impl Robot {
     /// Moves to the new certificate as the agent does: with a goodbye.
     async fn renewed(&mut self, identity: Result<Identity>) -> Result<()> {
         self.renewing = None;
-        self.identity = Arc::new(identity?);
+        let Ok(identity) = identity else {
+            // The relay may be away. The next step asks again.
+            self.site.counters.failures.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        self.identity = Arc::new(identity);
         self.tls = Arc::new(self.identity.client_config()?);
         self.site.counters.renewals.fetch_add(1, Ordering::Relaxed);
         if matches!(self.link, Link::Up(_)) {

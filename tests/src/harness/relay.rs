@@ -216,22 +216,45 @@ impl Relay {
         Ok(())
     }
 
+    /// What `lekiwi-relay` prints on this relay's data.
+    ///
+    /// # Errors
+    /// When the command refuses; with what it said.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .arg("--data")
+            .arg(&self.data)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "lekiwi-relay {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Stops it, and starts it again.
+    ///
+    /// # Errors
+    /// When it does not stop, or not serve afterwards.
+    pub fn start_again(&mut self) -> Result<()> {
+        let end = self.process.stop()?;
+        ensure!(
+            end.success(),
+            "expected a clean end of the relay, got {end}"
+        );
+        self.restart()
+    }
+
     /// An enrolment token by the command line, as a person on the relay's machine makes one.
     ///
     /// # Errors
     /// When the command refuses.
     pub fn token(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.program)
-            .args(["token", "create", "--json", "--data"])
-            .arg(&self.data)
-            .args(arguments)
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "token create: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let created: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let of_json = [&["token", "create", "--json"], arguments].concat();
+        let created: serde_json::Value = serde_json::from_str(&self.command(&of_json)?)?;
         let token = created
             .get("token")
             .and_then(serde_json::Value::as_str)

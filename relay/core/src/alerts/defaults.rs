@@ -13,7 +13,9 @@ const RULES: &str = r#"[
   { "id": "teleoperation-nobody", "severity": "critical", "summary": "The robot is driven, and nobody knows by whom",
     "when": { "state": { "is": "teleoperated_by_nobody" } }, "for_s": 10 },
   { "id": "clock", "summary": "The clock is not set from the network",
-    "when": { "state": { "is": "clock_unsynchronized" } }, "for_s": 900 }
+    "when": { "state": { "is": "clock_unsynchronized" } }, "for_s": 900 },
+  { "id": "certificate", "summary": "The certificate ends soon, and the robot has not renewed it",
+    "when": { "state": { "is": "certificate_ending" } }, "for_s": 3600 }
 ]"#;
 
 /// The rules that every relay brings.
@@ -41,7 +43,8 @@ mod tests {
                 "disk",
                 "offline",
                 "teleoperation-nobody",
-                "clock"
+                "clock",
+                "certificate"
             ]
         );
         for rule in rules {

@@ -46,6 +46,7 @@ impl Alerts {
             connected: false,
             stale: false,
             conditions: None,
+            is_ending: None,
             watches: Vec::new(),
         });
         if is_known && *robot.profile == *profile {
@@ -185,6 +186,21 @@ impl Alerts {
         }
     }
 
+    /// Which robots have a certificate that ends soon.
+    pub fn certificates(&mut self, now: Timestamp, is_ending: impl Fn(&RobotId) -> bool) {
+        let mut changed = Vec::new();
+        for (id, robot) in &mut self.robots {
+            let is_ending = Some(is_ending(id));
+            if robot.is_ending != is_ending {
+                robot.is_ending = is_ending;
+                changed.push(id.clone());
+            }
+        }
+        for id in changed {
+            self.judge(now, &id, RobotCondition::CertificateEnding);
+        }
+    }
+
     /// Metrics that a robot measured.
     pub fn telemetry(&mut self, now: Timestamp, id: &RobotId, metrics: &Metrics) {
         if self.rules.index.metrics.is_empty() {
@@ -206,5 +222,64 @@ impl Alerts {
             self.touch(id, slot, |watch, rule| watch.happened(now, rule, kind));
             self.settle(now, id, slot);
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Logged;
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_is_told_and_what_nobody_looked_at_stays() {
+        let rule = json!({ "id": "certificate", "summary": "It ends", "for_s": 60,
+                           "when": { "state": { "is": "certificate_ending" } } });
+        let rules = vec![serde_json::from_value(rule).unwrap()];
+        let at = |seconds: u64| Timestamp::from_ms(seconds * 1_000);
+        let ids = ["kiwi-01", "kiwi-02"].map(|id| RobotId::new(id).unwrap());
+        let begin = |now| {
+            let mut alerts = Alerts::new(Vec::new(), rules.clone());
+            for id in &ids {
+                alerts.robot(now, id, "lekiwi");
+            }
+            alerts
+        };
+        let look = |alerts: &mut Alerts, now, ending: Option<&RobotId>| {
+            alerts.certificates(now, |id| ending == Some(id));
+            alerts.handle_timeout(now);
+            alerts.poll_output()
+        };
+        let mut alerts = begin(at(0));
+        alerts.lead(at(0), true);
+        assert_eq!(look(&mut alerts, at(10), Some(&ids[1])), None);
+        assert_eq!(look(&mut alerts, at(69), Some(&ids[1])), None);
+        let fires = look(&mut alerts, at(70), Some(&ids[1])).unwrap();
+        assert_eq!(
+            fires.data["reason"],
+            "the robot has a certificate that ends soon and was not renewed for 60 s"
+        );
+        // Another relay on the same log.
+        let mut alerts = begin(at(80));
+        let data = fires.data.to_string();
+        let logged = Logged {
+            position: 1,
+            at: at(70),
+            kind: fires.kind,
+            aggregate_id: &fires.aggregate_id,
+            data: &data,
+        };
+        alerts.logged(at(80), logged);
+        alerts.lead(at(80), true);
+        alerts.handle_timeout(at(80));
+        assert_eq!(alerts.poll_output(), None, "nobody has looked");
+        assert_eq!(look(&mut alerts, at(90), Some(&ids[1])), None);
+        let over = look(&mut alerts, at(100), None).unwrap();
+        assert_eq!(
+            (over.kind, over.aggregate_id),
+            ("alert.resolved", fires.aggregate_id)
+        );
     }
 }

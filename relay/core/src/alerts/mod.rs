@@ -80,6 +80,8 @@ struct Robot {
     stale: bool,
     /// What its last state said; absent until it said something.
     conditions: Option<Conditions>,
+    /// Whether its certificate ends soon; absent until somebody looked.
+    is_ending: Option<bool>,
     /// By the place of the rule; none where the rule is not about it.
     watches: Vec<Option<Watch>>,
 }
@@ -93,6 +95,7 @@ impl Robot {
     fn is(&self, condition: RobotCondition) -> Option<bool> {
         match condition {
             RobotCondition::Offline => Some(!self.connected || self.stale),
+            RobotCondition::CertificateEnding => self.is_ending,
             other => self.conditions.map(|known| known.0[other as usize]),
         }
     }

@@ -163,6 +163,7 @@ fn each_operation_takes_one_permission() {
         run_action command
         collect_logs diagnose
         list_packages diagnose
+        renew_identity enrol
         estop stop"#]]
     .assert_eq(&all.join("\n"));
 }

@@ -63,7 +63,7 @@ pub struct Config {
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// The authority whose client certificates are accepted, PEM.
+    /// The authorities whose client certificates are accepted, PEM.
     pub client_ca: PathBuf,
     /// Prefix and organisation.
     pub root: Root,

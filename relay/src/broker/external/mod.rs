@@ -433,13 +433,17 @@ impl Member {
             CERTIFICATE_LIFETIME,
         )?;
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(authority.certificate().clone())?;
+        for root in authority.roots() {
+            roots.add(root)?;
+        }
+        let mut chain = vec![CertificateDer::from(issued.der)];
+        chain.extend(authority.path());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(
-                vec![CertificateDer::from(issued.der)],
+                chain,
                 PrivatePkcs8KeyDer::from(self.key.serialize_der()).into(),
             )?;
         let mut network = NetworkOptions::new();

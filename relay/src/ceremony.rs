@@ -1,0 +1,236 @@
+//! `lekiwi-relay ca`: what a person does with the authority. Blocking; errors are printed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lekiwi_protocol::Timestamp;
+
+use crate::cli::{CaBroker, CaIssuing, CaNext, CaRetire, CaShow, CaSwitch, OfAuthority};
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::identity::authority::{Authority, AuthorityError};
+use crate::identity::{rollover, server};
+use crate::metrics::Metrics;
+use crate::paths::DataFolder;
+use crate::store::{Location, Store};
+use crate::{clock, ui};
+
+/// How often it looks for the authority.
+const LOOK: Duration = Duration::from_millis(200);
+/// How many names of certificates are said.
+const NAMES: usize = 10;
+
+/// `ca show`.
+#[must_use]
+pub fn show(options: &CaShow) -> Exit {
+    let folder = options.data.folder();
+    let authority = match Authority::open(&folder.authority()) {
+        Ok(authority) => authority,
+        Err(error) => return failed(&error),
+    };
+    let (fingerprint, pem) = (authority.fingerprint(), authority.certificate_pem());
+    let (next, previous) = (
+        authority.next_fingerprint(),
+        authority.previous_fingerprint(),
+    );
+    if options.json {
+        let shown = serde_json::json!({
+            "fingerprint": fingerprint,
+            "pem": pem,
+            "issuing": authority.has_issuing(),
+            "not_after": Timestamp::from_ms(authority.not_after_ms()),
+            "next": next,
+            "previous": previous,
+        });
+        ui::print(&format!("{shown}\n"));
+        return Exit::Success;
+    }
+    ui::print(&format!("{fingerprint}\n{pem}"));
+    let who = match authority.has_issuing() {
+        true => "an issuing authority below it signs",
+        false => "it signs",
+    };
+    let until = Timestamp::from_ms(authority.not_after_ms());
+    ui::note(&format!("{who}, until {until}\n"));
+    for (what, print) in [("next", next), ("before it, still trusted", previous)] {
+        if let Some(print) = print {
+            ui::note(&format!("{what}: {print}\n"));
+        }
+    }
+    Exit::Success
+}
+
+/// `ca new`.
+#[must_use]
+pub fn begin(options: &OfAuthority, config: &Config) -> Exit {
+    let place = options.data.folder().authority();
+    match Authority::is_in(&place) {
+        Ok(false) => {}
+        Ok(true) => {
+            ui::note(&format!(
+                "error: expected no certificate authority in {}, found one\n  (hint: move the folder away first; to move a fleet to another root, `lekiwi-relay ca next`)\n",
+                place.display()
+            ));
+            return Exit::Failure;
+        }
+        Err(error) => return failed(&error),
+    }
+    match Authority::open_or_create(&place, &config.org, clock::now_ms()) {
+        Ok(authority) => {
+            ui::print(&format!("{}\n", authority.fingerprint()));
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `ca broker`.
+#[must_use]
+pub fn certify_broker(options: &CaBroker) -> Exit {
+    let folder = options.data.folder();
+    let made = authority_within(&folder, options.wait).and_then(|authority| {
+        server::write_for_broker(&authority, &options.names, &options.out, clock::now_ms())
+    });
+    match made {
+        Ok(ends) => {
+            ui::note(&format!(
+                "ca.pem, server.pem and server.key are in {}; the certificate is good until {}\n",
+                options.out.display(),
+                Timestamp::from_ms(ends)
+            ));
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// The authority, as soon as there is one.
+fn authority_within(folder: &DataFolder, wait: Duration) -> Result<Authority, AuthorityError> {
+    let began = clock::monotonic();
+    loop {
+        match Authority::open(&folder.authority()) {
+            Err(AuthorityError::Missing(_)) if began.elapsed() < wait => {
+                std::thread::sleep(LOOK);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// `ca issuing`.
+#[must_use]
+pub fn set_issuing(options: &CaIssuing, config: &Config) -> Exit {
+    let place = options.of.data.folder().authority();
+    let key = options.root_key.as_deref();
+    match rollover::set_issuing(&place, key, &config.org, clock::now_ms()) {
+        Ok(authority) => {
+            ui::note(&format!(
+                "an issuing authority signs until {}: take {} offline, and start the relays again\n",
+                Timestamp::from_ms(authority.not_after_ms()),
+                place.join(crate::identity::CA_KEY).display()
+            ));
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `ca next`.
+#[must_use]
+pub fn make_next(options: &CaNext, config: &Config) -> Exit {
+    let place = options.of.data.folder().authority();
+    let key = options.root_key.as_deref();
+    let made = rollover::make_next(&place, key, &config.org, clock::now_ms());
+    match made {
+        Ok(authority) => {
+            let print = authority.next_fingerprint().unwrap_or_default();
+            ui::print(&format!("{print}\n"));
+            ui::note(
+                "start the relays again, one after the other; give external brokers their files by `lekiwi-relay ca broker`; then `lekiwi-relay ca switch`\n",
+            );
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `ca switch`.
+#[must_use]
+pub fn switch(options: &CaSwitch) -> Exit {
+    match rollover::switch(&options.data.folder().authority()) {
+        Ok(authority) => {
+            ui::print(&format!("{}\n", authority.fingerprint()));
+            ui::note(
+                "this is what new robots pin; start the relays again, one after the other. Robots change over when they renew; then `lekiwi-relay ca retire`\n",
+            );
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `ca retire`.
+#[must_use]
+pub fn retire(location: &Location, options: &CaRetire) -> Exit {
+    let place = options.of.data.folder().authority();
+    let authority = match Authority::open(&place) {
+        Ok(authority) => authority,
+        Err(error) => return failed(&error),
+    };
+    let left = match left_behind(location, &authority) {
+        Ok(left) => left,
+        Err(error) => {
+            ui::error(&*error, None);
+            return Exit::Failure;
+        }
+    };
+    if !left.is_empty() && !options.force {
+        let more = left.len().saturating_sub(NAMES);
+        let and_more = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        ui::note(&format!(
+            "error: expected nobody with a certificate of the authority before, found {}{and_more}\n  (hint: robots change over when they renew, `lekiwi identity rotate` has them do it now; revoke what nobody uses with `lekiwi identity revoke`; --force leaves them behind)\n",
+            left[..left.len().min(NAMES)].join(", "),
+        ));
+        return Exit::Failure;
+    }
+    match rollover::retire(&place) {
+        Ok(_) => {
+            ui::note(
+                "the authority before is forgotten as soon as the relays have started again\n",
+            );
+            Exit::Success
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// The names of those whose certificates count, and are not by the authority of now: each once.
+fn left_behind(
+    location: &Location,
+    authority: &Authority,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let (store, _commits) = Store::open_at(location, Arc::new(Metrics::default()))?;
+    let known = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| runtime.block_on(store.identities(None)));
+    store.close();
+    let now_ms = clock::now_ms();
+    let mut names: Vec<String> = known??
+        .into_iter()
+        .map(|standing| standing.certificate)
+        .filter(|it| it.revoked_ms.is_none() && it.not_after_ms > now_ms)
+        .filter(|it| !authority.has_signed(&it.der))
+        .map(|it| it.common_name)
+        .collect();
+    names.dedup();
+    Ok(names)
+}
+
+fn failed(error: &AuthorityError) -> Exit {
+    ui::error(error, error.hint());
+    Exit::Failure
+}
