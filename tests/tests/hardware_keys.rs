@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an agent may take to answer, also while its signer hangs.
-const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long an agent may take to answer, also while its signer hangs; less than after what the asking is given up.
+const AT_ONCE: Duration = Duration::from_millis(1900);
 const PIN: &str = "493817";
 
 fn signers() -> PathBuf {

@@ -97,17 +97,15 @@ impl Tree<'_> {
 
     /// A file, or the files of a folder. Scripts stay programs.
     fn copy_all(&self, source: &Path, destination: &str) -> Result<()> {
-        let found = std::fs::metadata(source)
-            .with_context(|| format!("could not pack {}", source.display()))?;
-        if found.is_file() {
-            let is_program = found.permissions().mode() & 0o100 != 0;
-            return self.copy(source, destination, if is_program { 0o755 } else { 0o644 });
+        if !source.is_dir() {
+            return self.copy(source, destination, mode(source)?);
         }
         for entry in std::fs::read_dir(source)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().context("expected a name in UTF-8")?;
-            self.copy_all(&entry.path(), &format!("{destination}/{name}"))?;
+            let destination = format!("{destination}/{name}");
+            self.copy(&entry.path(), &destination, mode(&entry.path())?)?;
         }
         Ok(())
     }
@@ -246,7 +244,10 @@ fn postrm(program: &Program) -> String {
 pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()> {
     let listing = read(command("dpkg-deb").arg("--contents").arg(deb))?;
     let files = packed(program)?.into_iter();
-    let files = files.map(|file| ("-rw-r--r--", format!(".{file}")));
+    let files = files.map(|(mode, file)| match mode {
+        0o755 => ("-rwxr-xr-x", format!(".{file}")),
+        _ => ("-rw-r--r--", format!(".{file}")),
+    });
     let unit = format!("./usr/lib/systemd/system/{}.service", program.binary);
     let path = program.path();
     let mut expected = vec![
@@ -288,18 +289,30 @@ pub(super) fn check(program: &Program, target: Target, deb: &Path) -> Result<()>
     Ok(())
 }
 
-/// Where the program's further files go, one by one.
-fn packed(program: &Program) -> Result<Vec<String>> {
+/// The mode that a file of the checkout has in a package.
+fn mode(source: &Path) -> Result<u32> {
+    let found = std::fs::metadata(source)
+        .with_context(|| format!("could not pack {}", source.display()))?;
+    match found.permissions().mode() & 0o100 {
+        0 => Ok(0o644),
+        _ => Ok(0o755),
+    }
+}
+
+/// Where the program's further files go, one by one, and with which modes.
+fn packed(program: &Program) -> Result<Vec<(u32, String)>> {
     let mut files = Vec::new();
     for (source, destination) in program.files {
         let source = workspace::root().join(source);
         if !source.is_dir() {
-            files.push((*destination).to_owned());
+            files.push((mode(&source)?, (*destination).to_owned()));
             continue;
         }
         for entry in std::fs::read_dir(&source)? {
-            let name = entry?.file_name();
-            files.push(format!("{destination}/{}", name.to_string_lossy()));
+            let entry = entry?;
+            let name = entry.file_name();
+            let file = format!("{destination}/{}", name.to_string_lossy());
+            files.push((mode(&entry.path())?, file));
         }
     }
     Ok(files)
