@@ -260,7 +260,8 @@ async fn silent_loud_and_deaf_callers_hold_up_nobody() {
 
     // Twenty of another user's, which stay: twelve get in, and the agent's own user does all the same.
     const SCRIPT: &str = "import socket, sys, time\nheld, said = [], []\nfor _ in range(20):\n s = socket.socket(socket.AF_UNIX)\n \
-                          s.connect(sys.argv[1])\n s.sendall(b'{\"query\":\"status\"}\\n')\n held.append(s)\n \
+                          s.connect(sys.argv[1])\n held.append(s)\n try: s.sendall(b'{\"query\":\"status\"}\\n')\n \
+                          except BrokenPipeError: pass # who is refused may be so already\n \
                           said.append(s.makefile().readline())\nfull = '{\"error\":\"expected at most 16 callers at a time, \
                           try again later\"}\\n'\nprint(sum(line.startswith('{\"robot_id\"') for line in said), \
                           said.count(full), flush=True)\ntime.sleep(60)";
