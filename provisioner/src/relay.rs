@@ -1,5 +1,5 @@
 //! The relay's HTTP interface, as far as the factory line needs it: tokens for units, and how they are getting
-//! on. Logs in by itself, and again when its session ends. Called by the line's driver.
+//! on. Shows an API key, or logs in by itself, and again when its session ends. Called by the line's driver.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Why the relay did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The password cannot be read.
-    #[error("cannot read the relay's password in {0}")]
-    Password(PathBuf, #[source] std::io::Error),
+    /// The password or the key cannot be read.
+    #[error("cannot read the relay's password or API key in {0}")]
+    Credential(PathBuf, #[source] std::io::Error),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
@@ -111,10 +111,22 @@ pub struct Access {
     pub url: String,
     /// Its authority.
     pub ca_fingerprint: Fingerprint,
-    /// Who logs in.
-    pub user: String,
-    /// The file with the password.
-    pub password_file: PathBuf,
+    /// Who asks.
+    pub credential: Credential,
+}
+
+/// How it is proved who asks.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// A file with an API key, read again when the relay no longer takes it.
+    Key(PathBuf),
+    /// Somebody without a second factor logs in.
+    Password {
+        /// Who.
+        user: String,
+        /// The file with their password.
+        file: PathBuf,
+    },
 }
 
 /// A relay that is asked things.
@@ -202,26 +214,34 @@ impl Relay {
         let known = self.session().clone();
         if let Some(session) = known {
             let answer = self.send(method.clone(), path, body, Some(&session)).await;
-            // A session that ended is no answer: one more login, one more try.
+            // A session that ended, or a key that was rotated, is no answer: one more login, one more try.
             match answer {
                 Err(RelayError::Refused(problem)) if problem.status == 401 => {}
                 other => return other,
             }
         }
-        let session = self.login().await?;
+        let session = self.credential().await?;
         let answer = self.send(method, path, body, Some(&session)).await;
         *self.session() = Some(session);
         answer
     }
 
-    async fn login(&self) -> Result<String, RelayError> {
-        let path = &self.access.password_file;
-        let password = tokio::fs::read_to_string(path)
+    /// A session or an API key, which are shown alike.
+    async fn credential(&self) -> Result<String, RelayError> {
+        let (user, file) = match &self.access.credential {
+            Credential::Key(file) => (None, file),
+            Credential::Password { user, file } => (Some(user), file),
+        };
+        let text = tokio::fs::read_to_string(file)
             .await
-            .map_err(|source| RelayError::Password(path.clone(), source))?;
+            .map_err(|source| RelayError::Credential(file.clone(), source))?;
+        let text = text.trim_end_matches(['\r', '\n']).to_owned();
+        let Some(user) = user else {
+            return Ok(text);
+        };
         let login = Login {
-            user: self.access.user.clone(),
-            password: password.trim_end_matches(['\r', '\n']).to_owned(),
+            user: user.clone(),
+            password: text,
             totp: None,
         };
         let answer = self

@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use lekiwi_protocol::api::KeyCreated;
 use lekiwi_tests::fleet::Admin;
 use lekiwi_tests::harness::{Process, Relay, free_port, program, target};
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SERIAL: &str = "10000000abcdef01";
 
@@ -25,19 +26,23 @@ struct Line {
 }
 
 impl Line {
-    /// A line for one unit, with what else is to be in its file.
-    fn start(relay: &Relay, folder: tempfile::TempDir, more: &str) -> Result<Self> {
+    /// A line for one unit, which asks the relay by `credential`, with what else is to be in its file.
+    fn start(
+        relay: &Relay,
+        folder: tempfile::TempDir,
+        credential: &str,
+        more: &str,
+    ) -> Result<Self> {
         let (boards, operator) = (free_port()?, free_port()?);
         std::fs::write(
             folder.path().join("line.yml"),
             format!(
                 "version: 1\nname: line a\nnetwork: {{address: 127.0.0.1, http_port: {boards}}}\noperator: 127.0.0.1:{operator}\n\
-                 relay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n  password_file: {}\n\
+                 relay:\n  https: https://{}\n  mqtt: mqtts://{}\n  ca_fingerprint: {}\n  {credential}\n\
                  database: line.sqlite\n{more}\nunits:\n  - {{serial: '{SERIAL}', robot_id: kiwi-01}}\n",
                 relay.https(),
                 relay.mqtt(),
                 relay.ca_fingerprint(),
-                relay.admin_password_file().display(),
             ),
         )?;
         let program = target("lekiwi-provisioner", "lekiwi-provisioner")?;
@@ -141,7 +146,12 @@ async fn enrol(admin: &Admin, serial: &str, token: &str) -> Result<(u16, String)
 async fn a_seed_carries_a_token_for_one_board_and_the_relay_ends_the_wait() -> Result<()> {
     let mut relay = Relay::start()?;
     let admin = Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
-    let mut line = Line::start(&relay, tempfile::tempdir()?, "defaults: {profile: lekiwi}")?;
+    let folder = tempfile::tempdir()?;
+    let request = json!({ "name": "line", "permissions": ["enrol", "read"], "on": "fleet" });
+    let made: KeyCreated = admin.post("/api/v1/keys", &request).await?;
+    std::fs::write(folder.path().join("key"), format!("{}\n", made.key))?;
+    let more = "defaults: {profile: lekiwi}";
+    let mut line = Line::start(&relay, folder, "api_key_file: key", more)?;
 
     let (status, user_data) = line.seed(SERIAL, "user-data").await?;
     ensure!(status == 200, "{status}: {user_data}");
@@ -312,9 +322,11 @@ async fn a_board_that_runs_the_script_has_its_image_and_a_seed_of_its_own() -> R
         .arg("-1")
         .arg(folder.path().join("images/base.img")))?;
     std::fs::write(folder.path().join("agent.deb"), "a package")?;
+    let password = format!("password_file: {}", relay.admin_password_file().display());
     let line = Line::start(
         &relay,
         folder,
+        &password,
         "images: images\ndefaults: {profile: lekiwi, image: base.img.xz, agent_deb: agent.deb}",
     )?;
 

@@ -15,6 +15,7 @@ use super::board::{Mac, Serial};
 use super::roster::{Defaults, Planned};
 use super::unit::Limits;
 use crate::order::Os;
+use crate::relay::Credential;
 
 const MAX_UNITS: usize = 10_000;
 
@@ -81,11 +82,31 @@ pub struct Relay {
     pub mqtt: String,
     /// Its authority.
     pub ca_fingerprint: Fingerprint,
-    /// Who logs in there.
+    /// The file with an API key that may enrol and read.
+    pub api_key_file: Option<PathBuf>,
+    /// Who logs in there, without one.
     #[serde(default = "admin")]
     pub user: String,
-    /// The file with the password.
-    pub password_file: PathBuf,
+    /// The file with their password.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Relay {
+    /// Who asks.
+    ///
+    /// # Errors
+    /// When it is not clear by what.
+    pub fn credential(&self) -> Result<Credential, FileError> {
+        match (&self.api_key_file, &self.password_file) {
+            (Some(file), None) => Ok(Credential::Key(file.clone())),
+            (None, Some(file)) => Ok(Credential::Password {
+                user: self.user.clone(),
+                file: file.clone(),
+            }),
+            (Some(_), Some(_)) => Err(FileError::Credential("both")),
+            (None, None) => Err(FileError::Credential("neither")),
+        }
+    }
 }
 
 /// What every unit gets.
@@ -225,6 +246,9 @@ pub enum FileError {
         /// Which.
         value: String,
     },
+    /// It is not clear who asks the relay.
+    #[error("expected relay to have either api_key_file or password_file, got {0}")]
+    Credential(&'static str),
     /// Too many units.
     #[error("expected at most {MAX_UNITS} units, got {0}")]
     Many(usize),
@@ -258,8 +282,10 @@ impl Line {
             other => other,
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for path in [&mut line.database, &mut line.relay.password_file]
+        for path in [&mut line.database]
             .into_iter()
+            .chain(&mut line.relay.api_key_file)
+            .chain(&mut line.relay.password_file)
             .chain(&mut line.boot_files)
             .chain(&mut line.images)
             .chain(&mut line.defaults.ssh_keys)
@@ -281,6 +307,7 @@ impl Line {
             return Err(FileError::Version(line.version));
         }
         line.check()?;
+        line.relay.credential()?;
         Ok(line)
     }
 
@@ -478,5 +505,25 @@ mod tests {
             Line::parse(&other).unwrap_err().to_string(),
             "expected version 1 of a line's file, got 2"
         );
+    }
+
+    #[test]
+    fn a_line_asks_by_a_key_or_by_a_password() {
+        let with = |credential: &str| {
+            let text = text("").replace("  password_file: password\n", credential);
+            Line::parse(&text).and_then(|line| line.relay.credential())
+        };
+        assert!(
+            matches!(with("  api_key_file: key\n"), Ok(Credential::Key(file)) if file == Path::new("key"))
+        );
+        for (credential, got) in [
+            ("  api_key_file: a\n  password_file: b\n", "both"),
+            ("", "neither"),
+        ] {
+            assert_eq!(
+                with(credential).err().unwrap().to_string(),
+                format!("expected relay to have either api_key_file or password_file, got {got}")
+            );
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::desk::{Desk, DeskError};
 use super::dhcp::{PXE_PORT, SERVER_PORT};
-use super::file::Line;
+use super::file::{FileError, Line};
 use super::http::{self, Sums};
 use super::store::{Store, StoreError};
 use super::{dhcp_server, operator, tftp_server, watcher};
@@ -35,6 +35,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a line does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The line's file.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A socket is not to be had.
     #[error("cannot listen for {what} at {at}")]
     Listen {
@@ -116,8 +119,7 @@ impl Server {
         let relay = Arc::new(Relay::new(Access {
             url: line.relay.https.clone(),
             ca_fingerprint: line.relay.ca_fingerprint,
-            user: line.relay.user.clone(),
-            password_file: line.relay.password_file.clone(),
+            credential: line.relay.credential()?,
         })?);
         let mut ssh_keys = Vec::new();
         for path in &line.defaults.ssh_keys {
