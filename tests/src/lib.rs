@@ -4,3 +4,5 @@
 pub mod fleet;
 pub mod flood;
 pub mod harness;
+#[path = "../../relay/tests/support/secrets.rs"]
+mod secrets;

@@ -8,6 +8,7 @@ use std::fs;
 use self::receivers::{Hook, Mail};
 use crate::common::{Relay, openssl, wait_for};
 use crate::gateway::{self, events};
+use crate::secrets;
 use crate::standing::{self, Follower, client, follow};
 use serde_json::{Value, json};
 
@@ -17,6 +18,8 @@ const KEY: &str = "a key of the webhook that nobody sees";
 /// A relay that has this below `alerts` in its configuration.
 fn relay(alerts: &str) -> Relay {
     let data = tempfile::tempdir().expect("a temporary folder");
+    secrets::keep("the key of a webhook", KEY);
+    secrets::keep("the password of a mail server", "a mail password");
     fs::write(data.path().join("hook.key"), format!("{KEY}\n")).expect("a file");
     fs::write(data.path().join("smtp.password"), "a mail password\n").expect("a file");
     let folder = data.path().join("data");

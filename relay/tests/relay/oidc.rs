@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Relay, wait_for};
 use crate::port;
+use crate::secrets;
 
 const SECRET: &str = "a secret: with 100% & more";
 const ROLES: &str = "[{claim: groups, value: robotics, role: engineer}, \
@@ -72,6 +73,7 @@ fn relay(port: u16, more: &str) -> Relay {
     std::fs::create_dir(&data).expect("a folder");
     let secret = folder.path().join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).expect("a file");
+    secrets::keep("the secret of an OIDC client", SECRET);
     let configuration = format!(
         "people: {{oidc: [{{name: company, issuer: 'http://127.0.0.1:{port}', client_id: lekiwi, \
          scopes: [profile, groups], roles: {ROLES}, {more}}}]}}\n",

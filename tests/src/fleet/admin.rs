@@ -12,6 +12,8 @@ use reqwest::{Certificate, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::secrets;
+
 /// A logged-in administrator.
 #[derive(Clone)]
 pub struct Admin {
@@ -40,6 +42,7 @@ impl Admin {
             password: password.trim().to_owned(),
             totp: None,
         };
+        secrets::keep("the administrator's password", &login.password);
         let path = "/api/v1/session";
         let request = http.post(format!("{base}{path}")).json(&login);
         let session: Session = answer(&Method::POST, path, request).await?;
@@ -114,6 +117,7 @@ impl Admin {
         path: &str,
         body: &(impl Serialize + Sync),
     ) -> Result<A> {
+        secrets::keep_fields(&serde_json::to_value(body)?);
         let request = self
             .http
             .request(method.clone(), format!("{}{path}", self.base))

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::secrets;
+
 /// How long a child may take to stop by itself.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -172,6 +174,16 @@ impl Process {
         }
     }
 
+    /// Whether it is a program of this project, by itself or below another that runs it elsewhere.
+    fn is_ours(&self) -> bool {
+        let words = self.arguments.iter().map(Path::new);
+        let mut words = words.chain([self.program.as_path()]);
+        words.any(|word| {
+            let name = word.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("lekiwi-"))
+        })
+    }
+
     fn last_lines(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -188,6 +200,8 @@ impl Drop for Process {
         let _ = self.kill();
         if std::thread::panicking() {
             eprintln!("---- last lines of {}\n{}", self.name, self.last_lines());
+        } else if self.is_ours() {
+            secrets::check(&self.log);
         }
     }
 }

@@ -65,7 +65,6 @@ async fn expect_alike<C: std::fmt::Debug>(cases: &[C], mut attempt: impl AsyncFn
             );
         }
     }
-    eprintln!("{medians:?}");
 }
 
 #[tokio::test]
