@@ -434,7 +434,8 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, AuthorityError> {
         fs::create_dir_all(parent).map_err(io_error("create", parent))?;
     }
     let path = beside(folder, ".lock");
-    let lock = fs::File::create(&path).map_err(io_error("create", &path))?;
+    let lock = fs::File::create(&path).or_else(|error| fs::File::open(&path).map_err(|_| error));
+    let lock = lock.map_err(io_error("create", &path))?;
     lock.lock().map_err(io_error("lock", &path))?;
     Ok(lock)
 }

@@ -168,10 +168,10 @@ pub(super) fn create(
 
     let beside = beside(folder, ".new");
     remove(&beside)?;
-    fs::create_dir_all(&beside).map_err(io_error("create", &beside))?;
+    files::create_folder(&beside).map_err(io_error("create", &beside))?;
     let write = |name: &str, pem: String, mode| {
         let path = beside.join(name);
-        files::create(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
+        files::create_for_owner(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
     };
     let pem = |der: &CertificateDer<'_>| super::pem("CERTIFICATE", der);
     write(CA_KEY, key.serialize_pem(), files::SECRET)?;

@@ -113,7 +113,9 @@ pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
         remove(left)?;
     }
     let previous = making.join(PREVIOUS);
-    fs::create_dir_all(&previous).map_err(io_error("create", &previous))?;
+    for made in [&making, &previous] {
+        files::create_folder(made).map_err(io_error("create", made))?;
+    }
     // The next root's certificate by the present one comes along; that of the present one by an earlier one is over.
     let of_next = [
         CA_KEY,
@@ -188,12 +190,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), AuthorityError> {
         true => files::SECRET,
         false => files::PUBLIC,
     };
-    files::create(to, &bytes, mode).map_err(io_error("write", to))
+    files::create_for_owner(to, &bytes, mode).map_err(io_error("write", to))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -398,6 +401,39 @@ mod tests {
         );
         assert!(Authority::open(&link).unwrap().next_fingerprint().is_some());
         switch(&folder).unwrap();
+    }
+
+    /// Only root can try.
+    #[test]
+    fn what_root_makes_belongs_to_whom_the_folder_belongs() {
+        const NOBODY: u32 = 65_534;
+        let (data, folder, _) = made();
+        let all = |folder: &Path| -> Vec<PathBuf> {
+            let files = walk(folder).into_iter().map(|it| folder.join(it));
+            let folders = ["", PREVIOUS, NEXT].map(|it| folder.join(it));
+            files.chain(folders).filter(|it| it.exists()).collect()
+        };
+        for path in all(&folder)
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([data.path()])
+        {
+            if std::os::unix::fs::chown(path, Some(NOBODY), None).is_err() {
+                return;
+            }
+        }
+        let all_are_nobodys = || {
+            for path in all(&folder) {
+                let owner = fs::metadata(&path).unwrap().uid();
+                assert_eq!(owner, NOBODY, "{}", path.display());
+            }
+        };
+        set_issuing(&folder, None, &Org::default(), NOW).unwrap();
+        all_are_nobodys();
+        next(&folder).unwrap();
+        all_are_nobodys();
+        switch(&folder).unwrap();
+        all_are_nobodys();
     }
 
     fn walk(folder: &Path) -> Vec<String> {
