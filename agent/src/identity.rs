@@ -217,16 +217,17 @@ impl Store {
         if actual == pinned {
             authorities.retain(|authority| *authority != first);
             authorities.insert(0, first);
-        } else if !authorities
-            .iter()
-            .any(|known| Fingerprint::of(known) == pinned)
-        {
+            return Ok(authorities);
+        }
+        let is_pinned = |known: &CertificateDer<'_>| Fingerprint::of(known) == pinned;
+        let Some(index) = authorities.iter().position(is_pinned) else {
             return Err(IdentityError::OtherAuthority {
                 expected: pinned,
                 actual,
                 path: self.authority.clone(),
             });
-        }
+        };
+        authorities.swap(0, index);
         Ok(authorities)
     }
 

@@ -9,7 +9,7 @@ use crate::cli::{CaBroker, CaIssuing, CaNext, CaRetire, CaShow, CaSwitch, OfAuth
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::identity::authority::{Authority, AuthorityError};
-use crate::identity::{rollover, server};
+use crate::identity::{CA_KEY, rollover, server};
 use crate::metrics::Metrics;
 use crate::paths::DataFolder;
 use crate::store::{Location, Store};
@@ -127,7 +127,7 @@ pub fn set_issuing(options: &CaIssuing, config: &Config) -> Exit {
             ui::note(&format!(
                 "an issuing authority signs until {}: take {} offline, and start the relays again\n",
                 Timestamp::from_ms(authority.not_after_ms()),
-                place.join(crate::identity::CA_KEY).display()
+                place.join(CA_KEY).display()
             ));
             Exit::Success
         }
@@ -145,6 +145,10 @@ pub fn make_next(options: &CaNext, config: &Config) -> Exit {
         Ok(authority) => {
             let print = authority.next_fingerprint().unwrap_or_default();
             ui::print(&format!("{print}\n"));
+            if authority.has_issuing() {
+                let key = place.join("next").join(CA_KEY);
+                ui::note(&format!("take {} offline\n", key.display()));
+            }
             ui::note(
                 "start the relays again, one after the other; give external brokers their files by `lekiwi-relay ca broker`; then `lekiwi-relay ca switch`\n",
             );
@@ -161,7 +165,7 @@ pub fn switch(options: &CaSwitch) -> Exit {
         Ok(authority) => {
             ui::print(&format!("{}\n", authority.fingerprint()));
             ui::note(
-                "this is what new robots pin; start the relays again, one after the other. Robots change over when they renew; then `lekiwi-relay ca retire`\n",
+                "this is what new robots pin; start the relays again, one after the other, and give external brokers their files by `lekiwi-relay ca broker`. Robots change over when they renew; then `lekiwi-relay ca retire`\n",
             );
             Exit::Success
         }
@@ -177,8 +181,13 @@ pub fn retire(location: &Location, options: &CaRetire) -> Exit {
         Ok(authority) => authority,
         Err(error) => return failed(&error),
     };
-    let left = match left_behind(location, &authority) {
-        Ok(left) => left,
+    // Without one, the step itself says so.
+    let is_due = authority.previous_fingerprint().is_some();
+    let left = match is_due
+        .then(|| left_behind(location, &authority))
+        .transpose()
+    {
+        Ok(left) => left.unwrap_or_default(),
         Err(error) => {
             ui::error(&*error, None);
             return Exit::Failure;

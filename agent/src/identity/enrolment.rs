@@ -68,7 +68,9 @@ pub async fn enrol(enrolment: &Enrolment, now: Timestamp) -> Result<Identity, En
     });
     certificate::check(&chain, &authorities, robot_id, &key, now)
         .map_err(EnrolError::BadCertificate)?;
-    store.keep_anchors(&anchors).map_err(EnrolError::Store)?;
+    store
+        .keep_anchors(None, &anchors)
+        .map_err(EnrolError::Store)?;
     store.keep(&chain, &authority).map_err(EnrolError::Store)?;
     remove_token(enrolment, "it is used");
     store

@@ -45,7 +45,10 @@ pub async fn renew(enrolment: &Enrolment, now: Timestamp) -> Result<(), EnrolErr
     );
     let (named, shown) = client.authorities().await?;
     let anchors = anchors(&present.authorities, named, &shown, now);
-    store.keep_anchors(&anchors).map_err(EnrolError::Store)?;
+    let pinned = present.authorities.first();
+    store
+        .keep_anchors(pinned, &anchors)
+        .map_err(EnrolError::Store)?;
     let authorities = store
         .authorities(enrolment.ca_fingerprint)
         .map_err(EnrolError::Store)?;
@@ -180,18 +183,23 @@ impl Store {
         Ok(())
     }
 
+    /// The pinned one is among them where the robot was enrolled with another: nothing else has it.
     pub(super) fn keep_anchors(
         &self,
+        pinned: Option<&CertificateDer<'static>>,
         anchors: &[CertificateDer<'static>],
     ) -> Result<(), IdentityError> {
-        if certificates(&self.anchors).unwrap_or_default() == anchors {
+        let of_enrolment = certificates(&self.authority).unwrap_or_default();
+        let elsewhere = pinned.filter(|pinned| !of_enrolment.contains(pinned));
+        let kept: Vec<_> = elsewhere.into_iter().chain(anchors).cloned().collect();
+        if certificates(&self.anchors).unwrap_or_default() == kept {
             return Ok(());
         }
         log::info!(
             "{} authorities are trusted beside the pinned one",
             anchors.len()
         );
-        let pem = certificate::certificates_pem(anchors);
+        let pem = certificate::certificates_pem(&kept);
         write(&self.anchors, pem.as_bytes(), 0o644)
     }
 }
@@ -217,5 +225,51 @@ fn file(path: &Path, source: io::Error) -> IdentityError {
     IdentityError::File {
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use lekiwi_protocol::pinned::Fingerprint;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+
+    use super::*;
+
+    fn root(name: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_root_that_the_configuration_pins_later_is_kept_whatever_the_relay_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path(), None);
+        let [first, second, third] = ["first", "second", "third"].map(root);
+        let pem = certificate::certificates_pem(std::slice::from_ref(&first));
+        write(&store.authority, pem.as_bytes(), 0o644).unwrap();
+        store
+            .keep_anchors(Some(&first), &[third.clone(), second.clone()])
+            .unwrap();
+
+        let pinned = Fingerprint::of(&second);
+        let now = Timestamp::from_ms(0);
+        // The relay names it and the others, it alone, or none that is known.
+        let lists: [&[_]; 3] = [&[&first, &second, &third], &[&second], &[]];
+        for named in lists {
+            let trusted = store.authorities(pinned).unwrap();
+            assert_eq!(trusted[0], second);
+            let named = named.iter().copied().cloned().collect();
+            let anchors = anchors(&trusted, named, &[], now);
+            store.keep_anchors(trusted.first(), &anchors).unwrap();
+        }
+        assert_eq!(store.authorities(pinned).unwrap()[0], second);
+        // And a configuration that goes back to the one before is no harm.
+        let trusted = store.authorities(Fingerprint::of(&first)).unwrap();
+        assert_eq!(trusted[0], first);
+        assert!(trusted.contains(&second));
     }
 }

@@ -25,6 +25,8 @@ pub(super) const NEXT: &str = "next";
 pub(super) const PREVIOUS: &str = "previous";
 /// What is to take the place of the folder, beside it.
 pub(super) const SWITCHED: &str = ".switched";
+/// What it takes the place of, until it is removed.
+pub(super) const BEFORE: &str = ".before";
 
 /// How far back a client's certificate begins at most, for relays whose clocks differ; and never more than a tenth of
 /// its lifetime, so that clients can tell when a third of that is left.
@@ -73,6 +75,9 @@ pub enum AuthorityError {
     /// The root has to sign, and its key is not there.
     #[error("expected the root's key in {0}, found none")]
     RootOffline(PathBuf),
+    /// A file that was named does not have the root's key.
+    #[error("expected the key of ca.pem in {0}, got something else")]
+    NotRootKey(PathBuf),
     /// The move to another root is not where it should be for this step.
     #[error("expected {expected}, found {found}")]
     OutOfStep {
@@ -104,6 +109,9 @@ impl AuthorityError {
             ),
             Self::RootOffline(_) => {
                 Some("bring the key from where it is kept, and name it with --root-key FILE")
+            }
+            Self::NotRootKey(_) => {
+                Some("the key of the root is wanted, PKCS#8 PEM, not that of the issuing authority")
             }
             Self::OutOfStep { hint, .. } => Some(hint),
             Self::Missing(_) => Some("start the relay once with `lekiwi-relay run`; it makes one"),
@@ -188,7 +196,11 @@ impl Authority {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("rename", &switched)(error))
             }
-            _ => is_there(),
+            _ => {
+                // Keys are in it. What stays there for now is removed by the next switch.
+                let _ = generation::remove(&beside(folder, BEFORE));
+                is_there()
+            }
         }
     }
 
@@ -274,7 +286,7 @@ impl Authority {
         self.present.not_after_ms
     }
 
-    /// Whether who signs now signed `certificate`, DER.
+    /// Whether the authority of now signed `certificate`, DER.
     #[must_use]
     pub fn has_signed(&self, certificate: &[u8]) -> bool {
         self.present.has_signed(certificate)
@@ -381,7 +393,8 @@ impl Authority {
         [&self.present]
             .into_iter()
             .chain(&self.previous)
-            .map(|of| Ok(list.signed_by(&of.issuer)?.der().to_vec()))
+            .flat_map(Generation::issuers)
+            .map(|issuer| Ok(list.signed_by(issuer)?.der().to_vec()))
             .collect()
     }
 
@@ -421,7 +434,8 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, AuthorityError> {
         fs::create_dir_all(parent).map_err(io_error("create", parent))?;
     }
     let path = beside(folder, ".lock");
-    let lock = fs::File::create(&path).map_err(io_error("create", &path))?;
+    let lock = fs::File::create(&path).or_else(|error| fs::File::open(&path).map_err(|_| error));
+    let lock = lock.map_err(io_error("create", &path))?;
     lock.lock().map_err(io_error("lock", &path))?;
     Ok(lock)
 }

@@ -53,6 +53,8 @@ pub(super) struct Generation {
     pub(super) cross: Option<CertificateDer<'static>>,
     /// Who signs: the issuing authority, or the root.
     pub(super) issuer: Issuer<'static, KeyPair>,
+    /// The root, where an issuing authority signs and the root's key is here all the same.
+    above: Option<Issuer<'static, KeyPair>>,
     /// The end of who signs, milliseconds since the epoch.
     pub(super) not_after_ms: u64,
 }
@@ -70,6 +72,7 @@ impl Generation {
             optional(folder, ISSUING_KEY)?,
             certificate(folder, ISSUING_CERTIFICATE)?,
         );
+        let root_key = optional(folder, CA_KEY)?;
         let incomplete = |pair, missing| AuthorityError::Incomplete {
             folder: folder.to_owned(),
             pair,
@@ -79,9 +82,10 @@ impl Generation {
             (None, None) => None,
             (Some(key), Some(issuing)) => Some((key, issuing)),
             (None, Some(_)) => return Err(incomplete(ISSUING, ISSUING_KEY)),
+            // Where it was being made, and the disk was full, say: it is made again, and nothing was signed yet.
+            (Some(_), None) if root_key.is_some() => None,
             (Some(_), None) => return Err(incomplete(ISSUING, ISSUING_CERTIFICATE)),
         };
-        let root_key = optional(folder, CA_KEY)?;
         if root_key.is_none() && below.is_none() {
             return Err(incomplete(ROOT, CA_KEY));
         }
@@ -90,8 +94,8 @@ impl Generation {
             .map(|key| key_of(&folder.join(CA_KEY), &key, CA_CERTIFICATE, &root))
             .transpose()?;
         let cross = certificate(folder, CROSS_CERTIFICATE)?;
-        let (issuing, signs, key) = match (below, root_key) {
-            (Some((key, issuing)), _) => {
+        let (issuing, signs, key, above) = match (below, root_key) {
+            (Some((key, issuing)), root_key) => {
                 let path = folder.join(ISSUING_KEY);
                 let key = key_of(&path, &key, ISSUING_CERTIFICATE, &issuing)?;
                 if !is_signed_by(&issuing, &root) {
@@ -100,28 +104,32 @@ impl Generation {
                         path: folder.join(ISSUING_CERTIFICATE),
                     });
                 }
-                (Some(issuing.clone()), issuing, key)
+                let above = root_key.map(|key| Issuer::from_ca_cert_der(&root, key));
+                (Some(issuing.clone()), issuing, key, above.transpose()?)
             }
-            (None, Some(key)) => (None, root.clone(), key),
+            (None, Some(key)) => (None, root.clone(), key, None),
             (None, None) => return Err(incomplete(ROOT, CA_KEY)),
         };
         Ok(Self {
             not_after_ms: not_after_ms(&signs),
             issuer: Issuer::from_ca_cert_der(&signs, key)?,
+            above,
             root,
             issuing,
             cross,
         })
     }
 
-    /// What signs.
-    pub(super) fn signs(&self) -> &CertificateDer<'static> {
-        self.issuing.as_ref().unwrap_or(&self.root)
+    /// Whether a key of its own signed `certificate`, DER: also the root's, before there was an issuing authority.
+    pub(super) fn has_signed(&self, certificate: &[u8]) -> bool {
+        let mut own = self.issuing.iter().chain([&self.root]);
+        own.any(|authority| is_signed_by(certificate, authority))
     }
 
-    /// Whether its key signed `certificate`, DER.
-    pub(super) fn has_signed(&self, certificate: &[u8]) -> bool {
-        is_signed_by(certificate, self.signs())
+    /// Who can sign a list of revoked certificates: who signs now first, and the root, which signed before that, as long
+    /// as its key is here.
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer<'static, KeyPair>> {
+        [&self.issuer].into_iter().chain(&self.above)
     }
 }
 
@@ -160,10 +168,10 @@ pub(super) fn create(
 
     let beside = beside(folder, ".new");
     remove(&beside)?;
-    fs::create_dir_all(&beside).map_err(io_error("create", &beside))?;
+    files::create_folder(&beside).map_err(io_error("create", &beside))?;
     let write = |name: &str, pem: String, mode| {
         let path = beside.join(name);
-        files::create(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
+        files::create_for_owner(&path, pem.as_bytes(), mode).map_err(io_error("write", &path))
     };
     let pem = |der: &CertificateDer<'_>| super::pem("CERTIFICATE", der);
     write(CA_KEY, key.serialize_pem(), files::SECRET)?;
@@ -204,7 +212,10 @@ impl Root {
             }
             Err(error) => return Err(io_error("read", &path)(error)),
         };
-        let key = key_of(&path, &pem, CA_CERTIFICATE, &root)?;
+        let key = key_of(&path, &pem, CA_CERTIFICATE, &root).map_err(|error| match key {
+            Some(_) => AuthorityError::NotRootKey(path),
+            None => error,
+        })?;
         let below = parsed(&root).and_then(|root| {
             let constraints = root.basic_constraints().ok().flatten()?;
             constraints.value.path_len_constraint

@@ -13,7 +13,9 @@ use std::path::Path;
 
 use lekiwi_protocol::Org;
 
-use super::authority::{Authority, AuthorityError, NEXT, PREVIOUS, SWITCHED, io_error, lock};
+use super::authority::{
+    Authority, AuthorityError, BEFORE, NEXT, PREVIOUS, SWITCHED, io_error, lock,
+};
 use super::generation::{
     self, CA_CERTIFICATE, CA_KEY, CROSS_CERTIFICATE, ISSUING_CERTIFICATE, ISSUING_KEY, Root,
     beside, remove,
@@ -98,13 +100,22 @@ pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
     let (making, switched, before) = (
         beside(folder, ".new"),
         beside(folder, SWITCHED),
-        beside(folder, ".before"),
+        beside(folder, BEFORE),
     );
+    if folder.is_symlink() {
+        return Err(AuthorityError::OutOfStep {
+            expected: "the authority's folder",
+            found: "a link to it, which would be replaced",
+            hint: "put the folder itself there",
+        });
+    }
     for left in [&making, &switched, &before] {
         remove(left)?;
     }
     let previous = making.join(PREVIOUS);
-    fs::create_dir_all(&previous).map_err(io_error("create", &previous))?;
+    for made in [&making, &previous] {
+        files::create_folder(made).map_err(io_error("create", made))?;
+    }
     // The next root's certificate by the present one comes along; that of the present one by an earlier one is over.
     let of_next = [
         CA_KEY,
@@ -124,9 +135,13 @@ pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
     }
     let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(io_error("rename", from));
     rename(&making, &switched)?;
+    if let Err(error) = rename(folder, &before) {
+        // Keys are in it.
+        remove(&switched)?;
+        return Err(error);
+    }
     // From here on it is done by whoever opens the folder next.
-    rename(folder, &before)?;
-    rename(&switched, folder)?;
+    Authority::is_in(folder)?;
     files::sync_parent(folder).map_err(io_error("sync", folder))?;
     remove(&before)?;
     Authority::open(folder)
@@ -138,6 +153,9 @@ pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
 /// When there is none, or the folder cannot be written.
 pub fn retire(folder: &Path) -> Result<Authority, AuthorityError> {
     let _lock = lock(folder)?;
+    // An interrupted step may have left it there, and keys are in it.
+    let retired = beside(folder, ".retired");
+    remove(&retired)?;
     let authority = Authority::open(folder)?;
     if authority.previous_fingerprint().is_none() {
         return Err(AuthorityError::OutOfStep {
@@ -154,8 +172,6 @@ pub fn retire(folder: &Path) -> Result<Authority, AuthorityError> {
         _ => {}
     }
     // Renamed before it is removed: half a folder would be damage.
-    let retired = beside(folder, ".retired");
-    remove(&retired)?;
     let previous = folder.join(PREVIOUS);
     fs::rename(&previous, &retired).map_err(io_error("rename", &previous))?;
     remove(&retired)?;
@@ -174,12 +190,13 @@ fn copy(from: &Path, to: &Path) -> Result<(), AuthorityError> {
         true => files::SECRET,
         false => files::PUBLIC,
     };
-    files::create(to, &bytes, mode).map_err(io_error("write", to))
+    files::create_for_owner(to, &bytes, mode).map_err(io_error("write", to))
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -305,6 +322,7 @@ mod tests {
         // Between the renames.
         switch(&folder).unwrap();
         fs::rename(&folder, data.path().join("ca.switched")).unwrap();
+        fs::create_dir(data.path().join("ca.before")).unwrap();
         assert!(Authority::is_in(&folder).unwrap());
         let authority = Authority::open(&folder).unwrap();
         assert_eq!(Some(authority.fingerprint()), after);
@@ -315,11 +333,16 @@ mod tests {
     #[test]
     fn with_an_issuing_authority_the_roots_key_may_be_elsewhere() {
         let (data, folder, first) = made();
+        let direct = signed_by(&first);
         let online = set_issuing(&folder, None, &Org::default(), NOW).unwrap();
         assert!(online.has_issuing() && online.fingerprint() == first.fingerprint());
+        // What the root signed itself counts as well, and can be listed as long as its key is there.
+        assert!(online.has_signed(&direct));
+        assert_eq!(lists(&online), 2);
         let away = data.path().join("safe.key");
         fs::rename(folder.join(CA_KEY), &away).unwrap();
         let authority = Authority::open(&folder).unwrap();
+        assert_eq!(lists(&authority), 1);
         assert!(believes(first.certificate(), &authority));
         assert!(authority.has_signed(&signed_by(&authority)));
 
@@ -327,6 +350,16 @@ mod tests {
         assert_eq!(
             next(&folder).unwrap_err().to_string(),
             format!("expected the root's key in {}, found none", shown.display())
+        );
+        let other = folder.join(ISSUING_KEY);
+        assert_eq!(
+            make_next(&folder, Some(&other), &Org::default(), NOW)
+                .unwrap_err()
+                .to_string(),
+            format!(
+                "expected the key of ca.pem in {}, got something else",
+                other.display()
+            )
         );
         // Renewed, it is the same authority: what it signed counts.
         let year = 365 * 24 * 3_600_000;
@@ -341,6 +374,66 @@ mod tests {
             .collect();
         keys.sort();
         assert_eq!(keys, ["ca.key", "issuing.key", "previous/issuing.key"]);
+    }
+
+    /// How many lists of revoked certificates there are.
+    fn lists(authority: &Authority) -> usize {
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2026, 1, 1),
+            next_update: rcgen::date_time_ymd(2026, 2, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        authority.sign_list(&list).unwrap().len()
+    }
+
+    #[test]
+    fn a_link_to_the_folder_is_not_replaced() {
+        let (data, folder, _) = made();
+        next(&folder).unwrap();
+        let link = data.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        assert_eq!(
+            switch(&link).unwrap_err().to_string(),
+            "expected the authority's folder, found a link to it, which would be replaced"
+        );
+        assert!(Authority::open(&link).unwrap().next_fingerprint().is_some());
+        switch(&folder).unwrap();
+    }
+
+    /// Only root can try.
+    #[test]
+    fn what_root_makes_belongs_to_whom_the_folder_belongs() {
+        const NOBODY: u32 = 65_534;
+        let (data, folder, _) = made();
+        let all = |folder: &Path| -> Vec<PathBuf> {
+            let files = walk(folder).into_iter().map(|it| folder.join(it));
+            let folders = ["", PREVIOUS, NEXT].map(|it| folder.join(it));
+            files.chain(folders).filter(|it| it.exists()).collect()
+        };
+        for path in all(&folder)
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([data.path()])
+        {
+            if std::os::unix::fs::chown(path, Some(NOBODY), None).is_err() {
+                return;
+            }
+        }
+        let all_are_nobodys = || {
+            for path in all(&folder) {
+                let owner = fs::metadata(&path).unwrap().uid();
+                assert_eq!(owner, NOBODY, "{}", path.display());
+            }
+        };
+        set_issuing(&folder, None, &Org::default(), NOW).unwrap();
+        all_are_nobodys();
+        next(&folder).unwrap();
+        all_are_nobodys();
+        switch(&folder).unwrap();
+        all_are_nobodys();
     }
 
     fn walk(folder: &Path) -> Vec<String> {
@@ -385,10 +478,15 @@ mod tests {
         let pem = fs::read(&certificate).unwrap();
         fs::remove_file(&certificate).unwrap();
         let shown = folder.display();
+        // It was not finished, and the root goes on.
+        assert!(!Authority::open(&folder).unwrap().has_issuing());
+        let (key, away) = (folder.join(CA_KEY), folder.join("away.key"));
+        fs::rename(&key, &away).unwrap();
         assert_eq!(
             Authority::open(&folder).unwrap_err().to_string(),
             format!("expected both issuing.key and issuing.pem in {shown}, found no issuing.pem")
         );
+        fs::rename(&away, &key).unwrap();
         let (_other_data, other, _) = made();
         set_issuing(&other, None, &Org::default(), NOW).unwrap();
         for name in [ISSUING_CERTIFICATE, ISSUING_KEY] {

@@ -1,8 +1,10 @@
 //! Another root, as those see it who are not ours: a real Mosquitto with a list of revoked certificates, and openssl.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::common::{Relay, certificate, command, openssl, request, wait_for};
+use crate::mosquitto::Mosquitto;
 use crate::support::{self, Client, Identity, until};
 
 const CA: &str = "-----BEGIN CERTIFICATE-----";
@@ -45,20 +47,67 @@ fn enrol(relay: &Relay, name: &str) -> Identity {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mosquitto_takes_both_roots_and_refuses_what_either_lists() {
-    let port = crate::port::free();
+/// A relay, and its Mosquitto, which reads the relay's list of revoked certificates.
+fn begin(port: u16) -> (Relay, Mosquitto, PathBuf) {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("crl.pem");
     fs::create_dir(data.path().join("data")).unwrap();
     let config = format!("version: 1\nidentity: {{ crl_file: {} }}\n", file.display());
     fs::write(data.path().join("data/relay.yml"), config).unwrap();
-    let broker = crate::external::broker(port);
-    let relay = Relay::start_with(data, &["--broker", &broker]);
-    let before = fs::read_to_string(relay.ca()).unwrap();
+    let relay = Relay::start_with(data, &["--broker", &crate::external::broker(port)]);
     wait_for("the file", || file.exists().then_some(()));
     let line = format!("crlfile {}", file.display());
-    let mut mosquitto = crate::external::mosquitto_with(&relay, port, &line);
+    let mosquitto = crate::external::mosquitto_with(&relay, port, &line);
+    (relay, mosquitto, file)
+}
+
+/// Starts the relay again, and the broker as soon as there are so many lists for it.
+fn start_again(relay: Relay, mosquitto: &mut Mosquitto, file: &Path, lists: usize) -> Relay {
+    let (status, data) = relay.stop();
+    assert!(status.success());
+    let broker = crate::external::broker(mosquitto.port);
+    let relay = Relay::start_with(data, &["--broker", &broker]);
+    wait_for("the lists", || has_lists(file, lists));
+    mosquitto.kill();
+    mosquitto.start_again();
+    crate::external::ready(&relay);
+    relay
+}
+
+fn has_lists(file: &Path, wanted: usize) -> Option<String> {
+    let text = fs::read_to_string(file).unwrap();
+    (text.matches("BEGIN X509 CRL").count() == wanted).then_some(text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mosquitto_takes_what_the_root_has_signed_itself_while_the_roots_key_is_there() {
+    let port = crate::port::free();
+    let (relay, mut mosquitto, file) = begin(port);
+    let root = fs::read_to_string(relay.ca()).unwrap();
+    let direct = enrol(&relay, "kiwi-01");
+    let connect = async |identity: &Identity, name: &str| {
+        Client::connect(support::options(&root, port, identity, name)).await
+    };
+    drop(connect(&direct, "kiwi-01").await.unwrap());
+
+    run(&relay, &["ca", "issuing"]);
+    let relay = start_again(relay, &mut mosquitto, &file, 2);
+    drop(connect(&direct, "kiwi-01").await.unwrap());
+    let below = enrol(&relay, "kiwi-02");
+    drop(connect(&below, "kiwi-02").await.unwrap());
+
+    fs::remove_file(relay.data_folder().join("ca/ca.key")).unwrap();
+    let relay = start_again(relay, &mut mosquitto, &file, 1);
+    assert!(connect(&direct, "kiwi-01").await.is_err());
+    drop(connect(&below, "kiwi-02").await.unwrap());
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mosquitto_takes_both_roots_and_refuses_what_either_lists() {
+    let port = crate::port::free();
+    let (relay, mut mosquitto, file) = begin(port);
+    let before = fs::read_to_string(relay.ca()).unwrap();
     let old = enrol(&relay, "kiwi-01");
 
     for step in ["next", "switch"] {
@@ -69,19 +118,8 @@ async fn mosquitto_takes_both_roots_and_refuses_what_either_lists() {
         &relay,
         &["ca", "broker", "--name", "localhost", "--out", &out],
     );
-    let (status, data) = relay.stop();
-    assert!(status.success());
-    let relay = Relay::start_with(data, &["--broker", &broker]);
-    let lists = |wanted: usize| {
-        wait_for("the lists", || {
-            let text = fs::read_to_string(&file).unwrap();
-            (text.matches("BEGIN X509 CRL").count() == wanted).then_some(text)
-        })
-    };
-    let unrevoked = lists(2);
-    mosquitto.kill();
-    mosquitto.start_again();
-    crate::external::ready(&relay);
+    let relay = start_again(relay, &mut mosquitto, &file, 2);
+    let unrevoked = fs::read_to_string(&file).unwrap();
     let after = fs::read_to_string(relay.ca()).unwrap();
     assert_ne!(before, after);
     let new = enrol(&relay, "kiwi-02");
@@ -101,7 +139,7 @@ async fn mosquitto_takes_both_roots_and_refuses_what_either_lists() {
         assert_eq!(relay.curl_as(&session, &path, &["-X", "POST"]).status, 200);
     }
     wait_for("other lists", || {
-        let text = lists(2);
+        let text = has_lists(&file, 2)?;
         let first = text.split_inclusive("-----END X509 CRL-----").next()?;
         let printed = openssl(&["crl", "-noout", "-text"], first);
         let has = |it: &Identity| printed.to_lowercase().contains(&it.serial);

@@ -130,7 +130,9 @@ fn tls(ca_pem: &str, identity: &Identity) -> TlsConfiguration {
         .unwrap()
         .with_root_certificates(roots)
         .with_client_auth_cert(
-            vec![CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).unwrap()],
+            CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes())
+                .collect::<Result<_, _>>()
+                .unwrap(),
             PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
         )
         .unwrap();
