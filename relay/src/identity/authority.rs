@@ -197,7 +197,7 @@ impl Authority {
                 Err(io_error("rename", &switched)(error))
             }
             _ => {
-                // Keys are in it. What stays there for now is removed by the next switch.
+                // Keys are in it. What stays is removed by the next switch.
                 let _ = generation::remove(&beside(folder, BEFORE));
                 is_there()
             }
