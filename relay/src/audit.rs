@@ -88,6 +88,7 @@ actions! {
     AdminCreate = "admin-create", "The first administrator was made";
     AdminReset = "admin-reset", "An administrator was let in on the relay's machine";
     RelayStart = "relay-start", "A relay started";
+    AuthorityChange = "authority-change", "A step of `lekiwi-relay ca` changed the authority";
     StoreBackup = "store-backup", "A backup was made";
     StoreRestore = "store-restore", "A backup was put in the place of the store";
     StoreMove = "store-move", "The store was moved into a database";

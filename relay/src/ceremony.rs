@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use lekiwi_protocol::Timestamp;
 
-use crate::cli::{CaBroker, CaIssuing, CaNext, CaRetire, CaShow, CaSwitch, OfAuthority};
+use crate::audit::{self, Action};
+use crate::cli::{CaBroker, CaIssuing, CaNext, CaRetire, CaShow, OfAuthority};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::identity::{CA_KEY, rollover, server};
 use crate::metrics::Metrics;
 use crate::paths::DataFolder;
-use crate::store::{Location, Store};
+use crate::store::{Location, Store, StoreError};
 use crate::{clock, ui};
 
 /// How often it looks for the authority.
@@ -119,7 +120,7 @@ fn authority_within(folder: &DataFolder, wait: Duration) -> Result<Authority, Au
 
 /// `ca issuing`.
 #[must_use]
-pub fn set_issuing(options: &CaIssuing, config: &Config) -> Exit {
+pub fn set_issuing(options: &CaIssuing, config: &Config, location: &Location) -> Exit {
     let place = options.of.data.folder().authority();
     let key = options.root_key.as_deref();
     match rollover::set_issuing(&place, key, &config.org, clock::now_ms()) {
@@ -129,7 +130,7 @@ pub fn set_issuing(options: &CaIssuing, config: &Config) -> Exit {
                 Timestamp::from_ms(authority.not_after_ms()),
                 place.join(CA_KEY).display()
             ));
-            Exit::Success
+            put_on_record(&options.of.data.folder(), location, "issuing", &authority)
         }
         Err(error) => failed(&error),
     }
@@ -137,7 +138,7 @@ pub fn set_issuing(options: &CaIssuing, config: &Config) -> Exit {
 
 /// `ca next`.
 #[must_use]
-pub fn make_next(options: &CaNext, config: &Config) -> Exit {
+pub fn make_next(options: &CaNext, config: &Config, location: &Location) -> Exit {
     let place = options.of.data.folder().authority();
     let key = options.root_key.as_deref();
     let made = rollover::make_next(&place, key, &config.org, clock::now_ms());
@@ -152,7 +153,7 @@ pub fn make_next(options: &CaNext, config: &Config) -> Exit {
             ui::note(
                 "start the relays again, one after the other; give external brokers their files by `lekiwi-relay ca broker`; then `lekiwi-relay ca switch`\n",
             );
-            Exit::Success
+            put_on_record(&options.of.data.folder(), location, "next", &authority)
         }
         Err(error) => failed(&error),
     }
@@ -160,14 +161,14 @@ pub fn make_next(options: &CaNext, config: &Config) -> Exit {
 
 /// `ca switch`.
 #[must_use]
-pub fn switch(options: &CaSwitch) -> Exit {
+pub fn switch(options: &OfAuthority, location: &Location) -> Exit {
     match rollover::switch(&options.data.folder().authority()) {
         Ok(authority) => {
             ui::print(&format!("{}\n", authority.fingerprint()));
             ui::note(
                 "this is what new robots pin; start the relays again, one after the other, and give external brokers their files by `lekiwi-relay ca broker`. Robots change over when they renew; then `lekiwi-relay ca retire`\n",
             );
-            Exit::Success
+            put_on_record(&options.data.folder(), location, "switch", &authority)
         }
         Err(error) => failed(&error),
     }
@@ -175,7 +176,7 @@ pub fn switch(options: &CaSwitch) -> Exit {
 
 /// `ca retire`.
 #[must_use]
-pub fn retire(location: &Location, options: &CaRetire) -> Exit {
+pub fn retire(options: &CaRetire, location: &Location) -> Exit {
     let place = options.of.data.folder().authority();
     let authority = match Authority::open(&place) {
         Ok(authority) => authority,
@@ -206,13 +207,42 @@ pub fn retire(location: &Location, options: &CaRetire) -> Exit {
         return Exit::Failure;
     }
     match rollover::retire(&place) {
-        Ok(_) => {
+        Ok(authority) => {
             ui::note(
                 "the authority before is forgotten as soon as the relays have started again\n",
             );
-            Exit::Success
+            put_on_record(&options.of.data.folder(), location, "retire", &authority)
         }
         Err(error) => failed(&error),
+    }
+}
+
+/// What was done, for the audit of the relay whose store is there; where a root is kept offline there is none.
+fn put_on_record(
+    folder: &DataFolder,
+    location: &Location,
+    step: &'static str,
+    authority: &Authority,
+) -> Exit {
+    if matches!(location, Location::Sqlite(_)) && !folder.has_store() {
+        return Exit::Success;
+    }
+    let said = [
+        ("step", step.to_owned()),
+        ("ca", authority.fingerprint()),
+        ("next", authority.next_fingerprint().unwrap_or_default()),
+    ];
+    let who = audit::operator();
+    let entry = audit::of_system(&who, Action::AuthorityChange, "", said);
+    match with_store(location, async |store| store.record(entry).await) {
+        Ok(_) => Exit::Success,
+        Err(error) => {
+            ui::error(
+                &*error,
+                Some("it is done, and the audit does not say so: write down who did it"),
+            );
+            Exit::Failure
+        }
     }
 }
 
@@ -221,14 +251,9 @@ fn left_behind(
     location: &Location,
     authority: &Authority,
 ) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let (store, _commits) = Store::open_at(location, Arc::new(Metrics::default()))?;
-    let known = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map(|runtime| runtime.block_on(store.identities(None)));
-    store.close();
+    let known = with_store(location, async |store| store.identities(None).await)?;
     let now_ms = clock::now_ms();
-    let mut names: Vec<String> = known??
+    let mut names: Vec<String> = known
         .into_iter()
         .map(|standing| standing.certificate)
         .filter(|it| it.revoked_ms.is_none() && it.not_after_ms > now_ms)
@@ -237,6 +262,20 @@ fn left_behind(
         .collect();
     names.dedup();
     Ok(names)
+}
+
+/// Opens the store, beside a relay that may run, and asks it.
+fn with_store<T>(
+    location: &Location,
+    ask: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
+) -> Result<T, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (store, _commits) = Store::open_at(location, Arc::new(Metrics::default()))?;
+    let answer = runtime.block_on(ask(&store));
+    store.close();
+    Ok(answer?)
 }
 
 fn failed(error: &AuthorityError) -> Exit {

@@ -282,7 +282,7 @@ pub enum Ca {
     /// Second step: let the next root sign from now on, with the one before still trusted.
     ///
     /// Robots change over when they renew their certificates.
-    Switch(CaSwitch),
+    Switch(OfAuthority),
     /// Last step: forget the root before. Refused while a certificate of it counts.
     Retire(CaRetire),
 }
@@ -309,20 +309,12 @@ pub struct CaNext {
     pub root_key: Option<PathBuf>,
 }
 
-/// `ca switch`.
-#[derive(Debug, Args)]
-pub struct CaSwitch {
-    /// Where everything is kept.
-    #[command(flatten)]
-    pub data: Data,
-}
-
 /// `ca retire`.
 #[derive(Debug, Args)]
 pub struct CaRetire {
     /// Of which relay.
     #[command(flatten)]
-    pub of: OfStore,
+    pub of: OfAuthority,
     /// Whatever certificates it signed: who has one must enrol again.
     #[arg(long)]
     pub force: bool,

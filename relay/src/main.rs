@@ -34,18 +34,20 @@ fn main() -> ExitCode {
         Command::Ca(Ca::Show(options)) => ceremony::show(&options),
         Command::Ca(Ca::Broker(options)) => ceremony::certify_broker(&options),
         Command::Ca(Ca::New(options)) => {
-            with_config(&options, |config| ceremony::begin(&options, config))
+            with_authority(&options, |config, _| ceremony::begin(&options, config))
         }
-        Command::Ca(Ca::Issuing(options)) => with_config(&options.of, |config| {
-            ceremony::set_issuing(&options, config)
+        Command::Ca(Ca::Issuing(options)) => with_authority(&options.of, |config, location| {
+            ceremony::set_issuing(&options, config, location)
         }),
-        Command::Ca(Ca::Next(options)) => {
-            with_config(&options.of, |config| ceremony::make_next(&options, config))
+        Command::Ca(Ca::Next(options)) => with_authority(&options.of, |config, location| {
+            ceremony::make_next(&options, config, location)
+        }),
+        Command::Ca(Ca::Switch(options)) => {
+            with_authority(&options, |_, location| ceremony::switch(&options, location))
         }
-        Command::Ca(Ca::Switch(options)) => ceremony::switch(&options),
-        Command::Ca(Ca::Retire(options)) => {
-            with_store(&options.of, |location| ceremony::retire(location, &options))
-        }
+        Command::Ca(Ca::Retire(options)) => with_authority(&options.of, |_, location| {
+            ceremony::retire(&options, location)
+        }),
         Command::Backup(options) => with_store(&options.of, |location| {
             maintenance::backup(location, &options)
         }),
@@ -101,28 +103,30 @@ fn run(options: &Run) -> Exit {
 }
 
 /// Does something with the authority as the configuration has it.
-fn with_config(of: &OfAuthority, work: impl FnOnce(&Config) -> Exit) -> Exit {
-    match configuration(&of.data.folder(), of.config.as_deref(), Raw::default()) {
-        Ok(config) => work(&config),
-        Err(error) => {
-            ui::error(&error, error.hint().as_deref());
-            Exit::Config
-        }
-    }
+fn with_authority(of: &OfAuthority, work: impl FnOnce(&Config, &Location) -> Exit) -> Exit {
+    with_location(&of.data.folder(), of.config.as_deref(), work)
 }
 
 /// Does something with the store that the configuration names.
 fn with_store(of: &OfStore, work: impl FnOnce(&Location) -> Exit) -> Exit {
     let folder = of.data.folder();
-    let config = match configuration(&folder, of.config.as_deref(), Raw::default()) {
+    with_location(&folder, of.config.as_deref(), |_, location| work(location))
+}
+
+fn with_location(
+    folder: &DataFolder,
+    config: Option<&Path>,
+    work: impl FnOnce(&Config, &Location) -> Exit,
+) -> Exit {
+    let config = match configuration(folder, config, Raw::default()) {
         Ok(config) => config,
         Err(error) => {
             ui::error(&error, error.hint().as_deref());
             return Exit::Config;
         }
     };
-    match driver::location(&config, &folder) {
-        Ok(location) => work(&location),
+    match driver::location(&config, folder) {
+        Ok(location) => work(&config, &location),
         Err(error) => {
             ui::error(&error, None);
             Exit::Config

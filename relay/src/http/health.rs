@@ -49,7 +49,8 @@ pub(super) async fn health(State(app): State<App>) -> (StatusCode, Answer<Health
     if ends.since(now) < RENEW_BEFORE / 2 {
         // Worth a word long before anything fails.
         problems.push(format!(
-            "the server certificate ends at {ends}: restart the relay to renew it"
+            "the server certificate ends at {ends}: restart the relay to renew it, after `lekiwi-relay ca issuing` where the \
+             issuing authority ends then"
         ));
         degraded |= ends <= now;
     }

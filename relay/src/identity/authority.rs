@@ -17,7 +17,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use super::generation::{self, Generation, beside};
+use super::generation::{self, Generation, beside, random_serial, validity};
 
 /// The authority that comes after this one, inside its folder, until it signs.
 pub(super) const NEXT: &str = "next";
@@ -230,12 +230,18 @@ impl Authority {
             Err(AuthorityError::Missing(_)) => Ok(None),
             other => other.map(Some),
         };
-        Ok(Self {
-            folder: folder.to_owned(),
-            present: Generation::open(folder)?,
-            previous: beside_it(PREVIOUS)?,
-            next: beside_it(NEXT)?,
-        })
+        loop {
+            let read = Self {
+                folder: folder.to_owned(),
+                present: Generation::open(folder)?,
+                previous: beside_it(PREVIOUS)?,
+                next: beside_it(NEXT)?,
+            };
+            // A switch in between would leave one of before beside one of after.
+            if Generation::open(folder)?.root == read.present.root {
+                return Ok(read);
+            }
+        }
     }
 
     /// Where the authority lives.
@@ -438,32 +444,6 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, AuthorityError> {
     let lock = lock.map_err(io_error("create", &path))?;
     lock.lock().map_err(io_error("lock", &path))?;
     Ok(lock)
-}
-
-/// 127 bits with the highest one set: positive, never with leading zeros, 126 of them random.
-pub(super) fn random_serial() -> Result<[u8; 16], AuthorityError> {
-    let mut serial = [0; 16];
-    getrandom::fill(&mut serial).map_err(AuthorityError::Random)?;
-    serial[0] = serial[0] & 0x3f | 0x40;
-    Ok(serial)
-}
-
-/// Sets the validity, in whole seconds as certificates know them; returns it in milliseconds.
-pub(super) fn validity(
-    params: &mut CertificateParams,
-    now_ms: u64,
-    backdated: Duration,
-    lifetime: Duration,
-) -> (u64, u64) {
-    let now_s = now_ms / 1000;
-    let (from_s, to_s) = (
-        now_s.saturating_sub(backdated.as_secs()),
-        now_s + lifetime.as_secs(),
-    );
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(from_s);
-    params.not_after = epoch + Duration::from_secs(to_s);
-    (from_s * 1000, to_s * 1000)
 }
 
 pub(super) fn io_error<'a>(

@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 
-use super::authority::{AuthorityError, io_error, random_serial, validity};
+use super::authority::{AuthorityError, io_error};
 use crate::files;
 
 /// The root's certificate, PEM: what robots pin.
@@ -294,6 +294,32 @@ fn authority(
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
     Ok(params)
+}
+
+/// 127 bits with the highest one set: positive, never with leading zeros, 126 of them random.
+pub(super) fn random_serial() -> Result<[u8; 16], AuthorityError> {
+    let mut serial = [0; 16];
+    getrandom::fill(&mut serial).map_err(AuthorityError::Random)?;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    Ok(serial)
+}
+
+/// Sets the validity, in whole seconds as certificates know them; returns it in milliseconds.
+pub(super) fn validity(
+    params: &mut CertificateParams,
+    now_ms: u64,
+    backdated: Duration,
+    lifetime: Duration,
+) -> (u64, u64) {
+    let now_s = now_ms / 1000;
+    let (from_s, to_s) = (
+        now_s.saturating_sub(backdated.as_secs()),
+        now_s + lifetime.as_secs(),
+    );
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(from_s);
+    params.not_after = epoch + Duration::from_secs(to_s);
+    (from_s * 1000, to_s * 1000)
 }
 
 /// A file that need not be there.

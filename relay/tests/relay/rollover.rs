@@ -158,4 +158,15 @@ async fn mosquitto_takes_both_roots_and_refuses_what_either_lists() {
     // Somebody else is let in all the while.
     let other = enrol(&relay, "kiwi-03");
     drop(connect(&other, "kiwi-03", &after).await.unwrap());
+
+    // By then both have ended; and who did what is on record.
+    run(&relay, &["ca", "retire", "--force"]);
+    let audit = relay.curl_as(&session, "/api/v1/audit?action=authority-change", &[]);
+    let steps: Vec<String> = audit.json()["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["detail"]["step"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(steps, ["next", "switch", "retire"], "{}", audit.body);
 }
