@@ -19,7 +19,7 @@ mod servo_bus;
 mod shell;
 mod tree;
 
-pub use agent::{Agent, write_config};
+pub use agent::{Agent, ticks, write_config};
 pub use avahi::Avahi;
 pub use board::{Board, BoardOptions, HOST};
 pub use browser::Browser;

@@ -8,15 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lekiwi_agent::ipc::{self, Renew, Report, Request, Status};
+use lekiwi_agent::ipc::{self, Report, Status};
 use lekiwi_tests::harness::{Agent, Process, Relay, program, target};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an agent may take to answer, also while its signer hangs; less than after what the asking is given up.
-const AT_ONCE: Duration = Duration::from_millis(1900);
 const PIN: &str = "493817";
 
 fn signers() -> PathBuf {
@@ -253,47 +250,10 @@ impl Robot {
         })
     }
 
-    /// What the agent says, once `wanted` likes it.
-    async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let begun = Instant::now();
-            let status = ipc::ask_status(&self.agent.socket()).await;
-            let took = begun.elapsed();
-            ensure!(
-                took < AT_ONCE,
-                "expected an answer at once, it took {took:?}"
-            );
-            match status {
-                Ok(status) if wanted(&status) => return Ok(status),
-                status => ensure!(
-                    Instant::now() < deadline,
-                    "expected the agent to be {what} within {PATIENCE:?}, got {status:?}"
-                ),
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn serial(&self) -> Result<String> {
-        let is_online =
-            |status: &Status| status.link == "online" && status.renewal.serial.is_some();
-        let status = self.until("online", is_online).await?;
-        status.renewal.serial.context("just looked at")
-    }
-
     /// Has the certificate renewed; the next one's serial.
     async fn renew(&self, before: &str) -> Result<String> {
-        let request = Request::Renew(Renew::Certificate);
-        ipc::say(&self.agent.socket(), &request).await?;
-        let is_new = |status: &Status| {
-            let serial = status.renewal.serial.as_deref();
-            status.link == "online" && serial.is_some_and(|serial| serial != before)
-        };
-        let status = self
-            .until("online with another certificate", is_new)
-            .await?;
-        status.renewal.serial.context("just looked at")
+        self.agent.renew().await?;
+        self.agent.serial_after(before).await
     }
 
     /// The key that its certificate is for.
@@ -338,7 +298,7 @@ fn nothing_to_steal(folder: &Path) -> Result<()> {
 async fn lives_with(token: Token) -> Result<()> {
     let relay = Relay::start()?;
     let mut robot = Robot::start(&relay, &token, Some(&token.signer))?;
-    let first = robot.serial().await?;
+    let first = robot.agent.serial().await?;
     let key = token.public_key()?;
     ensure!(
         robot.certified()? == key,
@@ -351,13 +311,10 @@ async fn lives_with(token: Token) -> Result<()> {
         "expected the next certificate for the same key"
     );
 
-    ensure!(
-        robot.agent.process().stop()?.success(),
-        "expected a clean end"
-    );
+    robot.agent.stop()?;
     robot.agent.restart()?;
     ensure!(
-        robot.serial().await? == third,
+        robot.agent.serial().await? == third,
         "expected the certificate of before"
     );
     let status = ipc::ask_status(&robot.agent.socket()).await?;
@@ -403,15 +360,12 @@ async fn a_key_in_a_tpm_never_leaves_it() -> Result<()> {
 async fn a_robot_that_had_its_key_in_a_file_gets_one_in_a_token() -> Result<()> {
     let (relay, token) = (Relay::start()?, Token::pkcs11()?);
     let mut robot = Robot::start(&relay, &token, None)?;
-    let first = robot.serial().await?;
+    let first = robot.agent.serial().await?;
     let state = robot.agent.state_dir();
     let key = state.join("key.pem");
     ensure!(key.exists(), "expected a key in a file");
 
-    ensure!(
-        robot.agent.process().stop()?.success(),
-        "expected a clean end"
-    );
+    robot.agent.stop()?;
     let config = state.join("../agent.yml");
     let text = std::fs::read_to_string(&config)?;
     std::fs::write(&config, with_signer(&text, &token.signer))?;
@@ -419,7 +373,7 @@ async fn a_robot_that_had_its_key_in_a_file_gets_one_in_a_token() -> Result<()> 
     std::fs::write(state.join("../token"), fresh)?;
     robot.agent.restart()?;
     ensure!(
-        robot.serial().await? != first,
+        robot.agent.serial().await? != first,
         "expected another certificate"
     );
     ensure!(
@@ -459,13 +413,19 @@ async fn a_signer_that_hangs_or_fails_is_said_and_the_agent_goes_on() -> Result<
     let words = format!(
         "the robot's key is of no use: expected `{line} public-key` {failing} (hint: identity.signer is"
     );
-    robot.until("unable to enrol", complains(words)).await?;
+    robot
+        .agent
+        .status_when("unable to enrol", complains(words))
+        .await?;
     is("rubbish")?;
     let words =
         format!("expected a P-256 public key as PEM from `{line} public-key`, got 2 other bytes");
-    robot.until("unable to enrol", complains(words)).await?;
+    robot
+        .agent
+        .status_when("unable to enrol", complains(words))
+        .await?;
     is("well")?;
-    let serial = robot.serial().await?;
+    let serial = robot.agent.serial().await?;
 
     for (now, words) in [
         ("fail", format!("expected `{line} sign` {failing}")),
@@ -479,22 +439,25 @@ async fn a_signer_that_hangs_or_fails_is_said_and_the_agent_goes_on() -> Result<
         ),
         ("hang", format!("expected `{line} sign` to end within 10 s")),
     ] {
-        ensure!(
-            robot.agent.process().stop()?.success(),
-            "expected a clean end"
-        );
+        robot.agent.stop()?;
         is(now)?;
         robot.agent.restart()?;
         // No connection, which needs a signature, and yet everything else.
         robot
-            .until("running", |status| status.link != "online")
+            .agent
+            .status_when("running", |status| status.link != "online")
             .await?;
         let report = Report {
             kind: "custom.tick".to_owned(),
             data: json!({ "mode": now }),
         };
         ipc::report_event(&robot.agent.socket(), &report).await?;
-        robot.until("offline", complains(words)).await?;
+        // Also while the signer hangs it is there for whoever asks, in two seconds.
+        for _ in 0..20 {
+            ipc::ask_status(&robot.agent.socket()).await?;
+            sleep(Duration::from_millis(50)).await;
+        }
+        robot.agent.status_when("offline", complains(words)).await?;
     }
     is("fail")?;
     let line = robot.doctor()?;
@@ -504,18 +467,14 @@ async fn a_signer_that_hangs_or_fails_is_said_and_the_agent_goes_on() -> Result<
     );
     is("well")?;
     ensure!(
-        robot.serial().await? == serial,
+        robot.agent.serial().await? == serial,
         "expected the certificate of before"
     );
     robot.renew(&serial).await?;
     // It ends at once though a signature is on its way.
     is("hang")?;
-    let request = Request::Renew(Renew::Certificate);
-    ipc::say(&robot.agent.socket(), &request).await?;
-    ensure!(
-        robot.agent.process().stop()?.success(),
-        "expected a clean end"
-    );
+    robot.agent.renew().await?;
+    robot.agent.stop()?;
     Ok(())
 }
 

@@ -6,11 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lekiwi_agent::ipc::{self, Renew, Report, Request, Status};
 use lekiwi_protocol::api::{CommandList, CommandView, EventRecord, RobotView};
 use lekiwi_protocol::message::{CommandState, kind};
 use lekiwi_tests::fleet::{self, Admin, Endpoint, Kept, Pace, Plan, Scenario, Simulation};
-use lekiwi_tests::harness::{Agent, Relay, RelayOptions, target};
+use lekiwi_tests::harness::{Agent, Relay, RelayOptions, target, ticks};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -38,63 +37,19 @@ impl Site {
         let admin =
             Admin::login(relay.https(), relay.ca_pem(), &relay.admin_password_file()).await?;
         let agent = Agent::start(&relay, "kiwi-01", &relay.token(&["--robot", "kiwi-01"])?)?;
-        let site = Self {
+        agent.serial().await?;
+        Ok(Self {
             admin,
             agent,
             relay,
-        };
-        site.until("online", PATIENCE, |status| status.link == "online")
-            .await?;
-        Ok(site)
-    }
-
-    /// What the agent says, once `wanted` likes it.
-    async fn until(
-        &self,
-        what: &str,
-        patience: Duration,
-        wanted: impl Fn(&Status) -> bool,
-    ) -> Result<Status> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let status = ipc::ask_status(&self.agent.socket()).await;
-            match status {
-                Ok(status) if wanted(&status) => return Ok(status),
-                status => ensure!(
-                    Instant::now() < deadline,
-                    "expected the agent to be {what} within {patience:?}, got {status:?}"
-                ),
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn serial(&self) -> Result<String> {
-        let has_one = |status: &Status| status.link == "online" && status.renewal.serial.is_some();
-        let status = self
-            .until("online with a certificate", PATIENCE, has_one)
-            .await?;
-        status.renewal.serial.context("just looked at")
-    }
-
-    async fn renew(&self) -> Result<()> {
-        let request = Request::Renew(Renew::Certificate);
-        ipc::say(&self.agent.socket(), &request).await?;
-        Ok(())
+        })
     }
 
     /// Until it is online with another certificate than `before`, whose serial it gives.
-    async fn renewed(&self, before: &str, patience: Duration) -> Result<String> {
-        let is_new = |status: &Status| {
-            let serial = status.renewal.serial.as_deref();
-            status.link == "online" && serial.is_some_and(|serial| serial != before)
-        };
-        let status = self
-            .until("online with another certificate", patience, is_new)
-            .await?;
-        let serial = status.renewal.serial.context("just looked at")?;
+    async fn renewed(&self, before: &str) -> Result<String> {
+        let serial = self.agent.serial_after(before).await?;
         // The relay writes down that it is in use while the robot goes on.
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + PATIENCE;
         let is_it = |event: &EventRecord| {
             event.kind == kind::RENEWED && event.data["certificate_serial"] == serial.as_str()
         };
@@ -103,41 +58,6 @@ impl Site {
             sleep(Duration::from_millis(50)).await;
         }
         Ok(serial)
-    }
-
-    /// The robot's events, once the log has all that its outbox has numbered, each once.
-    async fn events(&self) -> Result<Vec<EventRecord>> {
-        let is_empty = |status: &Status| status.link == "online" && status.outbox.pending == 0;
-        let last = self
-            .until("rid of its events", PATIENCE, is_empty)
-            .await?
-            .outbox
-            .last_seq;
-        let events = self.admin.events(self.agent.id()).await?;
-        let own = events
-            .iter()
-            .filter(|event| event.source == self.agent.id().as_str());
-        let mut seqs: Vec<u64> = own.map(|event| event.seq).collect();
-        // Urgent ones overtake.
-        seqs.sort_unstable();
-        ensure!(
-            seqs == (1..=last).collect::<Vec<_>>(),
-            "expected events 1 to {last}, each once, got {seqs:?}"
-        );
-        Ok(events)
-    }
-
-    async fn report(&self, number: usize) -> Result<()> {
-        let report = Report {
-            kind: "custom.tick".to_owned(),
-            data: json!({ "n": number }),
-        };
-        // An agent takes one a second on average, as from any program.
-        while let Err(error) = ipc::report_event(&self.agent.socket(), &report).await {
-            ensure!(error.to_string().contains("try again later"), "{error}");
-            sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
     }
 
     /// What `lekiwi` says, its settings being in `home`.
@@ -188,6 +108,19 @@ impl Site {
         }
         self.agent.process().restart(Some(arguments))
     }
+
+    /// Waits for the end of an agent that is to be killed there.
+    async fn dies_at(&mut self, place: u32) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.agent.process().exited()?.is_none() {
+            ensure!(
+                Instant::now() < deadline,
+                "expected place {place} to be reached"
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
 }
 
 #[tokio::test]
@@ -198,33 +131,29 @@ async fn a_robot_renews_its_certificate_and_no_event_is_lost() -> Result<()> {
         false => ("1m", Duration::from_secs(60), 1),
     };
     let site = Site::start(lifetime).await?;
-    let mut serials = vec![site.serial().await?];
+    let mut serials = vec![site.agent.serial().await?];
     let (mut number, mut asked) = (0, 0);
     while serials.len() <= times + 2 {
         if asked < 2 {
-            site.renew().await?;
+            site.agent.renew().await?;
             asked += 1;
         }
         let before = serials.last().context("begun with one")?.clone();
         let deadline = Instant::now() + most;
         // Events are on their way all the time.
-        while site.serial().await? == before {
+        while site.agent.serial().await? == before {
             ensure!(
                 Instant::now() < deadline,
                 "expected another certificate than {before}"
             );
-            site.report(number).await?;
+            site.agent.tick(number).await?;
             number += 1;
         }
-        serials.push(site.renewed(&before, PATIENCE).await?);
+        serials.push(site.renewed(&before).await?);
     }
-    let events = site.events().await?;
-    let ticks = events.iter().filter(|event| event.kind == "custom.tick");
-    let ticks: Vec<u64> = ticks.filter_map(|tick| tick.data["n"].as_u64()).collect();
-    ensure!(
-        ticks == (0..number as u64).collect::<Vec<_>>(),
-        "got {ticks:?}"
-    );
+    let events = site.agent.events(&site.admin).await?;
+    let ticks = ticks(&events);
+    ensure!(ticks == (0..number).collect::<Vec<_>>(), "got {ticks:?}");
     // The relay saw the robot go with a goodbye and come back each time, and tells of each certificate.
     let renewed = events.iter().filter(|event| event.kind == kind::RENEWED);
     let renewed: Vec<&str> = renewed
@@ -258,31 +187,22 @@ async fn a_robot_renews_its_certificate_and_no_event_is_lost() -> Result<()> {
 async fn wherever_a_renewal_is_interrupted_the_robot_connects() -> Result<()> {
     let mut site = Site::start("90d").await?;
     for place in 1..=PLACES {
-        let before = site.serial().await?;
-        ensure!(
-            site.agent.process().stop()?.success(),
-            "expected a clean end"
-        );
+        let before = site.agent.serial().await?;
+        site.agent.stop()?;
         site.restart(Some(place))?;
-        site.serial().await?;
-        site.renew().await?;
-        let deadline = Instant::now() + PATIENCE;
-        while site.agent.process().exited()?.is_none() {
-            ensure!(
-                Instant::now() < deadline,
-                "expected place {place} to be reached"
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
+        site.agent.serial().await?;
+        site.agent.renew().await?;
+        site.dies_at(place).await?;
         site.restart(None)?;
         // It goes on where it was, or asks again: either way there is another one in the end.
         let serial = site
+            .agent
             .serial()
             .await
             .with_context(|| format!("at place {place}"))?;
         if serial == before {
-            site.renew().await?;
-            site.renewed(&before, PATIENCE)
+            site.agent.renew().await?;
+            site.renewed(&before)
                 .await
                 .with_context(|| format!("at place {place}"))?;
         }
@@ -291,7 +211,7 @@ async fn wherever_a_renewal_is_interrupted_the_robot_connects() -> Result<()> {
             ensure!(!path.exists(), "expected no {left} after place {place}");
         }
     }
-    site.events().await?;
+    site.agent.events(&site.admin).await?;
     Ok(())
 }
 
@@ -311,15 +231,15 @@ async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> R
             site.relay.ca_fingerprint(),
         ],
     )?;
-    let first = site.serial().await?;
-    site.report(0).await?;
+    let first = site.agent.serial().await?;
+    site.agent.tick(0).await?;
     let rotate = ["identity", "rotate", "kiwi-01", "--json"];
     let wait = [&rotate[..], &["--wait"]].concat();
     let told: Value = serde_json::from_str(&site.lekiwi(home.path(), &wait)?)?;
-    site.report(1).await?;
+    site.agent.tick(1).await?;
     let told = &told["robots"][0];
     ensure!(told["outcome"] == "renewed", "got {told}");
-    let mut serial = site.renewed(&first, PATIENCE).await?;
+    let mut serial = site.renewed(&first).await?;
     ensure!(
         told["command"]["result"]["serial"] == serial,
         "expected {serial}, got {told}"
@@ -337,23 +257,13 @@ async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> R
 
     let mut asked = 1;
     for place in 1..=PLACES {
-        ensure!(
-            site.agent.process().stop()?.success(),
-            "expected a clean end"
-        );
+        site.agent.stop()?;
         // It is away, and asked when it is back.
         let told: Value = serde_json::from_str(&site.lekiwi(home.path(), &rotate)?)?;
         ensure!(told["robots"][0]["outcome"] == "sent", "got {told}");
         asked += 1;
         site.restart(Some(place))?;
-        let deadline = Instant::now() + PATIENCE;
-        while site.agent.process().exited()?.is_none() {
-            ensure!(
-                Instant::now() < deadline,
-                "expected place {place} to be reached"
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
+        site.dies_at(place).await?;
         site.restart(None)?;
         let commands = site.commands().await?;
         let newest = commands.first().context("just sent")?;
@@ -361,7 +271,7 @@ async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> R
             newest.state == CommandState::Successful && commands.len() == asked,
             "at place {place}: got {newest:?}"
         );
-        serial = site.renewed(&serial, PATIENCE).await?;
+        serial = site.renewed(&serial).await?;
         ensure!(
             newest.result.get("serial") == Some(&json!(serial)),
             "at place {place}: expected {serial}, got {newest:?}"
@@ -382,7 +292,7 @@ async fn a_robot_rotates_when_lekiwi_says_so_wherever_that_is_interrupted() -> R
     let unasked = json!({ "robots": [{ "robot_id": "kiwi-01", "outcome": "not_sent" }] });
     ensure!(told == unasked, "got {told}");
     ensure!(site.commands().await?.len() == asked);
-    let events = site.events().await?;
+    let events = site.agent.events(&site.admin).await?;
     let ends = events
         .iter()
         .filter(|event| event.kind == kind::COMMAND_SUCCESSFUL);
@@ -397,15 +307,12 @@ async fn a_next_certificate_that_no_broker_takes_is_dropped() -> Result<()> {
     for file in ["key.pem", "cert.pem"] {
         std::fs::copy(state.join(file), folder.path().join(file))?;
     }
-    let first = site.serial().await?;
-    site.renew().await?;
-    let mut serial = site.renewed(&first, PATIENCE).await?;
+    let first = site.agent.serial().await?;
+    site.agent.renew().await?;
+    let mut serial = site.renewed(&first).await?;
     // The first counts no more by now: it fits this robot, and no broker takes it. The other one does not even fit.
     for is_whole in [true, false] {
-        ensure!(
-            site.agent.process().stop()?.success(),
-            "expected a clean end"
-        );
+        site.agent.stop()?;
         std::fs::copy(folder.path().join("key.pem"), state.join("next-key.pem"))?;
         match is_whole {
             true => drop(std::fs::copy(
@@ -416,7 +323,7 @@ async fn a_next_certificate_that_no_broker_takes_is_dropped() -> Result<()> {
         }
         site.restart(None)?;
         ensure!(
-            site.serial().await? == serial,
+            site.agent.serial().await? == serial,
             "expected the present certificate"
         );
         let is_there = || ["next-cert.pem", "next-key.pem"].map(|file| state.join(file).exists());
@@ -428,8 +335,8 @@ async fn a_next_certificate_that_no_broker_takes_is_dropped() -> Result<()> {
             );
             sleep(Duration::from_millis(20)).await;
         }
-        site.renew().await?;
-        serial = site.renewed(&serial, PATIENCE).await?;
+        site.agent.renew().await?;
+        serial = site.renewed(&serial).await?;
     }
     Ok(())
 }

@@ -6,63 +6,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lekiwi_agent::ipc::{self, Renew, Report, Request, Status};
 use lekiwi_protocol::message::kind;
 use lekiwi_tests::fleet::{self, Admin, Endpoint, Kept, Pace, Plan, Scenario, Simulation};
-use lekiwi_tests::harness::{Agent, Relay};
-use serde_json::json;
+use lekiwi_tests::harness::{Agent, Relay, ticks};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn is_slow() -> bool {
     std::env::var_os("LEKIWI_SLOW").is_some_and(|value| value != "0")
 }
 
-async fn until(agent: &Agent, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = ipc::ask_status(&agent.socket()).await;
-        match status {
-            Ok(status) if wanted(&status) => return Ok(status),
-            status => ensure!(
-                Instant::now() < deadline,
-                "expected {} to be {what} within {PATIENCE:?}, got {status:?}",
-                agent.id()
-            ),
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn online(agent: &Agent) -> Result<Status> {
-    until(agent, "online", |status| {
-        status.link == "online" && status.renewal.serial.is_some()
-    })
-    .await
-}
-
 async fn renew(agent: &Agent) -> Result<()> {
-    let before = online(agent).await?.renewal.serial;
-    ipc::say(&agent.socket(), &Request::Renew(Renew::Certificate)).await?;
-    until(agent, "online with another certificate", |status| {
-        status.link == "online" && status.renewal.serial != before
-    })
-    .await?;
-    Ok(())
-}
-
-/// An event of a robot's own, which has to be in the log in the end.
-async fn tick(agent: &Agent, number: u64) -> Result<()> {
-    let report = Report {
-        kind: "custom.tick".to_owned(),
-        data: json!({ "n": number }),
-    };
-    while let Err(error) = ipc::report_event(&agent.socket(), &report).await {
-        ensure!(error.to_string().contains("try again later"), "{error}");
-        sleep(Duration::from_millis(50)).await;
-    }
+    let before = agent.serial().await?;
+    agent.renew().await?;
+    agent.serial_after(&before).await?;
     Ok(())
 }
 
@@ -123,8 +80,8 @@ async fn follow(has_issuing: bool) -> Result<()> {
     let mut all_tick = async |agents: &[&Agent]| {
         number += 1;
         for agent in agents {
-            online(agent).await?;
-            tick(agent, number).await?;
+            agent.serial().await?;
+            agent.tick(number).await?;
         }
         anyhow::Ok(number)
     };
@@ -181,7 +138,7 @@ async fn follow(has_issuing: bool) -> Result<()> {
     let mut agents = [early, late, stale];
     for agent in &mut agents {
         // What it keeps is enough to begin with.
-        ensure!(agent.process().stop()?.success(), "expected a clean end");
+        agent.stop()?;
         agent.restart()?;
     }
     let [early, late, stale] = &agents;
@@ -191,16 +148,8 @@ async fn follow(has_issuing: bool) -> Result<()> {
     let pem = std::fs::read_to_string(&after)?;
     let admin = Admin::login(relay.https(), &pem, &admin_of).await?;
     for agent in &agents {
-        let is_empty = |status: &Status| status.link == "online" && status.outbox.pending == 0;
-        let numbered = until(agent, "rid of its events", is_empty).await?;
-        let events = admin.events(agent.id()).await?;
-        let own = events.iter().filter(|it| it.source == agent.id().as_str());
-        let mut seqs: Vec<u64> = own.map(|event| event.seq).collect();
-        seqs.sort_unstable();
-        let wanted: Vec<u64> = (1..=numbered.outbox.last_seq).collect();
-        ensure!(seqs == wanted, "expected {wanted:?}, got {seqs:?}");
-        let ticks = events.iter().filter(|it| it.kind == "custom.tick");
-        let ticks: Vec<u64> = ticks.filter_map(|it| it.data["n"].as_u64()).collect();
+        let events = agent.events(&admin).await?;
+        let ticks = ticks(&events);
         let first = if agent.id() == stale.id() { 3 } else { 1 };
         ensure!(ticks == (first..=last).collect::<Vec<_>>(), "got {ticks:?}");
         ensure!(events.iter().any(|it| it.kind == kind::RENEWED));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use lekiwi_protocol::{GroupName, RobotId};
 
 use super::{Json, parse};
@@ -55,13 +55,10 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["ids", "all", "group", "ending_within"]).required(true).multiple(true))]
 pub(crate) struct Rotate {
     /// These robots
-    #[arg(
-        value_name = "ROBOT",
-        required_unless_present_any = ["all", "group", "ending_within"],
-        conflicts_with_all = ["all", "group"]
-    )]
+    #[arg(value_name = "ROBOT", conflicts_with_all = ["all", "group"])]
     pub(crate) ids: Vec<RobotId>,
     /// Every robot that takes part
     #[arg(long, conflicts_with = "group")]

@@ -358,6 +358,10 @@ mod tests {
             let parsed = args::Arguments::try_parse_from(line.split(' '));
             assert!(parsed.is_err_and(|error| error.use_stderr()), "{line}");
         }
+        let nobody = args::Arguments::try_parse_from(["lekiwi", "identity", "rotate"]).unwrap_err();
+        for way in ["ROBOT", "--all", "--group", "--ending-within"] {
+            assert!(nobody.to_string().contains(way), "{nobody}");
+        }
     }
 
     #[test]

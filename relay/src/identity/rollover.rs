@@ -33,10 +33,7 @@ pub fn set_issuing(
     org: &Org,
     now_ms: u64,
 ) -> Result<Authority, AuthorityError> {
-    let _lock = lock(folder)?;
-    if !Authority::is_in(folder)? {
-        return Err(AuthorityError::Missing(folder.to_owned()));
-    }
+    let _lock = lock_existing(folder)?;
     let root = Root::open(folder, root_key)?;
     generation::set_issuing(folder, &root, org, now_ms)?;
     Authority::open(folder)
@@ -53,7 +50,7 @@ pub fn make_next(
     org: &Org,
     now_ms: u64,
 ) -> Result<Authority, AuthorityError> {
-    let _lock = lock(folder)?;
+    let _lock = lock_existing(folder)?;
     let authority = Authority::open(folder)?;
     if authority.next_fingerprint().is_some() {
         return Err(AuthorityError::OutOfStep {
@@ -88,7 +85,7 @@ pub fn make_next(
 /// # Errors
 /// When there is no next one, or the folder cannot be written.
 pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
-    let _lock = lock(folder)?;
+    let _lock = lock_existing(folder)?;
     let authority = Authority::open(folder)?;
     if authority.next_fingerprint().is_none() {
         return Err(AuthorityError::OutOfStep {
@@ -152,7 +149,7 @@ pub fn switch(folder: &Path) -> Result<Authority, AuthorityError> {
 /// # Errors
 /// When there is none, or the folder cannot be written.
 pub fn retire(folder: &Path) -> Result<Authority, AuthorityError> {
-    let _lock = lock(folder)?;
+    let _lock = lock_existing(folder)?;
     // An interrupted step may have left it there, and keys are in it.
     let retired = beside(folder, ".retired");
     remove(&retired)?;
@@ -176,6 +173,14 @@ pub fn retire(folder: &Path) -> Result<Authority, AuthorityError> {
     fs::rename(&previous, &retired).map_err(io_error("rename", &previous))?;
     remove(&retired)?;
     Authority::open(folder)
+}
+
+/// Held while the authority is changed, where there is one: a name that was mistyped leaves nothing behind.
+fn lock_existing(folder: &Path) -> Result<fs::File, AuthorityError> {
+    match Authority::is_in(folder)? {
+        true => lock(folder),
+        false => Err(AuthorityError::Missing(folder.to_owned())),
+    }
 }
 
 /// Copies a file, its mode as well, if it is there.
@@ -309,6 +314,17 @@ mod tests {
             said(next(&folder)),
             "expected one authority, found the one before beside it"
         );
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_stays_so() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().join("mistyped/ca");
+        let issuing = set_issuing(&folder, None, &Org::default(), NOW);
+        for refused in [issuing, next(&folder), switch(&folder), retire(&folder)] {
+            assert!(matches!(refused, Err(AuthorityError::Missing(_))));
+        }
+        assert!(!data.path().join("mistyped").exists());
     }
 
     #[test]

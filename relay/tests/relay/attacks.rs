@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
-use crate::common::{Relay, curl_command, read_all, wait_for};
+use crate::common::{Heard, Relay, curl_command, wait_for};
 
 const JSON: &str = "content-type: application/json";
 
@@ -21,17 +21,15 @@ fn raw(relay: &Relay, bytes: &[u8], until: &str) -> String {
         .spawn()
         .expect("openssl is installed (apt-get install openssl)");
     let mut input = client.stdin.take().expect("a pipe");
-    let heard = read_all(client.stdout.take().expect("a pipe"));
+    let heard = Heard::new(client.stdout.take().expect("a pipe"));
     // The relay may hang up before it has read all.
     let _ = input.write_all(bytes);
-    let text = || heard.lock().expect("no panic").clone();
     wait_for("an answer, or the end", || {
-        let is_over = client.try_wait().expect("a child").is_some();
-        (is_over || text().contains(until)).then_some(())
+        (heard.is_whole() || heard.text().contains(until)).then_some(())
     });
     let _ = client.kill();
     let _ = client.wait();
-    text()
+    heard.text()
 }
 
 fn log_in(relay: &Relay, user: &str, password: &str, options: &[&str]) -> crate::common::Answer {

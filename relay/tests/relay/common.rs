@@ -401,18 +401,33 @@ pub(crate) fn certificate(est: &str) -> String {
     printed[start..].to_owned()
 }
 
-/// Reads what a child has printed so far, in the background, into `lines`.
-pub(crate) fn read_all(
-    mut stream: impl Read + Send + 'static,
-) -> std::sync::Arc<std::sync::Mutex<String>> {
-    let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-    let shared = text.clone();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stream.read(&mut buffer) {
-            let part = String::from_utf8_lossy(&buffer[..read]).into_owned();
-            shared.lock().expect("no panic").push_str(&part);
-        }
-    });
-    text
+/// What a child prints, read in the background.
+pub(crate) struct Heard {
+    text: std::sync::Arc<std::sync::Mutex<String>>,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Heard {
+    pub(crate) fn new(mut stream: impl Read + Send + 'static) -> Self {
+        let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let shared = text.clone();
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                let part = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                shared.lock().expect("no panic").push_str(&part);
+            }
+        });
+        Self { text, reader }
+    }
+
+    /// So far.
+    pub(crate) fn text(&self) -> String {
+        self.text.lock().expect("no panic").clone()
+    }
+
+    /// Whether the text is whole. That the child has ended does not say so: its last words may still lie in the pipe.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.reader.is_finished()
+    }
 }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{Relay, certificate, read_all, request, wait_for};
+use crate::common::{Heard, Relay, certificate, request, wait_for};
 use serde_json::Value;
 
 #[test]
@@ -24,8 +24,8 @@ fn live_messages_arrive_by_sse_and_stop_with_the_session() {
     .stdout(Stdio::piped())
     .spawn()
     .expect("curl runs");
-    let heard = read_all(listener.stdout.take().expect("a pipe"));
-    let text = || heard.lock().expect("no panic").clone();
+    let heard = Heard::new(listener.stdout.take().expect("a pipe"));
+    let text = || heard.text();
     wait_for("the stream", || {
         text().contains(": listening").then_some(())
     });
@@ -96,7 +96,7 @@ fn a_websocket_speaks_to_openssl() {
         .spawn()
         .expect("openssl runs");
     let mut send = client.stdin.take().expect("a pipe");
-    let heard = read_all(client.stdout.take().expect("a pipe"));
+    let heard = Heard::new(client.stdout.take().expect("a pipe"));
     write!(
         send,
         "GET /api/v1/ws?robot=kiwi-01 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {session}\r\nConnection: Upgrade\r\n\
@@ -104,7 +104,7 @@ fn a_websocket_speaks_to_openssl() {
         relay.https
     )
     .expect("openssl reads");
-    let text = || heard.lock().expect("no panic").clone();
+    let text = || heard.text();
     wait_for("the upgrade", || text().contains("\r\n\r\n").then_some(()));
     assert!(
         text().starts_with("HTTP/1.1 101 Switching Protocols"),
@@ -232,17 +232,13 @@ fn a_relay_that_stops_tells_browsers_when_to_come_back() {
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("curl runs");
-            let heard = read_all(listener.stdout.take().expect("a pipe"));
+            let heard = Heard::new(listener.stdout.take().expect("a pipe"));
             (listener, heard)
         })
         .collect();
     for (_, heard) in &listeners {
         wait_for("the stream", || {
-            heard
-                .lock()
-                .expect("no panic")
-                .contains(": listening")
-                .then_some(())
+            heard.text().contains(": listening").then_some(())
         });
     }
     let (status, _data) = relay.stop();
@@ -251,7 +247,7 @@ fn a_relay_that_stops_tells_browsers_when_to_come_back() {
     for (listener, heard) in &mut listeners {
         wait_for("the stream's end", || listener.try_wait().expect("a child"));
         let wait_ms = wait_for("the word", || {
-            let text = heard.lock().expect("no panic").clone();
+            let text = heard.text();
             let retry = text.lines().find_map(|line| line.strip_prefix("retry: "))?;
             retry.parse::<u64>().ok()
         });

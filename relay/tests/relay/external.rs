@@ -2,6 +2,7 @@
 //! embedded broker, and the broker's restart loses nothing.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,18 @@ const INBOX: &str = "fleet/v1/default/robots/kiwi-01/to/#";
 
 pub(crate) fn broker(port: u16) -> String {
     format!("mqtts://localhost:{port}")
+}
+
+/// A relay on a broker there, and the file in which it lists the certificates that are revoked.
+pub(crate) fn listing(port: u16) -> (Relay, PathBuf) {
+    let data = tempfile::tempdir().expect("a folder");
+    let file = data.path().join("crl.pem");
+    fs::create_dir(data.path().join("data")).expect("a folder");
+    let config = format!("version: 1\nidentity: {{ crl_file: {} }}\n", file.display());
+    fs::write(data.path().join("data/relay.yml"), config).expect("a file");
+    let relay = Relay::start_with(data, &["--broker", &broker(port)]);
+    wait_for("the file", || file.exists().then_some(()));
+    (relay, file)
 }
 
 /// Mosquitto with a certificate that the relay's authority makes for it.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{Relay, read_all, request, wait_for};
+use crate::common::{Heard, Relay, request, wait_for};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -23,8 +23,8 @@ fn register(relay: &Relay, robot: &str) {
 /// A child that ends with the test, and what it printed.
 pub(crate) struct Running {
     child: Child,
-    printed: Arc<std::sync::Mutex<String>>,
-    complained: Arc<std::sync::Mutex<String>>,
+    printed: Heard,
+    complained: Heard,
 }
 
 impl Drop for Running {
@@ -43,8 +43,8 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let printed = read_all(child.stdout.take().expect("a pipe"));
-        let complained = read_all(child.stderr.take().expect("a pipe"));
+        let printed = Heard::new(child.stdout.take().expect("a pipe"));
+        let complained = Heard::new(child.stderr.take().expect("a pipe"));
         Self {
             child,
             printed,
@@ -53,11 +53,11 @@ impl Running {
     }
 
     pub(crate) fn text(&self) -> String {
-        self.printed.lock().expect("no panic").clone()
+        self.printed.text()
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_some()
+    pub(crate) fn has_ended(&self) -> bool {
+        self.printed.is_whole()
     }
 
     /// Waits until it has printed `line`.
@@ -68,8 +68,11 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let complained = self.complained.lock().expect("no panic");
-        panic!("expected {line:?}, got {:?} and {complained}", self.text());
+        panic!(
+            "expected {line:?}, got {:?} and {}",
+            self.text(),
+            self.complained.text()
+        );
     }
 }
 

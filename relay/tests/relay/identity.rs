@@ -354,14 +354,8 @@ async fn a_revoked_certificate_is_out_at_once_and_in_the_list() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mosquitto_refuses_whom_the_file_lists() {
     let port = crate::port::free();
-    let data = tempfile::tempdir().unwrap();
-    let file = data.path().join("crl.pem");
-    fs::create_dir(data.path().join("data")).unwrap();
-    let config = format!("version: 1\nidentity: {{ crl_file: {} }}\n", file.display());
-    fs::write(data.path().join("data/relay.yml"), config).unwrap();
-    let relay = Relay::start_with(data, &["--broker", &crate::external::broker(port)]);
+    let (relay, file) = crate::external::listing(port);
     let session = relay.log_in();
-    wait_for("the file", || file.exists().then_some(()));
     let pid = relay.data.path().join("mosquitto.pid");
     let line = format!("crlfile {}\npid_file {}", file.display(), pid.display());
     let _mosquitto = crate::external::mosquitto_with(&relay, port, &line);

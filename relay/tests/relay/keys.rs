@@ -277,7 +277,7 @@ fn live_streams_end_with_their_key() {
     enrol(&relay, &admin, &["kiwi-01"]);
     let wish = json!({ "name": "wall", "permissions": ["read"], "on": "fleet" });
     let (key, id) = create(&relay, &admin, &wish);
-    let mut stream = listen(&relay, &key, "?topic=robot.*", "x: y");
+    let stream = listen(&relay, &key, "?topic=robot.*", "x: y");
     wait_for("the stream", || {
         stream.text().contains(": listening").then_some(())
     });

@@ -49,13 +49,7 @@ fn enrol(relay: &Relay, name: &str) -> Identity {
 
 /// A relay, and its Mosquitto, which reads the relay's list of revoked certificates.
 fn begin(port: u16) -> (Relay, Mosquitto, PathBuf) {
-    let data = tempfile::tempdir().unwrap();
-    let file = data.path().join("crl.pem");
-    fs::create_dir(data.path().join("data")).unwrap();
-    let config = format!("version: 1\nidentity: {{ crl_file: {} }}\n", file.display());
-    fs::write(data.path().join("data/relay.yml"), config).unwrap();
-    let relay = Relay::start_with(data, &["--broker", &crate::external::broker(port)]);
-    wait_for("the file", || file.exists().then_some(()));
+    let (relay, file) = crate::external::listing(port);
     let line = format!("crlfile {}", file.display());
     let mosquitto = crate::external::mosquitto_with(&relay, port, &line);
     (relay, mosquitto, file)

@@ -3,15 +3,14 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 
-use crate::common::{Relay, certificate, openssl, read_all, request, wait_for};
+use crate::common::{Heard, Relay, certificate, openssl, request, wait_for};
 use serde_json::{Value, json};
 
 const JSON: &str = "content-type: application/json";
 
 /// A child that ends with the test, and what it prints.
-pub(crate) struct Follower(Child, Arc<Mutex<String>>);
+pub(crate) struct Follower(Child, Heard);
 
 impl Drop for Follower {
     fn drop(&mut self) {
@@ -23,7 +22,7 @@ impl Drop for Follower {
 
 impl Follower {
     pub(crate) fn said(&self) -> String {
-        self.1.lock().expect("no panic").clone()
+        self.1.text()
     }
 
     pub(crate) fn wait(&self, what: &str) {
@@ -63,7 +62,7 @@ pub(crate) fn follow(relay: &Relay, id: &str, files: &str, filter: &str) -> Foll
         .stderr(Stdio::piped())
         .spawn()
         .expect("mosquitto_sub is installed (apt-get install mosquitto-clients)");
-    let said = read_all(child.stdout.take().expect("a pipe"));
+    let said = Heard::new(child.stdout.take().expect("a pipe"));
     let follower = Follower(child, said);
     follower.wait("received SUBACK");
     follower
