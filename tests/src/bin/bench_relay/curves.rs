@@ -15,6 +15,8 @@ use crate::site::{Counts, Site};
 const FLAT: f64 = 1.5;
 /// What settles: births, their commits, a heap that grew.
 const SETTLE: Duration = Duration::from_secs(5);
+/// In which everything comes round that the relay does now and then: it keeps all pictures each half a minute.
+const ROUND: Duration = Duration::from_secs(30);
 /// Messages a second of all robots together, where their number is what changes.
 const RATE: f64 = 500.0;
 /// Robots, where their messages are what changes.
@@ -102,7 +104,7 @@ pub(crate) async fn all(
     table: &mut Table,
 ) -> Result<Vec<Curve>> {
     let mut curves = against_robots(robots, effort).await?;
-    curves.extend(against_rate(effort).await?);
+    curves.extend(against_rate().await?);
     curves.extend(against_log(events, effort).await?);
     for curve in &curves {
         let each = match curve.may {
@@ -130,17 +132,17 @@ fn pace(site: &Site, rate: f64) -> Pace {
 }
 
 /// The relay's processor time for each message that it took meanwhile, µs.
-async fn cost(site: &mut Site, admin: &Admin, duration: Duration) -> Result<f64> {
+async fn cost(site: &mut Site, admin: &Admin) -> Result<f64> {
     let counts = Counts::read(admin).await?;
     let before = site.processor()?;
-    tokio::time::sleep(duration).await;
+    tokio::time::sleep(ROUND).await;
     let spent = site.processor()? - before;
     let messages = Counts::read(admin)
         .await?
         .since(&counts, "lekiwi_messages_total");
     ensure!(
         messages > 0.0,
-        "expected messages within {duration:?}, none came"
+        "expected messages within {ROUND:?}, none came"
     );
     Ok(spent.as_secs_f64() * 1e6 / messages)
 }
@@ -166,17 +168,15 @@ async fn against_robots(most: usize, effort: Effort) -> Result<Vec<Curve>> {
             memory.add(count(&site), each);
         }
         let admin = site.admin().await?;
-        let spent = effort.median(async |of| cost(&mut site, &admin, of).await);
-        let spent = spent.await?;
-        message.add(count(&site), spent);
-        let tail = async |of| Ok(quantile(&states(&site, &admin, of).await?, 0.99));
+        message.add(count(&site), cost(&mut site, &admin).await?);
+        let tail = async |of| Ok(quantile(&states(&site, of)?, 0.99));
         query.add(count(&site), effort.median(tail).await?);
         simulation.stop().await?;
     }
     Ok(vec![memory, message, query])
 }
 
-async fn against_rate(effort: Effort) -> Result<Vec<Curve>> {
+async fn against_rate() -> Result<Vec<Curve>> {
     let mut message = Curve::new(
         "processor time for each message, 100 robots",
         "messages/s",
@@ -187,8 +187,7 @@ async fn against_rate(effort: Effort) -> Result<Vec<Curve>> {
     for rate in [100.0, 1_000.0, 10_000.0] {
         let simulation = site.online(pace(&site, rate), None).await?;
         tokio::time::sleep(SETTLE).await;
-        let spent = effort.median(async |of| cost(&mut site, &admin, of).await);
-        message.add(rate, spent.await?);
+        message.add(rate, cost(&mut site, &admin).await?);
         simulation.stop().await?;
     }
     Ok(vec![message])
@@ -223,7 +222,7 @@ async fn against_log(most: u64, effort: Effort) -> Result<Vec<Curve>> {
         let path = format!("/api/v1/robots/{robot}/events?limit=100");
         let tail = async |of| {
             let paths = std::iter::repeat_with(|| path.clone());
-            Ok(quantile(&answers(&admin, of, paths).await?, 0.99))
+            Ok(quantile(&answers(&site, of, paths)?, 0.99))
         };
         page.add(all, effort.median(tail).await?);
     }

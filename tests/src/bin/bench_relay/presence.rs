@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use futures_util::StreamExt;
 use lekiwi_tests::fleet::{self, Admin, Pace, Pulses};
 
@@ -123,10 +123,9 @@ pub(crate) async fn query(
         ..quiet(site)
     };
     let simulation = site.online(pace, None).await?;
-    let admin = site.admin().await?;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let took = states(site, &admin, duration).await?;
+        let took = states(site, duration)?;
         p50.push(quantile(&took, 0.5));
         p99.push(quantile(&took, 0.99));
     }
@@ -143,30 +142,41 @@ pub(crate) async fn query(
 }
 
 /// How long it takes to ask for the state of one robot after the other, ms.
-pub(crate) async fn states(site: &Site, admin: &Admin, duration: Duration) -> Result<Vec<f64>> {
+pub(crate) fn states(site: &Site, duration: Duration) -> Result<Vec<f64>> {
     let robots = site.identities.iter().cycle();
     let paths = robots.map(|identity| format!("/api/v1/robots/{}", identity.id));
-    answers(admin, duration, paths).await
+    answers(site, duration, paths)
 }
 
-/// How long each answer takes, on one connection, ms.
-pub(crate) async fn answers(
-    admin: &Admin,
+/// How long each answer takes, on one connection, ms. Whoever asks has a thread of its own, as another program has: among the
+/// robots it would wait for their turns, which is no part of the answer.
+pub(crate) fn answers(
+    site: &Site,
     duration: Duration,
-    paths: impl Iterator<Item = String>,
+    paths: impl Iterator<Item = String> + Send,
 ) -> Result<Vec<f64>> {
-    let mut took = Vec::new();
-    let end = Instant::now() + duration;
-    for path in paths {
-        let start = Instant::now();
-        if start >= end {
-            break;
-        }
-        let answer = admin.get(&path).send().await?;
-        answer.error_for_status()?.bytes().await?;
-        took.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    Ok(took)
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let admin = site.admin().await?;
+            let mut took = Vec::new();
+            let end = Instant::now() + duration;
+            for path in paths {
+                let start = Instant::now();
+                if start >= end {
+                    break;
+                }
+                let answer = admin.get(&path).send().await?;
+                answer.error_for_status()?.bytes().await?;
+                took.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            Ok(took)
+        })
+    };
+    let asked = tokio::task::block_in_place(|| std::thread::scope(|all| all.spawn(ask).join()));
+    asked.map_err(|_| anyhow!("expected answers, the asking panicked"))?
 }
 
 /// SIGKILL, until all are online again and the log is exact.
