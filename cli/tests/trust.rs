@@ -97,7 +97,8 @@ impl Owner {
     fn number(&self, name: &str) -> String {
         let text = self.read(&format!("{name}.pub"));
         let line = text.lines().next().unwrap();
-        line.rsplit(' ').next().unwrap().to_owned()
+        // One in sixteen begins with a zero, which minisign leaves out.
+        format!("{:0>16}", line.rsplit(' ').next().unwrap())
     }
 }
 
