@@ -4,6 +4,11 @@
 //! `skeleton HOST:PORT ROBOT FOLDER`, with `key.pem`, `cert.pem` and `ca.pem` in the folder. Measured by
 //! `cargo xtask bench agent`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a program by itself, with the machine's clock"
+)]
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lekiwi_protocol::api::{CommandList, CommandView, EventRecord, RobotView};
 use lekiwi_protocol::message::{CommandState, kind};
 use lekiwi_tests::fleet::{self, Admin, Endpoint, Kept, Pace, Plan, Scenario, Simulation};
@@ -73,16 +73,25 @@ impl Site {
 
     /// What `lekiwi` says that is asked to stop after this time.
     fn interrupted(&self, home: &Path, arguments: &[&str], after: Duration) -> Result<String> {
-        let lekiwi = Command::new(target("lekiwi", "lekiwi-cli")?)
+        let mut lekiwi = Command::new(target("lekiwi", "lekiwi-cli")?)
             .args(arguments)
             .env("XDG_CONFIG_HOME", home)
             .stdout(Stdio::piped())
             .spawn()?;
+        let deadline = Instant::now() + PATIENCE;
         std::thread::sleep(after);
-        let asked = Command::new("kill")
-            .args(["-INT", &lekiwi.id().to_string()])
-            .status()?;
-        ensure!(asked.success(), "expected lekiwi to run");
+        // More than once: until it listens, one that was started in the background ignores it.
+        while lekiwi.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                lekiwi.kill()?;
+                bail!("expected it to end after SIGINT");
+            }
+            let asked = Command::new("kill")
+                .args(["-INT", &lekiwi.id().to_string()])
+                .status()?;
+            ensure!(asked.success(), "expected lekiwi to run");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         Ok(String::from_utf8(lekiwi.wait_with_output()?.stdout)?)
     }
 

@@ -62,7 +62,7 @@ const STEPS: &[Step] = &[
         "type check, tests and build of the dashboard",
         dashboard,
     ),
-    step("clippy", "lints, each program by itself", clippy),
+    step("clippy", "lints", clippy),
     step(
         "deny",
         "licences, sources and duplicates of dependencies",
@@ -103,14 +103,13 @@ const STEPS: &[Step] = &[
     },
 ];
 
-/// Packages that are compiled together because they may share features; agent and relay, each with a
-/// crypto provider of its own, never meet.
+/// Packages with unit tests, those together that may share features; agent and relay, each with a crypto provider of its
+/// own, never meet.
 const GROUPS: &[&[&str]] = &[
     &["xtask"],
     &["lekiwi-protocol", "lekiwi-agent-core", "lekiwi-agent"],
     &["lekiwi-relay-core", "lekiwi-relay"],
     &["lekiwi-cli", "lekiwi-provisioner"],
-    &["lekiwi-tests"],
 ];
 
 /// Whether there is a step of this name, for those who refer to it.
@@ -187,20 +186,6 @@ fn minutes(time: Duration) -> String {
     format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
 }
 
-/// One cargo command over each group of packages.
-fn each_group(subcommand: &[&str], after: &[&str]) -> Result<()> {
-    for group in groups() {
-        command::run(&mut over(subcommand, group, after))?;
-    }
-    Ok(())
-}
-
-/// The groups that have unit tests.
-fn groups() -> impl Iterator<Item = &'static [&'static str]> {
-    let groups = GROUPS.iter().copied();
-    groups.filter(|group| *group != ["lekiwi-tests"])
-}
-
 fn over(subcommand: &[&str], group: &[&str], after: &[&str]) -> std::process::Command {
     let mut cargo = cargo(subcommand.iter().copied());
     // For this program; the agent complains of variables that it does not know.
@@ -216,22 +201,20 @@ fn format(_: &Options) -> Result<()> {
     command::run(&mut cargo(["fmt", "--all", "--check"]))
 }
 
-/// Programs may not read the clock where they like (`clippy.toml`); their tests, and the tools that measure
-/// them, may.
+/// Programs may not read the clock where they like (`clippy.toml`); their tests may. All packages at once, for nothing
+/// that is linted runs; that each compiles by itself is seen where it is built.
 fn clippy(_: &Options) -> Result<()> {
-    let tests = [
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-        "-A",
-        "clippy::disallowed_methods",
-    ];
-    each_group(&["clippy"], &["--", "-D", "warnings"])?;
-    each_group(&["clippy"], &tests)?;
-    let variant = [&["--features", "ros2"], &tests[..]].concat();
-    command::run(&mut over(&["clippy"], &["lekiwi-agent"], &variant))?;
-    command::run(&mut over(&["clippy"], &["lekiwi-tests"], &tests))
+    let lint = |what: &[&str], rules: &[&str]| {
+        let mut cargo = cargo(["clippy", "--locked", "--workspace"]);
+        cargo.args(what).args(["--", "-D", "warnings"]).args(rules);
+        command::run(&mut cargo)
+    };
+    // With `--examples` the features are those of `--all-targets`: dependencies are checked once for both.
+    lint(&["--lib", "--bins", "--examples"], &[])?;
+    lint(
+        &["--all-targets", "--features", "lekiwi-agent/ros2"],
+        &["-A", "clippy::disallowed_methods"],
+    )
 }
 
 fn dashboard(options: &Options) -> Result<()> {
@@ -254,7 +237,7 @@ fn deny(_: &Options) -> Result<()> {
 }
 
 fn unit(options: &Options) -> Result<()> {
-    for group in groups() {
+    for group in GROUPS {
         let mut tests = over(&["test"], group, &[]);
         if group.contains(&"lekiwi-relay") {
             // The examples of its documentation are run in the languages that they are written in.
@@ -346,6 +329,7 @@ const PATIENT: &[&[&str]] = &[
     &["link_faults"],
     &["backlog", "disk_faults", "teleop"],
     &["relays"],
+    &["renewal", "rollover"],
 ];
 
 /// The suites in a folder as cargo sees them: `NAME.rs` and `NAME/main.rs`.
